@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core.h - what every part of the kernel stands on: log, errors, clock, timers, worker pool, metrics, arena, I/O seam,
+ * state documents, and the list of host services. Behind each zr_*_v1 host service of the same name stands the function
+ * here; the service tables themselves are in the .c files and are put up with zk_service_provide. */
+#ifndef ZK_CORE_H
+#define ZK_CORE_H
+#include "zarya/zarya.h"
+#include "zl/buf.h"
+#include "zl/text.h"
+
+/* ---- log. Text or JSON lines on stderr (one write each), with time, level, instance, generation. ---- */
+void zk_log(uint32_t level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void zk_log_set(uint32_t level, uint32_t json);
+
+/* ---- errors: the record of this thread (zarya.err/1). ---- */
+void zk_err_clear(void);
+void zk_err_raise(zr_status status, int32_t os_errno, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Text of the last record raised on this thread, "" when none; valid until the next raise or clear. */
+const char *zk_err_text(void);
+
+/* ---- clock ---- */
+int64_t zk_mono_ns(void);
+int64_t zk_wall_ms(void);
+
+/* ---- timers: one thread; callbacks short. Same contract as zarya.timer/1. ---- */
+zr_status zk_timer_at(int64_t at_ns, void (*fn)(void *), void *arg, uint64_t *ret_id);
+zr_status zk_timer_cancel(uint64_t id);
+
+/* ---- worker pool: bounded queue; same contract as zarya.work/1 run. ---- */
+zr_status zk_work(void (*fn)(void *), void *arg);
+
+/* Starts and stops timer thread and pool. stop runs what is queued, then joins. */
+zr_status zk_core_start(uint32_t workers);
+void zk_core_stop(void);
+
+/* ---- metrics (zarya.metrics/1): declare once, add from anywhere. ---- */
+uint32_t zk_metric(const char *name, uint32_t kind, const char *unit, const char *doc); /* id; the kernel's own, instance "kernel" */
+void zk_metric_add(uint32_t id, int64_t delta);
+void zk_metric_set(uint32_t id, int64_t value);
+void zk_metric_observe(uint32_t id, int64_t value);
+
+/* ---- arena: bump memory in chunks with a maximum; reset keeps one chunk. Not thread-safe. ---- */
+struct zk_arena { struct zk_chunk *chunks; uint64_t used, max, chunk_size; };
+void zk_arena_init(struct zk_arena *a, uint64_t chunk_size, uint64_t max);
+void *zk_arena_alloc(struct zk_arena *a, uint64_t size); /* aligned to 16; NULL beyond max */
+struct zr_str zk_arena_str(struct zk_arena *a, struct zr_str s);
+void zk_arena_reset(struct zk_arena *a);
+void zk_arena_free(struct zk_arena *a);
+
+/* ---- I/O seam: what all file operations of this process go through. ---- */
+const struct zr_io_v1 *zk_io(void);
+void zk_io_set(const struct zr_io_v1 *io); /* tests */
+
+/* ---- state documents under the data directory (zarya.state/1) ---- */
+zr_status zk_state_write(struct zr_str name, struct zr_span bytes);
+zr_status zk_state_read(struct zr_str name, zr_status (*accept)(void *ctx, struct zr_span bytes), void *ctx);
+
+/* ---- host services by id. Tables are static. Before the plugins are created. ---- */
+void zk_service_provide(const char *id, const void *table);
+const void *zk_service(const char *id); /* NULL: not there */
+#endif
