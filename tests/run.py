@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Runs every test and counts. Called by tests/run, which installs the packages first.
+
+A test is a command. Criterion programs are counted by the line they end with; every other command prints lines
+    ok - what          not ok - what: why          skip - what: why
+and exits non-zero when something failed. A command that prints none of them counts as one test by its exit status.
+"""
+import argparse, os, re, signal, subprocess, sys, time, glob
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+JOBS = str(max(2, os.cpu_count() or 2))
+
+
+class Count:
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+        self.failures = []
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def build(preset):
+    """Configures and builds a preset; the whole output only when it fails."""
+    say(f"== build {preset}")
+    began = time.time()
+    log = os.path.join(ROOT, "build", f"{preset}.log")
+    os.makedirs(os.path.dirname(log), exist_ok=True)
+    with open(log, "w") as out:
+        for cmd in (["cmake", "--preset", preset], ["cmake", "--build", "--preset", preset, "-j", JOBS]):
+            if subprocess.run(cmd, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT).returncode:
+                out.flush()
+                sys.stdout.write(open(log).read()[-20000:])
+                return False
+    say(f"   {time.time() - began:.0f} s")
+    return True
+
+
+def run(count, name, cmd, timeout, env=None):
+    """Runs one command in a process group of its own; ends the whole group."""
+    began = time.time()
+    proc = subprocess.Popen(cmd, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)
+    try:
+        out, _ = proc.communicate(timeout=timeout)
+        status = proc.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(proc.pid, signal.SIGKILL)
+        out, _ = proc.communicate()
+        out += f"\nnot ok - {name}: no end after {timeout} s\n"
+        status = 1
+    try:
+        os.killpg(proc.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    ok = re.findall(r"^ok\b.*$", out, re.M)
+    bad = re.findall(r"^not ok\b.*$", out, re.M)
+    skip = re.findall(r"^skip\b.*$", out, re.M)
+    crit = re.findall(r"Tested: \S*?(\d+).*?Passing: \S*?(\d+).*?Failing: \S*?(\d+).*?Crashing: \S*?(\d+)",
+                      re.sub(r"\x1b\[[0-9;]*m", "", out))
+    if crit:
+        passed, failed = int(crit[-1][1]), int(crit[-1][2]) + int(crit[-1][3])
+        if int(crit[-1][0]) == 0:
+            failed += 1
+    elif ok or bad or skip:
+        passed, failed = len(ok), len(bad)
+    else:
+        passed, failed = (1, 0) if status == 0 else (0, 1)
+    if status != 0 and failed == 0:
+        failed = 1
+    count.passed += passed
+    count.failed += failed
+    count.skipped += len(skip)
+    mark = "ok  " if failed == 0 else "FAIL"
+    say(f"{mark} {name}: {passed} passed" + (f", {failed} failed" if failed else "") +
+        (f", {len(skip)} skipped" if skip else "") + f" ({time.time() - began:.1f} s)")
+    for line in skip:
+        say("     " + line)
+    if failed:
+        count.failures.append(name)
+        say("\n".join("     | " + line for line in out.splitlines()[-80:]))
+    return out
+
+
+def tests(full):
+    """(name, command, time limit in s), in the order they run. Sanitized unit tests first, whole processes after."""
+    for prog in sorted(glob.glob(os.path.join(ROOT, "build/asan/tests/*"))):
+        if os.access(prog, os.X_OK) and os.path.isfile(prog):
+            yield "unit " + os.path.basename(prog), [prog, "--jobs", "2"], 240
+    for prog in sorted(glob.glob(os.path.join(ROOT, "build/tsan/tests/*"))):
+        if os.path.basename(prog) in TSAN and os.access(prog, os.X_OK):
+            yield "tsan " + os.path.basename(prog), [prog, "--jobs", "2"], 240
+    more = ["--full"] if full else []
+    for folder, limit in (("plays", 300), ("crash", 300), ("interop", 900)):
+        for prog in sorted(glob.glob(os.path.join(ROOT, f"tests/{folder}/*_test.py"))):
+            yield f"{folder} {os.path.basename(prog)[:-8]}", [sys.executable, prog] + more, limit * (40 if full else 1)
+    yield "fuzz", [os.path.join(ROOT, "tests/fuzz/run"), "60" if full else "10"], 1800
+
+
+# Unit tests that are also run under the thread sanitizer.
+TSAN = {"remoting_test", "transport_test", "storage_test", "core_test"}
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="tests/run")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--no-install", action="store_true")
+    args = parser.parse_args()
+    count = Count()
+    began = time.time()
+    if not args.list:
+        for preset in ("release", "asan") + (("tsan",) if args.full else ()):
+            if not build(preset):
+                say(f"FAIL build {preset}")
+                count.failed += 1
+                say(f"{count.passed} passed, {count.failed} failed")
+                return 1
+    todo = [t for t in tests(args.full) if args.only in t[0]]
+    if args.list:
+        say("\n".join(t[0] for t in todo))
+        return 0
+    env = {"ZARYA_BUILD": os.path.join(ROOT, "build/release"), "ZARYA_BUILD_ASAN": os.path.join(ROOT, "build/asan"),
+           "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:handle_abort=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    for n, (name, cmd, limit) in enumerate(todo, 1):
+        say(f"[{n}/{len(todo)}] {name}")
+        run(count, name, cmd, limit, env)
+    if os.environ.get("ZARYA_SKIP_FAILS") and count.skipped:
+        say(f"{count.skipped} tests were skipped, which is a failure here")
+        count.failed += count.skipped
+        count.skipped = 0
+    say(f"took {time.time() - began:.0f} s" + (f"; failed: {', '.join(count.failures)}" if count.failures else ""))
+    say(f"{count.passed} passed, {count.failed} failed" + (f", {count.skipped} skipped" if count.skipped else ""))
+    return 1 if count.failed or not count.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""What whole-process tests share: a name server and broker of ours on free loopback ports, checks that count, real clients.
+
+A test file begins with `from zarya import *` (tests/ is put on the path by its first lines), calls check(...) and ends with
+done(). Every process started here is ended at exit, whatever happens."""
+import atexit, json, os, re, shutil, signal, socket, struct, subprocess, sys, tempfile, threading, time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUILD = os.environ.get("ZARYA_BUILD", os.path.join(ROOT, "build/release"))
+FULL = "--full" in sys.argv
+_failed = 0
+_started = []
+
+
+def check(ok, what, why=""):
+    """Counts one assertion and prints its line."""
+    global _failed
+    if ok:
+        print(f"ok - {what}", flush=True)
+    else:
+        _failed += 1
+        print(f"not ok - {what}: {str(why)[:1500]}", flush=True)
+    return ok
+
+
+def skip(what, why):
+    print(f"skip - {what}: {why}", flush=True)
+
+
+def done():
+    sys.exit(1 if _failed else 0)
+
+
+def free_port():
+    """A port nobody listens on, below the ephemeral range so that no client's own port takes it meanwhile."""
+    import random
+    while True:
+        port = random.randrange(15000, 31000)
+        try:
+            for p in (port, port - 2, port + 1):
+                with socket.socket() as s:
+                    s.bind(("127.0.0.1", p))
+            return port
+        except OSError:
+            continue
+
+
+def temp_dir(prefix="zarya-"):
+    path = tempfile.mkdtemp(prefix=prefix)
+    atexit.register(shutil.rmtree, path, True)
+    return path
+
+
+def _end_all():
+    for p in _started:
+        if p.poll() is None:
+            try:
+                os.killpg(p.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            p.wait()
+
+
+atexit.register(_end_all)
+
+
+def start(cmd, log, env=None, cwd=None):
+    """Starts a process in a group of its own, its output in a file."""
+    out = open(log, "ab")
+    p = subprocess.Popen(cmd, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})},
+                         cwd=cwd, start_new_session=True)
+    p.log = log
+    _started.append(p)
+    return p
+
+
+def wait_for(predicate, seconds=20, every=0.02):
+    """Waits until predicate() is true; the value, or None after the time."""
+    end = time.time() + seconds
+    while time.time() < end:
+        value = predicate()
+        if value:
+            return value
+        time.sleep(every)
+    return None
+
+
+def listening(port):
+    try:
+        with socket.create_connection(("127.0.0.1", port), 0.5):
+            return True
+    except OSError:
+        return False
+
+
+def text_of(path):
+    try:
+        with open(path, errors="replace") as f:
+            return f.read()
+    except OSError:
+        return ""
+
+
+class Zarya:
+    """One `zarya` process from a configuration file of its own."""
+
+    def __init__(self, directory=None, broker=True, namesrv=True, namesrv_addr=None, name="broker-a", cluster="DefaultCluster",
+                 broker_conf="", storage="", transport="transport-tcp", extra_plugins="", ports=None, features=True, node=""):
+        self.dir = directory or temp_dir()
+        self.data = os.path.join(self.dir, "data")
+        self.port, self.ns_port = ports or (free_port(), free_port())
+        self.broker, self.namesrv = broker, namesrv
+        self.addr = f"127.0.0.1:{self.port}"
+        self.ns = namesrv_addr or f"127.0.0.1:{self.ns_port}"
+        plugins = []
+        if namesrv:
+            plugins.append(f'{{ use = "transport-tcp"; as = "namesrv"; settings = {{ listen = "127.0.0.1:{self.ns_port}"; serves = ["routing"]; threads = 1; }}; }}')
+            plugins.append('{ use = "routing-namesrv"; }')
+        if broker:
+            plugins.append(f'{{ use = "{transport}"; as = "broker"; settings = {{ listen = "127.0.0.1:{self.port}"; fast = "127.0.0.1:{self.port - 2}"; serves = ["broker"]; }}; }}')
+            plugins.append(f'{{ use = "storage-commitlog"; settings = {{ {storage} }}; }}')
+            plugins.append(f'{{ use = "routing-remote"; settings = {{ namesrv = "{self.ns}"; }}; }}')
+            plugins.append('{ use = "filter-tag"; }')
+            if features:
+                plugins += [f'{{ use = "feature-{f}"; }}' for f in ("admin", "ordered", "query")]
+        if extra_plugins:
+            plugins.append(extra_plugins)
+        self.conf = os.path.join(self.dir, "zarya.conf")
+        with open(self.conf, "w") as f:
+            f.write(f'node = {{ name = "{name}"; cluster = "{cluster}"; id = 0; data = "{self.data}"; ip1 = "127.0.0.1"; {node} }};\n'
+                    f'broker = {{ {broker_conf} }};\nplugins = (\n  ' + ",\n  ".join(plugins) + "\n);\n")
+        self.log = os.path.join(self.dir, "zarya.log")
+        self.proc = None
+
+    def start(self, seconds=30, build=None):
+        self.proc = start([os.path.join(build or BUILD, "bin/zarya"), "-c", self.conf], self.log)
+        ports = ([self.port] if self.broker else []) + ([self.ns_port] if self.namesrv else [])
+        up = wait_for(lambda: self.proc.poll() is not None or all(listening(p) for p in ports), seconds, 0.005)
+        if not up or self.proc.poll() is not None:
+            print(text_of(self.log)[-3000:], flush=True)
+            raise SystemExit("not ok - zarya does not start")
+        return self
+
+    def wait_registered(self, seconds=20):
+        """Until the name server knows this broker."""
+        return wait_for(lambda: self.addr in remoting(self.ns, 106)[1].decode(errors="replace"), seconds)
+
+    def stop(self, sig=signal.SIGTERM, seconds=30):
+        if self.proc and self.proc.poll() is None:
+            os.kill(self.proc.pid, sig)
+            try:
+                self.proc.wait(seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.proc.pid, signal.SIGKILL)
+                self.proc.wait()
+                return -999
+        return self.proc.returncode if self.proc else None
+
+    def kill(self):
+        return self.stop(signal.SIGKILL)
+
+
+def frame(code, ext=None, body=b"", flag=0, opaque=1, version=513, language="JAVA", remark=None):
+    """One remoting frame with a JSON header."""
+    head = {"code": code, "flag": flag, "language": language, "opaque": opaque, "serializeTypeCurrentRPC": "JSON", "version": version}
+    if ext is not None:
+        head["extFields"] = {k: str(v) for k, v in ext.items()}
+    if remark:
+        head["remark"] = remark
+    head = json.dumps(head).encode()
+    return struct.pack(">ii", 4 + len(head) + len(body), len(head)) + head + body
+
+
+def read_frame(sock):
+    def exact(n):
+        data = b""
+        while len(data) < n:
+            got = sock.recv(n - len(data))
+            if not got:
+                raise ConnectionError("closed")
+            data += got
+        return data
+    total, = struct.unpack(">i", exact(4))
+    data = exact(total)
+    hlen, = struct.unpack(">i", data[:4])
+    hlen &= 0xFFFFFF
+    return json.loads(data[4:4 + hlen]), data[4 + hlen:]
+
+
+def remoting(addr, code, ext=None, body=b"", timeout=5, **more):
+    """One request on a connection of its own: (header, body); ({}, b"") when nobody answers."""
+    host, port = addr.rsplit(":", 1)
+    try:
+        with socket.create_connection((host, int(port)), timeout) as s:
+            s.settimeout(timeout)
+            s.sendall(frame(code, ext, body, **more))
+            return read_frame(s)
+    except (OSError, ConnectionError):
+        return {}, b""
+
+
+CACHE = os.environ.get("ZARYA_CACHE", os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "zarya-tests"))
+
+
+def maven(name, artifacts):
+    """Class path of released artifacts ("group:artifact:version"), from Maven's central registry; None with a skip line."""
+    if not shutil.which("mvn") or not shutil.which("javac"):
+        return None
+    lib = os.path.join(CACHE, name)
+    done_mark = os.path.join(lib, ".done-" + "-".join(sorted(a.replace(":", "_") for a in artifacts))[:180])
+    if not os.path.exists(done_mark):
+        os.makedirs(lib, exist_ok=True)
+        deps = "".join("<dependency><groupId>%s</groupId><artifactId>%s</artifactId><version>%s</version></dependency>" % tuple(a.split(":")) for a in artifacts)
+        pom = os.path.join(lib, "pom.xml")
+        with open(pom, "w") as f:
+            f.write('<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion><groupId>org.zarya</groupId>'
+                    '<artifactId>t</artifactId><version>1</version><packaging>pom</packaging><dependencies>' + deps + '</dependencies></project>')
+        for attempt in range(3):
+            r = subprocess.run(["mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", "-DoutputDirectory=" + os.path.join(lib, "lib")],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if r.returncode == 0:
+                open(done_mark, "w").close()
+                break
+        else:
+            print(r.stdout[-2000:])
+            return None
+    jars = sorted(os.path.join(lib, "lib", j) for j in os.listdir(os.path.join(lib, "lib")) if j.endswith(".jar"))
+    return ":".join(jars)
+
+
+RMQ = "org.apache.rocketmq:rocketmq-%s:%s"
+JAVA_OPENS = ["--add-exports=java.base/jdk.internal.ref=ALL-UNNAMED", "--add-opens=java.base/java.nio=ALL-UNNAMED",
+              "--add-exports=java.base/sun.nio.ch=ALL-UNNAMED", "--add-opens=java.base/sun.nio.ch=ALL-UNNAMED"]
+
+
+def java_client(version):
+    return maven("client-" + version, [RMQ % (a, version) for a in (("client", "tools", "example") if version.startswith("5") else ("client",))])
+
+
+def apache_server(version):
+    return maven("server-" + version, [RMQ % (a, version) for a in ("namesrv", "broker")])
+
+
+class Apache:
+    """Apache's own name server and broker, for mixed clusters and differential tests."""
+
+    def __init__(self, version="5.5.0", directory=None, broker=True, namesrv=True, namesrv_addr=None, name="broker-a", store=None, ports=None, conf=""):
+        self.cp = apache_server(version)
+        self.dir = directory or temp_dir()
+        self.port, self.ns_port = ports or (free_port(), free_port())
+        self.addr, self.ns = f"127.0.0.1:{self.port}", namesrv_addr or f"127.0.0.1:{self.ns_port}"
+        self.name, self.store, self.conf = name, store or os.path.join(self.dir, "store"), conf
+        self.with_broker, self.with_namesrv = broker, namesrv
+        self.procs = []
+
+    def _java(self, main, heap, conf, log):
+        home = os.path.join(self.dir, "home")
+        os.makedirs(os.path.join(home, "conf"), exist_ok=True)
+        for f in ("namesrv", "broker", "tools"):
+            with open(os.path.join(home, "conf", f"logback_{f}.xml"), "w") as x:
+                x.write('<configuration><root level="WARN"/></configuration>')
+        return start(["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=2g", "-Duser.home=" + home] + JAVA_OPENS +
+                     ["-cp", self.cp, main, "-c", conf], os.path.join(self.dir, log), {"ROCKETMQ_HOME": home}, self.dir)
+
+    def start(self, seconds=90):
+        if self.with_namesrv:
+            conf = os.path.join(self.dir, "ns.conf")
+            with open(conf, "w") as f:
+                f.write(f"listenPort={self.ns_port}\n")
+            self.procs.append(self._java("org.apache.rocketmq.namesrv.NamesrvStartup", "128m", conf, "ns.out"))
+            if not wait_for(lambda: listening(self.ns_port), seconds):
+                raise SystemExit("not ok - Apache's name server does not start: " + text_of(os.path.join(self.dir, "ns.out"))[-800:])
+        if self.with_broker:
+            conf = os.path.join(self.dir, "broker.conf")
+            with open(conf, "w") as f:
+                f.write(f"brokerClusterName=DefaultCluster\nbrokerName={self.name}\nbrokerId=0\nlistenPort={self.port}\nnamesrvAddr={self.ns}\n"
+                        f"brokerIP1=127.0.0.1\nstorePathRootDir={self.store}\nstorePathCommitLog={self.store}/commitlog\n"
+                        f"autoCreateTopicEnable=true\nmappedFileSizeCommitLog=67108864\nenablePropertyFilter=true\n{self.conf}\n")
+            self.procs.append(self._java("org.apache.rocketmq.broker.BrokerStartup", "512m", conf, "broker.out"))
+            p = self.procs[-1]
+            if not wait_for(lambda: p.poll() is not None or listening(self.port), seconds) or p.poll() is not None:
+                raise SystemExit("not ok - Apache's broker does not start: " + text_of(os.path.join(self.dir, "broker.out"))[-1500:])
+            wait_for(lambda: self.addr in remoting(self.ns, 106)[1].decode(errors="replace"), 40)
+        return self
+
+    def stop(self, sig=signal.SIGTERM):
+        for p in reversed(self.procs):
+            if p.poll() is None:
+                os.kill(p.pid, sig)
+                try:
+                    p.wait(60)
+                except subprocess.TimeoutExpired:
+                    os.killpg(p.pid, signal.SIGKILL)
+                    p.wait()
+        self.procs = []
+
+
+def tool(name):
+    return os.path.join(BUILD, "bin", name)
+
+
+def zaryactl(*args, timeout=30):
+    return subprocess.run([tool("zaryactl"), *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
