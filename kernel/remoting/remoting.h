@@ -16,6 +16,7 @@
 #define ZK_TOKEN_ONEWAY 0x1u /* no answer leaves */
 #define ZK_TOKEN_HELD 0x2u   /* malloc'ed, owns a reference of the session */
 #define ZK_TOKEN_BINARY 0x4u /* answer with a binary header */
+#define ZK_TOKEN_USED 0x8u   /* answered, held or handed over; remoting's own mark on the token of the stack */
 struct zr_token {
     struct zr_session *session;
     int32_t opaque;
@@ -49,11 +50,18 @@ struct zk_remoting_events {
 void zk_remoting_events_set(const struct zk_remoting_events *events);
 void zk_lane_wake(struct zk_lane *lane); /* any */
 
+/* Puts up zarya.reply/1 and zarya.call/1. Before the plugins are created. */
+void zk_remoting_provide(void);
 /* Adds the kernel's own handlers (ABI: zarya/requests.h; inst NULL). Before zk_remoting_start. */
 void zk_remoting_add(const struct zr_handler *handlers, uint32_t n, const char *owner);
-/* Builds the tables from all instances and the above; binds every transport. ZR_EEXIST: two handlers for one code (raised). */
+/* Builds the tables from all instances and the above; binds every transport. ZR_EEXIST: two handlers for one code (raised).
+ * main, after all instances are warm and before the first is activated. */
 zr_status zk_remoting_start(void);
+/* Fails all asks and calls with ZR_ECLOSED, closes every session after its output, calls lane_closed for each lane. main, while
+ * the transports are still active (before drain). Sink calls may still follow and do nothing; sessions that somebody holds
+ * stay valid until released, which must be before their transport is destroyed. */
 void zk_remoting_stop(void);
+uint64_t zk_n_sessions(void); /* open ones, both directions */
 
 /* Answers; the token is used up (a held one is freed). Same contract as zarya.reply/1. Copies everything it needs. */
 zr_status zk_answer(struct zr_token *token, const struct zr_command *response);

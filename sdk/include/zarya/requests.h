@@ -18,6 +18,7 @@ extern "C" {
 
 #define ZR_REQUEST_ONEWAY 0x1u /* the sender expects no answer */
 #define ZR_REQUEST_JSON 0x2u   /* came with a JSON header (else binary) */
+#define ZR_REQUEST_GUARDED 0x4u /* its handler says ZR_HANDLER_GUARDED; set by the host before the hooks run */
 
 /* A decoded request; borrowed for the call. Text of fields is unescaped UTF-8. */
 struct zr_request {
