@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""mqadmin 5.5.0 from Maven, unchanged, against our name server and broker. mqadmin's exit status is always 0, so each command
+is judged by what it prints."""
+import os, sys
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from zarya import *
+
+
+def mqadmin(ns, *args):
+    home = temp_dir()
+    os.makedirs(home + "/conf", exist_ok=True)
+    with open(home + "/conf/rmq.tools.logback.xml", "w") as f:
+        f.write('<configuration><root level="OFF"/></configuration>')
+    r = subprocess.run(["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Drocketmq.namesrv.addr={ns}", f"-Duser.home={home}",
+                        f"-Drmq.logback.configurationFile={home}/conf/rmq.tools.logback.xml", *JAVA_OPENS, "-cp", CP,
+                        "org.apache.rocketmq.tools.command.MQAdminStartup", *args],
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=120, env={**os.environ, "ROCKETMQ_HOME": home})
+    return r.stdout
+
+
+def says(ns, what, args, *wanted):
+    out = mqadmin(ns, *args)
+    bad = [w for w in wanted if not re.search(w, out, re.M)]
+    check(not bad and "Exception" not in out, f"mqadmin {what}", f"missing {bad} in: {out[:1500]}")
+    return out
+
+
+def run(ns, addr):
+    says(ns, "clusterList", ["clusterList"], r"^DefaultCluster\s+broker-a\s+0\s+" + re.escape(addr))
+    says(ns, "updateTopic -b", ["updateTopic", "-b", addr, "-t", "AdminT", "-r", "4", "-w", "4"], r"create topic to " + re.escape(addr) + " success")
+    says(ns, "updateTopic -c", ["updateTopic", "-c", "DefaultCluster", "-t", "AdminC"], r"create topic to .* success")
+    says(ns, "topicList", ["topicList"], r"^AdminT$", r"^AdminC$", r"^TBW102$|^SELF_TEST_TOPIC$")
+    says(ns, "topicRoute", ["topicRoute", "-t", "AdminT"], r'"brokerName":"broker-a"', r'"readQueueNums":4', re.escape(addr))
+    out = says(ns, "sendMessage", ["sendMessage", "-t", "AdminT", "-p", "hello from mqadmin", "-k", "key7", "-c", "TagM"], r"broker-a\s+\d\s+SEND_OK\s+\w{32,}")
+    uniq = re.search(r"SEND_OK\s+(\w{32,})", out)
+    mqadmin(ns, "sendMessage", "-t", "AdminT", "-p", "second", "-b", "broker-a", "-i", "2")
+    says(ns, "topicStatus", ["topicStatus", "-t", "AdminT"], r"^broker-a\s+0\s+0\s+\d", r"^broker-a\s+2\s+0\s+[12]\s+20\d\d-")
+    says(ns, "updateSubGroup", ["updateSubGroup", "-c", "DefaultCluster", "-g", "AdminG"], r"create subscription group to .* success")
+    says(ns, "brokerStatus", ["brokerStatus", "-b", addr], r"^putTps\s*:", r"^brokerVersionDesc\s*:\s*V5", r"^commitLogDiskRatio\s*:")
+    out = says(ns, "consumeMessage", ["consumeMessage", "-t", "AdminT", "-g", "AdminG", "-b", "broker-a", "-i", "2", "-o", "0", "-c", "1"], r"Consume ok", r"second|BODY|MSGID")
+    offset_id = offset_message_id(ns, addr)
+    says(ns, "queryMsgById", ["queryMsgById", "-i", offset_id, "-t", "AdminT"], r"^Topic:\s+AdminT", r"^Tags:|^Message Body Path|Queue ID:")
+    says(ns, "consumerProgress -g", ["consumerProgress", "-g", "AdminG"], r"#Topic|#Broker Name|Consume TPS|Diff Total")
+    says(ns, "consumerProgress", ["consumerProgress"], r"#Group")
+    says(ns, "deleteTopic", ["deleteTopic", "-c", "DefaultCluster", "-t", "AdminT"], r"delete topic \[AdminT\] from (cluster|broker|NameServer).* success")
+    out = mqadmin(ns, "topicList")
+    check("AdminT" not in out.split() and "AdminC" in out.split(), "a deleted topic is gone from the name server", out[:800])
+    check(uniq, "sendMessage prints the unique id")
+
+
+def offset_message_id(ns, addr):
+    """Sends one message by hand for its offset id."""
+    head, _ = remoting(addr, 310, {"a": "PG", "b": "AdminT", "c": "TBW102", "d": 4, "e": 1, "f": 0, "g": int(time.time() * 1000), "h": 0,
+                                   "i": "TAGS\x01TagX\x02", "j": 0}, b"body by id")
+    return head.get("extFields", {}).get("msgId", "none")
+
+
+def main():
+    global CP
+    CP = java_client("5.5.0")
+    if not CP:
+        skip("mqadmin 5.5.0", "maven or javac is missing, or the registry cannot be reached")
+        done()
+    if len(sys.argv) > 2 and ":" in sys.argv[1]:  # against what is there: mqadmin_test.py NAMESRV BROKER
+        run(sys.argv[1], sys.argv[2])
+        done()
+    z = Zarya().start()
+    z.wait_registered()
+    run(z.ns, z.addr)
+    check(z.stop() == 0, "zarya stops cleanly", text_of(z.log)[-800:])
+    done()
+
+
+main()
