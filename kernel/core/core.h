@@ -38,6 +38,9 @@ uint32_t zk_metric(const char *name, uint32_t kind, const char *unit, const char
 void zk_metric_add(uint32_t id, int64_t delta);
 void zk_metric_set(uint32_t id, int64_t value);
 void zk_metric_observe(uint32_t id, int64_t value);
+/* Calls each for every series, as zarya.metrics/1 does; or all of them as Prometheus text. */
+void zk_metrics_each(void (*each)(void *ctx, struct zr_str name, struct zr_str instance, uint32_t kind, struct zr_str doc, double value), void *ctx);
+void zk_metrics_text(struct zl_buf *out);
 
 /* ---- arena: bump memory in chunks with a maximum; reset keeps one chunk. Not thread-safe. ---- */
 struct zk_arena { struct zk_chunk *chunks; uint64_t used, max, chunk_size; };

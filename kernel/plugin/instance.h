@@ -5,6 +5,14 @@
 #define ZK_INSTANCE_H
 #include "zarya/zarya.h"
 
+/* Stages of an instance (zarya/plugin.h draws them). */
+#define ZK_LOADED 0u  /* no instance yet */
+#define ZK_COLD 1u    /* created */
+#define ZK_WARM 2u
+#define ZK_ACTIVE 3u
+#define ZK_DRAINED 4u
+#define ZK_COOLED 5u  /* cold again, after warm: calls the host no more */
+
 struct zk_instance {
     struct zr_host host; /* host.ctx is this struct */
     const char *as, *id, *version, *file;
@@ -21,7 +29,11 @@ struct zk_instance {
     const struct zr_requests_v1 *requests;
     const struct zr_commands_v1 *commands;
     uint32_t pins; /* atomic */
-    uint32_t reserved;
+    uint32_t metric_memory; /* id of its zarya_plugin_memory_bytes */
+    uint32_t threads;       /* atomic: spawned through zarya.work/1 and not joined */
+    uint32_t critical;      /* no start without it */
+    const struct zk_plugin_conf *conf;
+    const struct zk_manifest *manifest;
 };
 /* All instances in start order (providers before users). Stable between zk_plugins_create and zk_plugins_destroy. */
 extern struct zk_instance **zk_instances;

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core_int.h - what the files of kernel/core owe each other and nobody else. */
+#ifndef ZK_CORE_INT_H
+#define ZK_CORE_INT_H
+#include "core/core.h"
+
+/* One line of log from `who`; generation 0 is not shown. */
+void zk_log_line(uint32_t level, const char *who, uint32_t generation, struct zr_str text, const struct zr_field *fields, uint32_t n_fields);
+uint32_t zk_log_level(void);
+
+/* The error record of this thread from a finished record. */
+void zk_err_take(const struct zr_error *error);
+
+/* Series of an instance; the same name and instance again gives the same id. 0: the table is full (counts go nowhere). */
+uint32_t zk_metric_of(const char *instance, const char *name, uint32_t kind, const char *doc);
+
+/* Threads by name, for zarya.work/1 spawn and join. */
+zr_status zk_thread_spawn(const char *name, void (*fn)(void *), void *arg, uint64_t *ret_id);
+zr_status zk_thread_join(uint64_t id);
+
+zr_status zk_timers_start(void);
+void zk_timers_stop(void);
+zr_status zk_pool_start(uint32_t workers);
+void zk_pool_stop(void);
+
+/* Puts up the services of core: log, err, mem, timer, work, metrics, state, io. */
+void zk_core_provide(void);
+#endif

@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* timer.c - the clocks, and calls at a time: one thread over a binary heap.
+ *
+ * What stays true:
+ *   1. heap[0] is due first; slots[heap[i]].at_heap == i for every i < n.
+ *   2. An id is (use count of the slot << 32 | slot + 1), so an id of the past never meets a later timer.
+ *   3. A timer leaves the heap before its function runs: cancel answers ZR_ENOENT from then on.
+ *   4. Timers due at stop are dropped, not run.
+ *
+ * LOCKING. `lock` guards everything below it. It is held for O(log n), never while a timer's function runs. */
+#include "core/core_int.h"
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define TIMERS_MAX (1u << 20)
+#define NOT_IN_HEAP UINT32_MAX
+
+struct slot {
+    int64_t at_ns;
+    void (*fn)(void *);
+    void *arg;
+    uint32_t uses, at_heap, next_free;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t wake;
+static struct slot *slots;
+static uint32_t *heap;
+static uint32_t n_heap, n_slots, first_free; /* first_free: slot + 1, 0 none */
+static pthread_t thread;
+static uint32_t running, stopping;
+
+int64_t zk_mono_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int64_t zk_wall_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void heap_place(uint32_t at, uint32_t slot)
+{
+    heap[at] = slot;
+    slots[slot].at_heap = at;
+}
+
+static void heap_up(uint32_t at)
+{
+    uint32_t slot = heap[at];
+    while (at > 0 && slots[heap[(at - 1) / 2]].at_ns > slots[slot].at_ns) {
+        heap_place(at, heap[(at - 1) / 2]);
+        at = (at - 1) / 2;
+    }
+    heap_place(at, slot);
+}
+
+static void heap_down(uint32_t at)
+{
+    uint32_t slot = heap[at];
+    for (;;) {
+        uint32_t child = 2 * at + 1;
+        if (child >= n_heap)
+            break;
+        if (child + 1 < n_heap && slots[heap[child + 1]].at_ns < slots[heap[child]].at_ns)
+            child++;
+        if (slots[heap[child]].at_ns >= slots[slot].at_ns)
+            break;
+        heap_place(at, heap[child]);
+        at = child;
+    }
+    heap_place(at, slot);
+}
+
+static void heap_remove(uint32_t at)
+{
+    slots[heap[at]].at_heap = NOT_IN_HEAP;
+    uint32_t last = heap[--n_heap];
+    if (at == n_heap)
+        return;
+    heap_place(at, last);
+    heap_up(at);
+    heap_down(slots[last].at_heap);
+}
+
+static void slot_free(uint32_t slot)
+{
+    slots[slot].next_free = first_free;
+    first_free = slot + 1;
+}
+
+static zr_status slots_grow(void)
+{
+    uint32_t n = n_slots ? n_slots * 2 : 256;
+    if (n > TIMERS_MAX) {
+        zk_err_raise(ZR_EFULL, 0, "the limit of %u timers is reached", TIMERS_MAX);
+        return ZR_EFULL;
+    }
+    struct slot *more = realloc(slots, n * sizeof *slots);
+    if (more)
+        slots = more;
+    uint32_t *more_heap = realloc(heap, n * sizeof *heap);
+    if (more_heap)
+        heap = more_heap;
+    if (!more || !more_heap)
+        return ZR_ENOMEM;
+    for (uint32_t i = n; i-- > n_slots;) {
+        slots[i] = (struct slot){ .at_heap = NOT_IN_HEAP };
+        slot_free(i);
+    }
+    n_slots = n;
+    return ZR_OK;
+}
+
+zr_status zk_timer_at(int64_t at_ns, void (*fn)(void *), void *arg, uint64_t *ret_id)
+{
+    pthread_mutex_lock(&lock);
+    zr_status status = !running || stopping ? ZR_ECLOSED : first_free ? ZR_OK : slots_grow();
+    if (status == ZR_OK) {
+        uint32_t slot = first_free - 1;
+        struct slot *s = &slots[slot];
+        first_free = s->next_free;
+        s->at_ns = at_ns;
+        s->fn = fn;
+        s->arg = arg;
+        s->uses++;
+        if (ret_id)
+            *ret_id = (uint64_t)s->uses << 32 | (slot + 1u);
+        heap_place(n_heap, slot);
+        heap_up(n_heap++);
+        if (heap[0] == slot)
+            pthread_cond_signal(&wake);
+    }
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+zr_status zk_timer_cancel(uint64_t id)
+{
+    zr_status status = ZR_ENOENT;
+    uint32_t slot = (uint32_t)id - 1u;
+    pthread_mutex_lock(&lock);
+    if (slot < n_slots && slots[slot].uses == (uint32_t)(id >> 32) && slots[slot].at_heap != NOT_IN_HEAP) {
+        heap_remove(slots[slot].at_heap);
+        slot_free(slot);
+        status = ZR_OK;
+    }
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+static void wait_until(int64_t at_ns)
+{
+    struct timespec t = { at_ns / 1000000000, at_ns % 1000000000 };
+    pthread_cond_timedwait(&wake, &lock, &t);
+}
+
+static void *timers_run(void *unused)
+{
+    (void)unused;
+    pthread_mutex_lock(&lock);
+    while (!stopping) {
+        if (n_heap == 0) {
+            pthread_cond_wait(&wake, &lock);
+        } else if (slots[heap[0]].at_ns > zk_mono_ns()) {
+            wait_until(slots[heap[0]].at_ns);
+        } else {
+            uint32_t slot = heap[0];
+            void (*fn)(void *) = slots[slot].fn;
+            void *arg = slots[slot].arg;
+            heap_remove(0);
+            slot_free(slot);
+            pthread_mutex_unlock(&lock);
+            fn(arg);
+            pthread_mutex_lock(&lock);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return NULL;
+}
+
+zr_status zk_timers_start(void)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&wake, &attr);
+    pthread_condattr_destroy(&attr);
+    pthread_mutex_lock(&lock);
+    stopping = 0;
+    int rc = pthread_create(&thread, NULL, timers_run, NULL);
+    running = rc == 0;
+    pthread_mutex_unlock(&lock);
+    if (rc != 0) {
+        zk_err_raise(ZR_EIO, rc, "cannot start the timer thread");
+        return ZR_EIO;
+    }
+    pthread_setname_np(thread, "zr-timer");
+    return ZR_OK;
+}
+
+void zk_timers_stop(void)
+{
+    pthread_mutex_lock(&lock);
+    if (!running) {
+        pthread_mutex_unlock(&lock);
+        return;
+    }
+    stopping = 1;
+    pthread_cond_signal(&wake);
+    pthread_mutex_unlock(&lock);
+    pthread_join(thread, NULL);
+    pthread_mutex_lock(&lock);
+    running = 0;
+    free(slots);
+    free(heap);
+    slots = NULL;
+    heap = NULL;
+    n_heap = n_slots = first_free = 0;
+    pthread_mutex_unlock(&lock);
+    pthread_cond_destroy(&wake);
+}
