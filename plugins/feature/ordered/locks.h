@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* locks.h - the table of queue locks: (group, topic, broker, queue id) -> (client id, time of the last renewal). */
+#ifndef ORDERED_LOCKS_H
+#define ORDERED_LOCKS_H
+#include "zarya/abi.h"
+
+struct lock_key { struct zr_str group, topic, broker; int32_t queue_id; uint32_t reserved; };
+struct locks;
+
+/* lease_ms: a lock not renewed for longer is free. max: locks it may hold. NULL when memory ran out. */
+struct locks *locks_new(int64_t lease_ms, uint64_t max);
+void locks_free(struct locks *locks);
+void locks_set_lease(struct locks *locks, int64_t lease_ms);
+/* 1: the client holds it now (free, its own, or expired before). now_ms: any clock that does not step back. */
+uint32_t locks_take(struct locks *locks, const struct lock_key *key, struct zr_str client, int64_t now_ms);
+/* Frees it if this client holds it. */
+void locks_drop(struct locks *locks, const struct lock_key *key, struct zr_str client);
+/* Frees all locks of a client in a group. */
+void locks_drop_client(struct locks *locks, struct zr_str group, struct zr_str client);
+/* Removes expired locks; returns how many are left. */
+uint64_t locks_sweep(struct locks *locks, int64_t now_ms);
+#endif
