@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* record.c - RocketMQ's message record, its properties and client batches; layouts are in zl/record.h.
+ *
+ * 1. zl_record_size and zl_record_encode see a message alike: what size says is what encode writes, to the byte.
+ * 2. Bits 0x10 and 0x20 of a record's sysFlag say how long its hosts are, so they come from the hosts, whatever the message says.
+ * 3. A parsed record's parts lie within its stated size, and its stated size within the bytes given. */
+#include "zl/record.h"
+#include "zl/text.h"
+
+#define FIXED_V1 91u /* IPv4 hosts, no body, topic or properties */
+#define TOPIC_MAX_V1 127u
+#define BORN_HOST_AT 48u
+#define BATCH_FIXED 22u
+#define CRC_MASK 0x7FFFFFFFu
+
+/* ---- records ---- */
+
+static struct zr_addr host_read(const uint8_t *p, uint32_t v6)
+{
+    struct zr_addr a = { .family = v6 ? 6 : 4 };
+    uint32_t n = v6 ? 16 : 4;
+    memcpy(a.ip, p, n);
+    a.port = (uint16_t)zl_load32(p + n);
+    return a;
+}
+
+static zr_status corrupt(const char **ret_why, const char *why)
+{
+    *ret_why = why;
+    return ZR_ECORRUPT;
+}
+
+/* Everything before the body; p has at least the fixed part. Returns the position of bodyLen. */
+static uint32_t record_head(const uint8_t *p, struct zl_record *r)
+{
+    r->body_crc = zl_load32(p + 8);
+    r->queue_id = (int32_t)zl_load32(p + 12);
+    r->flag = (int32_t)zl_load32(p + 16);
+    r->queue_offset = (int64_t)zl_load64(p + 20);
+    r->physical_offset = (int64_t)zl_load64(p + 28);
+    r->physical_at = 28;
+    r->sys_flag = (int32_t)zl_load32(p + 36);
+    r->born_ms = (int64_t)zl_load64(p + 40);
+    uint32_t born_v6 = r->sys_flag & ZR_SYSFLAG_BORNHOST_V6, store_v6 = r->sys_flag & ZR_SYSFLAG_STOREHOST_V6;
+    uint32_t at = BORN_HOST_AT;
+    r->born_host = host_read(p + at, born_v6);
+    at += born_v6 ? 20 : 8;
+    r->store_ms = (int64_t)zl_load64(p + at);
+    at += 8;
+    r->store_host = host_read(p + at, store_v6);
+    at += store_v6 ? 20 : 8;
+    r->reconsume_times = (int32_t)zl_load32(p + at);
+    r->prepared_offset = (int64_t)zl_load64(p + at + 4);
+    return at + 12;
+}
+
+/* Body, topic and properties, which must fill the record exactly. Returns what is wrong, or NULL. */
+static const char *record_tail(const uint8_t *p, uint32_t at, struct zl_record *r)
+{
+    const uint8_t *end = p + r->size;
+    p += at;
+    uint32_t body = zl_load32(p), topic_len_size = r->magic == ZL_MAGIC_V2 ? 2 : 1;
+    p += 4;
+    if (body > (uint64_t)(end - p)) return "body longer than its record";
+    r->body = (struct zr_span){ p, body };
+    p += body;
+    if (end - p < topic_len_size) return "record ends before its topic";
+    uint32_t topic = topic_len_size == 2 ? zl_load16(p) : *p;
+    p += topic_len_size;
+    if (topic > (uint64_t)(end - p)) return "topic longer than its record";
+    r->topic = (struct zr_str){ (const char *)p, topic };
+    p += topic;
+    if (end - p < 2) return "record ends before its properties";
+    uint32_t props = zl_load16(p);
+    p += 2;
+    if (props > ZL_MAX_PROPERTIES || props != (uint64_t)(end - p)) return "lengths of a record disagree";
+    r->properties = (struct zr_span){ p, props };
+    return NULL;
+}
+
+zr_status zl_record_parse(struct zr_span bytes, uint32_t check_crc, struct zl_record *ret, const char **ret_why)
+{
+    if (bytes.len < 8) return ZR_EAGAIN;
+    ret->size = zl_load32(bytes.ptr);
+    ret->magic = zl_load32(bytes.ptr + 4);
+    if (ret->magic == ZL_MAGIC_BLANK) return ZR_ENOENT;
+    if (ret->magic != ZL_MAGIC_V1 && ret->magic != ZL_MAGIC_V2) return corrupt(ret_why, "no record's magic");
+    if (ret->size < FIXED_V1 || ret->size > INT32_MAX) return corrupt(ret_why, "impossible size of a record");
+    if (bytes.len < ret->size) return ZR_EAGAIN;
+    uint32_t sys_flag = zl_load32(bytes.ptr + 36);
+    uint32_t least = FIXED_V1 + (ret->magic == ZL_MAGIC_V2) + (sys_flag & ZR_SYSFLAG_BORNHOST_V6 ? 12 : 0) +
+                     (sys_flag & ZR_SYSFLAG_STOREHOST_V6 ? 12 : 0);
+    if (ret->size < least) return corrupt(ret_why, "impossible size of a record");
+    const char *why = record_tail(bytes.ptr, record_head(bytes.ptr, ret), ret);
+    if (why) return corrupt(ret_why, why);
+    if (check_crc && ret->body.len && (zl_crc32(0, ret->body.ptr, ret->body.len) & CRC_MASK) != ret->body_crc) {
+        return corrupt(ret_why, "checksum of a body differs");
+    }
+    return ZR_OK;
+}
+
+static uint32_t is_v6(const struct zr_addr *a) { return a->family == 6; }
+
+uint64_t zl_record_size(const struct zr_msg *msg)
+{
+    return FIXED_V1 + (msg->topic.len > TOPIC_MAX_V1) + (is_v6(&msg->born_host) ? 12 : 0) +
+           (is_v6(&msg->store_host) ? 12 : 0) + msg->body.len + msg->topic.len + msg->properties.len;
+}
+
+static uint8_t *host_put(uint8_t *to, const struct zr_addr *a)
+{
+    uint32_t n = is_v6(a) ? 16 : 4;
+    memcpy(to, a->ip, n);
+    zl_store32(to + n, a->port);
+    return to + n + 4;
+}
+
+static uint8_t *bytes_put(uint8_t *to, const void *bytes, uint64_t n)
+{
+    if (n) memcpy(to, bytes, n);
+    return to + n;
+}
+
+void zl_record_encode(uint8_t *to, const struct zr_msg *msg)
+{
+    uint32_t v2 = msg->topic.len > TOPIC_MAX_V1;
+    int32_t sys_flag = msg->sys_flag & ~(ZR_SYSFLAG_BORNHOST_V6 | ZR_SYSFLAG_STOREHOST_V6);
+    if (is_v6(&msg->born_host)) sys_flag |= ZR_SYSFLAG_BORNHOST_V6;
+    if (is_v6(&msg->store_host)) sys_flag |= ZR_SYSFLAG_STOREHOST_V6;
+    zl_store32(to, (uint32_t)zl_record_size(msg));
+    zl_store32(to + 4, v2 ? ZL_MAGIC_V2 : ZL_MAGIC_V1);
+    zl_store32(to + 8, zl_crc32(0, msg->body.ptr, msg->body.len) & CRC_MASK);
+    zl_store32(to + 12, (uint32_t)msg->queue_id);
+    zl_store32(to + 16, (uint32_t)msg->flag);
+    memset(to + 20, 0, 16); /* queueOffset, physicalOffset */
+    zl_store32(to + 36, (uint32_t)sys_flag);
+    zl_store64(to + 40, (uint64_t)msg->born_ms);
+    to = host_put(to + BORN_HOST_AT, &msg->born_host);
+    memset(to, 0, 8); /* storeMs */
+    to = host_put(to + 8, &msg->store_host);
+    zl_store32(to, (uint32_t)msg->reconsume_times);
+    zl_store64(to + 4, (uint64_t)msg->prepared_offset);
+    zl_store32(to + 12, (uint32_t)msg->body.len);
+    to = bytes_put(to + 16, msg->body.ptr, msg->body.len);
+    if (v2) {
+        zl_store16(to, (uint16_t)msg->topic.len);
+        to += 2;
+    } else {
+        *to++ = (uint8_t)msg->topic.len;
+    }
+    to = bytes_put(to, msg->topic.ptr, msg->topic.len);
+    zl_store16(to, (uint16_t)msg->properties.len);
+    bytes_put(to + 2, msg->properties.ptr, msg->properties.len);
+}
+
+void zl_record_finish(uint8_t *record, int64_t queue_offset, int64_t physical_offset, int64_t store_ms)
+{
+    uint32_t born_v6 = zl_load32(record + 36) & ZR_SYSFLAG_BORNHOST_V6;
+    zl_store64(record + 20, (uint64_t)queue_offset);
+    zl_store64(record + 28, (uint64_t)physical_offset);
+    zl_store64(record + BORN_HOST_AT + (born_v6 ? 20 : 8), (uint64_t)store_ms);
+}
+
+/* ---- properties ---- */
+
+uint32_t zl_props_next(struct zr_span props, uint64_t *pos, struct zr_str *ret_name, struct zr_str *ret_value)
+{
+    const char *end = (const char *)props.ptr + props.len;
+    while (*pos < props.len) {
+        const char *piece = (const char *)props.ptr + *pos;
+        const char *stop = memchr(piece, 2, (size_t)(end - piece));
+        if (!stop) stop = end;
+        *pos += (uint64_t)(stop - piece) + 1;
+        const char *middle = memchr(piece, 1, (size_t)(stop - piece));
+        if (!middle || middle == piece || middle + 1 == stop) continue;
+        *ret_name = (struct zr_str){ piece, (uint64_t)(middle - piece) };
+        *ret_value = (struct zr_str){ middle + 1, (uint64_t)(stop - middle - 1) };
+        return 1;
+    }
+    return 0;
+}
+
+struct zr_str zl_props_get(struct zr_span props, const char *name)
+{
+    struct zr_str wanted = zl_str(name), found = { NULL, 0 }, key, value;
+    uint64_t pos = 0;
+    while (zl_props_next(props, &pos, &key, &value)) {
+        if (zl_eq(key, wanted)) found = value;
+    }
+    return found;
+}
+
+void zl_props_add(struct zl_buf *out, struct zr_str name, struct zr_str value)
+{
+    if (name.len == 0 || value.len == 0) return;
+    uint8_t *to = zl_buf_reserve(out, name.len + value.len + 2);
+    if (!to) return;
+    to = bytes_put(to, name.ptr, name.len);
+    *to++ = 1;
+    to = bytes_put(to, value.ptr, value.len);
+    *to = 2;
+    out->len += name.len + value.len + 2;
+}
+
+static uint32_t is_listed(const char *const *names, struct zr_str name)
+{
+    for (; names && *names; names++) {
+        if (zl_is(name, *names)) return 1;
+    }
+    return 0;
+}
+
+void zl_props_copy(struct zl_buf *out, struct zr_span props, const char *const *without)
+{
+    struct zr_str name, value;
+    uint64_t pos = 0;
+    while (zl_props_next(props, &pos, &name, &value)) {
+        if (!is_listed(without, name)) zl_props_add(out, name, value);
+    }
+}
+
+int64_t zl_tags_code(struct zr_str tags) { return zl_java_hash(tags); }
+
+/* ---- client batches ---- */
+
+/* As Apache, this steps by the lengths of body and properties and not by the item's first word. */
+zr_status zl_batch_next(struct zr_span batch, uint64_t *pos, struct zl_batch_item *ret)
+{
+    if (*pos >= batch.len) return ZR_ENOENT;
+    const uint8_t *p = batch.ptr + *pos;
+    uint64_t left = batch.len - *pos;
+    if (left < BATCH_FIXED) return ZR_EINVAL;
+    uint32_t body = zl_load32(p + 16);
+    if (body > left - BATCH_FIXED) return ZR_EINVAL;
+    uint32_t props = zl_load16(p + 20 + body);
+    if (props > ZL_MAX_PROPERTIES || props > left - BATCH_FIXED - body) return ZR_EINVAL;
+    ret->flag = (int32_t)zl_load32(p + 12);
+    ret->reserved = 0;
+    ret->body = (struct zr_span){ p + 20, body };
+    ret->properties = (struct zr_span){ p + BATCH_FIXED + body, props };
+    *pos += BATCH_FIXED + (uint64_t)body + props;
+    return ZR_OK;
+}
+
+void zl_batch_add(struct zl_buf *out, const struct zl_batch_item *item)
+{
+    uint64_t size = BATCH_FIXED + item->body.len + item->properties.len;
+    uint8_t *to = zl_buf_reserve(out, size);
+    if (!to) return;
+    zl_store32(to, (uint32_t)size);
+    memset(to + 4, 0, 8); /* magic and checksum: the broker's business */
+    zl_store32(to + 12, (uint32_t)item->flag);
+    zl_store32(to + 16, (uint32_t)item->body.len);
+    to = bytes_put(to + 20, item->body.ptr, item->body.len);
+    zl_store16(to, (uint16_t)item->properties.len);
+    bytes_put(to + 2, item->properties.ptr, item->properties.len);
+    out->len += size;
+}
