@@ -223,6 +223,12 @@ static int64_t posix_disk(void *self, const char *path, struct zr_io_disk *ret)
     return 0;
 }
 
+static int64_t posix_seek_data(void *self, int32_t fd, int64_t off)
+{
+    (void)self;
+    return RETRY(lseek(fd, off, SEEK_DATA));
+}
+
 const struct zr_io_v1 *zl_io_posix(void)
 {
     static const struct zr_io_v1 table = {
@@ -249,6 +255,7 @@ const struct zr_io_v1 *zl_io_posix(void)
         .advise = posix_advise,
         .lock = posix_lock,
         .disk = posix_disk,
+        .seek_data = posix_seek_data,
     };
     return &table;
 }

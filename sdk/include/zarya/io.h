@@ -61,6 +61,9 @@ struct zr_io_v1 {
     /* Takes an exclusive POSIX (fcntl) lock of byte 0 without waiting; -EAGAIN when another process has it. */
     ZR_ON(any) int64_t (*lock)(void *self, int32_t fd);
     ZR_ON(any) int64_t (*disk)(void *self, const char *path, struct zr_io_disk *ret);
+    /* The first place at or behind off that may hold data (SEEK_DATA); -ENXIO: only a hole up to the end of the file. May be
+     * NULL or answer -EOPNOTSUPP or -EINVAL where holes cannot be told: then everything is read. */
+    ZR_ON(any) int64_t (*seek_data)(void *self, int32_t fd, int64_t off);
 };
 #ifdef __cplusplus
 }
