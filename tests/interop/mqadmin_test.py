@@ -40,12 +40,22 @@ def run(ns, addr):
     out = says(ns, "consumeMessage", ["consumeMessage", "-t", "AdminT", "-g", "AdminG", "-b", "broker-a", "-i", "2", "-o", "0", "-c", "1"], r"Consume ok", r"second|BODY|MSGID")
     offset_id = offset_message_id(ns, addr)
     says(ns, "queryMsgById", ["queryMsgById", "-i", offset_id, "-t", "AdminT"], r"^Topic:\s+AdminT", r"^Tags:|^Message Body Path|Queue ID:")
-    says(ns, "consumerProgress -g", ["consumerProgress", "-g", "AdminG"], r"#Topic|#Broker Name|Consume TPS|Diff Total")
+    commit_offset(addr)
+    says(ns, "consumerProgress -g", ["consumerProgress", "-g", "AdminG"], r"^AdminT\s+broker-a\s+2\s+\d+\s+1", r"Consume TPS", r"Diff Total")
     says(ns, "consumerProgress", ["consumerProgress"], r"#Group")
     says(ns, "deleteTopic", ["deleteTopic", "-c", "DefaultCluster", "-t", "AdminT"], r"delete topic \[AdminT\] from (cluster|broker|NameServer).* success")
     out = mqadmin(ns, "topicList")
     check("AdminT" not in out.split() and "AdminC" in out.split(), "a deleted topic is gone from the name server", out[:800])
     check(uniq, "sendMessage prints the unique id")
+
+
+def commit_offset(addr):
+    """The group becomes known by a heartbeat, and has consumed one message of queue 2."""
+    beat = {"clientID": "127.0.0.1@admin", "producerDataSet": [], "consumerDataSet": [
+        {"groupName": "AdminG", "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING", "consumeFromWhere": "CONSUME_FROM_LAST_OFFSET", "unitMode": False,
+         "subscriptionDataSet": [{"topic": "AdminT", "subString": "*", "tagsSet": [], "codeSet": [], "subVersion": 1, "expressionType": "TAG", "classFilterMode": False}]}]}
+    remoting(addr, 34, {}, json.dumps(beat).encode())
+    remoting(addr, 15, {"consumerGroup": "AdminG", "topic": "AdminT", "queueId": 2, "commitOffset": 1})
 
 
 def offset_message_id(ns, addr):

@@ -15,7 +15,7 @@ LIBC = set("""aio.h alloca.h assert.h byteswap.h ctype.h dirent.h dlfcn.h elf.h 
 ftw.h getopt.h glob.h grp.h iconv.h ifaddrs.h inttypes.h langinfo.h libgen.h limits.h link.h locale.h malloc.h math.h netdb.h
 poll.h pthread.h pwd.h regex.h sched.h search.h semaphore.h setjmp.h signal.h spawn.h stdalign.h stdarg.h stdatomic.h stdbool.h
 stddef.h stdint.h stdio.h stdlib.h stdnoreturn.h string.h strings.h syslog.h termios.h threads.h time.h unistd.h utime.h
-wchar.h wctype.h immintrin.h x86intrin.h cpuid.h execinfo.h""".split())
+wchar.h wctype.h immintrin.h emmintrin.h tmmintrin.h smmintrin.h x86intrin.h arm_neon.h cpuid.h execinfo.h""".split())
 LIBC_DIRS = ("sys/", "linux/", "netinet/", "arpa/", "net/", "bits/")
 
 # A plugin's own libraries, by folder; and the private static library that sisters of one kind share.
