@@ -300,3 +300,121 @@ def tool(name):
 
 def zaryactl(*args, timeout=30):
     return subprocess.run([tool("zaryactl"), *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
+
+
+# ---- speaking the protocol by hand: for tests that must know exactly what was acknowledged and what is there ----
+
+def create_topic(addr, topic, queues=4):
+    head, _ = remoting(addr, 17, {"topic": topic, "defaultTopic": "TBW102", "readQueueNums": queues, "writeQueueNums": queues, "perm": 6,
+                                  "topicFilterType": "SINGLE_TAG", "topicSysFlag": 0, "order": "false"})
+    return head.get("code") == 0
+
+
+def send_frame(topic, queue, body, opaque, keys="", tag=""):
+    props = f"UNIQ_KEY\x01{opaque:032X}\x02WAIT\x01true\x02" + (f"KEYS\x01{keys}\x02" if keys else "") + (f"TAGS\x01{tag}\x02" if tag else "")
+    return frame(310, {"a": "PG", "b": topic, "c": "TBW102", "d": 4, "e": queue, "f": 0, "g": int(time.time() * 1000), "h": 0, "i": props, "j": 0,
+                       "k": "false", "m": "false"}, body, opaque=opaque)
+
+
+class Sender(threading.Thread):
+    """Sends numbered messages on one connection, some in flight, until told to stop or the broker is gone; remembers which
+    were acknowledged, with queue and offset."""
+
+    def __init__(self, addr, topic, name, queues=4, window=32, size=300, limit=None):
+        super().__init__(daemon=True)
+        self.addr, self.topic, self.name_, self.queues, self.window, self.size, self.limit = addr, topic, name, queues, window, size, limit
+        self.acked, self.refused, self.sent, self.stop_now = {}, [], 0, False
+
+    def run(self):
+        host, port = self.addr.rsplit(":", 1)
+        try:
+            with socket.create_connection((host, int(port)), 5) as s:
+                s.settimeout(10)
+                pending, n = {}, 0
+                while (not self.stop_now and (self.limit is None or n < self.limit)) or pending:
+                    while len(pending) < self.window and not self.stop_now and (self.limit is None or n < self.limit):
+                        text = f"{self.name_}:{n}:"
+                        body = (text + "x" * (self.size - len(text))).encode()
+                        pending[n] = (n % self.queues, text)
+                        s.sendall(send_frame(self.topic, n % self.queues, body, n))
+                        n += 1
+                        self.sent = n
+                    head, _ = read_frame(s)
+                    queue, text = pending.pop(head["opaque"])
+                    if head["code"] == 0:
+                        self.acked[text] = (queue, int(head["extFields"]["queueOffset"]))
+                    else:
+                        self.refused.append((head["code"], head.get("remark")))
+        except (OSError, ConnectionError, KeyError):
+            pass
+
+
+def records(body):
+    """Message records back to back, as dictionaries."""
+    at, out = 0, []
+    while at + 4 <= len(body):
+        size, magic = struct.unpack_from(">iI", body, at)
+        r = body[at:at + size]
+        queue, flag = struct.unpack_from(">ii", r, 12)
+        qoff, phys = struct.unpack_from(">qq", r, 20)
+        sysflag, = struct.unpack_from(">i", r, 36)
+        p = 48 + (20 if sysflag & 0x10 else 8)
+        store, = struct.unpack_from(">q", r, p)
+        p += 8 + (20 if sysflag & 0x20 else 8) + 12
+        blen, = struct.unpack_from(">i", r, p)
+        b = r[p + 4:p + 4 + blen]
+        p += 4 + blen
+        tlen = r[p] if magic == 0xDAA320A7 else struct.unpack_from(">h", r, p)[0]
+        p += 1 if magic == 0xDAA320A7 else 2
+        topic = r[p:p + tlen].decode()
+        p += tlen
+        plen, = struct.unpack_from(">h", r, p)
+        props = dict(x.split("\x01", 1) for x in r[p + 2:p + 2 + plen].decode(errors="replace").split("\x02") if "\x01" in x)
+        out.append({"queue": queue, "offset": qoff, "physical": phys, "store": store, "body": b, "topic": topic, "props": props, "size": size})
+        at += size
+    return out
+
+
+def pull_queue(addr, topic, queue, group="CG_pull"):
+    """Every message of a queue from its minimum on, without long polling."""
+    host, port = addr.rsplit(":", 1)
+    out, offset, sysflag = [], 0, 4  # the request carries its subscription
+    with socket.create_connection((host, int(port)), 5) as s:
+        s.settimeout(20)
+        for _ in range(1000000):
+            s.sendall(frame(11, {"consumerGroup": group, "topic": topic, "queueId": queue, "queueOffset": offset, "maxMsgNums": 32, "sysFlag": sysflag,
+                                 "commitOffset": 0, "suspendTimeoutMillis": 0, "subscription": "*", "subVersion": 1, "expressionType": "TAG"}))
+            head, body = read_frame(s)
+            code, ext = head["code"], head.get("extFields", {})
+            if code == 0:
+                out += records(body)
+                offset = int(ext["nextBeginOffset"])
+            elif code in (20, 21) and int(ext["nextBeginOffset"]) != offset:
+                offset = int(ext["nextBeginOffset"])
+            else:
+                return out
+    return out
+
+
+def pull_all(addr, topic, queues=4):
+    return {q: pull_queue(addr, topic, q) for q in range(queues)}
+
+
+def check_kept(found, senders, what):
+    """Every acknowledged message is there once, at its queue and offset, and queues have no gaps."""
+    seen, bad = {}, []
+    for q, list_ in found.items():
+        for i, m in enumerate(list_):
+            if i and m["offset"] != list_[i - 1]["offset"] + 1:
+                bad.append(f"gap in queue {q} at {m['offset']}")
+            text = ":".join(m["body"].decode(errors="replace").split(":")[:2]) + ":"
+            if text in seen:
+                bad.append(f"{text} twice")
+            seen[text] = (q, m["offset"])
+    acked = {}
+    for s in senders:
+        acked.update(s.acked)
+    lost = [t for t in acked if t not in seen]
+    moved = [t for t in acked if t in seen and seen[t] != acked[t]]
+    check(acked and not lost and not moved and not bad, f"{what}: {len(acked)} acknowledged messages are there, once, in order",
+          f"lost {lost[:5]} ({len(lost)}), moved {moved[:5]}, {bad[:5]}")

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Hostile clients: wrong frames, a sender of one byte a second, a reader that never reads, many idle connections, a frame that
+says 2 GiB. Others are not disturbed, and memory stays bounded (the table that is printed)."""
+import os, sys
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from zarya import *
+
+table = []
+
+
+def rss(pid):
+    return int(re.search(r"VmRSS:\s+(\d+)", text_of(f"/proc/{pid}/status")).group(1))
+
+
+def connect(z):
+    s = socket.create_connection(("127.0.0.1", z.port), 5)
+    s.settimeout(5)
+    return s
+
+
+def alive(z, what):
+    """Another client's send and answer, on a connection of its own."""
+    head, _ = remoting(z.addr, 310, {"a": "PG", "b": "Hostile", "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "i": "", "j": 0}, b"x")
+    check(head.get("code") == 0, f"others are served: {what}", head)
+
+
+def closed(s):
+    try:
+        s.settimeout(5)
+        return s.recv(1) == b""
+    except ConnectionError:
+        return True
+    except OSError:
+        return False
+
+
+def wrong_frames(z):
+    good = frame(105 if False else 30, {"topic": "Hostile", "queueId": 0})
+    cases = {
+        "a length of 2 GiB": struct.pack(">i", 0x7FFFFFFF) + b"x" * 64,
+        "a negative length": struct.pack(">i", -1) + b"x" * 64,
+        "a length beyond 16 MiB": struct.pack(">i", (16 << 20) + 1) + b"x" * 64,
+        "a header longer than the frame": struct.pack(">ii", 20, 4000) + b"x" * 64,
+        "an unknown serialization": struct.pack(">ii", 20, 7 << 24 | 16) + b"x" * 64,
+        "a header that is no JSON": struct.pack(">ii", 20, 16) + b"{" * 64,
+        "JSON null": struct.pack(">ii", 8, 4) + b"null" + b"x" * 64,
+        "a cut binary header": struct.pack(">ii", 14, 1 << 24 | 10) + b"\0" * 64,
+        "TLS": b"\x16\x03\x01\x02\x00" + b"\0" * 64,
+    }
+    for what, data in cases.items():
+        with connect(z) as s:
+            s.sendall(data)
+            check(closed(s), f"{what} closes that connection")
+    with connect(z) as s:
+        s.sendall(frame(64321, {}))
+        head, _ = read_frame(s)
+        check(head["code"] == 3 and "64321" in head.get("remark", ""), "an unknown request code is answered with 3, named", head)
+        s.sendall(good)
+        check(read_frame(s)[0]["code"] == 0, "and the connection lives on")
+        s.sendall(frame(310, {"b": "x y z", "e": 0, "a": "g", "c": "TBW102", "d": 4, "f": 0, "g": 0, "h": 0}, b"b"))
+        head, _ = read_frame(s)
+        check(head["code"] == 29 and "x y z" in head.get("remark", ""), "an illegal topic name is answered with 29 and why", head)
+        s.sendall(frame(310, {"a": "g"}, b"b"))
+        head, _ = read_frame(s)
+        check(head["code"] in (1, 29) and head.get("remark"), "missing fields are answered with a remark", head)
+        s.sendall(frame(11, {"consumerGroup": "g", "topic": "Hostile", "queueId": "NaN", "queueOffset": "-9", "maxMsgNums": "x"}))
+        head, _ = read_frame(s)
+        check(head["code"] in (1, 29) and head.get("remark"), "numbers that are none are answered with a remark", head)
+        s.sendall(frame(34, {}, b"{\"clientID\":"))
+        head, _ = read_frame(s)
+        check(head["code"] == 1, "a heartbeat that is no JSON is answered with 1", head)
+    alive(z, "after wrong frames")
+
+
+def slow_sender(z):
+    data = frame(30, {"topic": "Hostile", "queueId": 0})
+    before = rss(z.proc.pid)
+    socks = [connect(z) for _ in range(50)]
+    for i in range(len(data) - 1 if FULL else 40):
+        for s in socks:
+            s.sendall(data[i:i + 1])
+        if i % 10 == 0:
+            time.sleep(0.02)
+    table.append(("50 senders of a byte at a time", rss(z.proc.pid) - before))
+    alive(z, "beside senders of one byte at a time")
+    if not FULL:
+        for s in socks:
+            s.sendall(data[40:])
+    else:
+        for s in socks:
+            s.sendall(data[-1:])
+    check(all(read_frame(s)[0]["code"] == 0 for s in socks), "and they get their answers in the end")
+    for s in socks:
+        s.close()
+
+
+def never_reads(z):
+    """Asks for megabytes again and again and never reads an answer."""
+    for i in range(64):
+        remoting(z.addr, 310, {"a": "PG", "b": "Big", "c": "TBW102", "d": 1, "e": 0, "f": 0, "g": 1, "h": 0, "i": "", "j": 0}, os.urandom(200000))
+    before = rss(z.proc.pid)
+    pull = frame(11, {"consumerGroup": "CGbig", "topic": "Big", "queueId": 0, "queueOffset": 0, "maxMsgNums": 32, "sysFlag": 4, "commitOffset": 0,
+                      "suspendTimeoutMillis": 0, "subscription": "*", "subVersion": 1, "expressionType": "TAG"})
+    socks, peak = [], 0
+    for _ in range(20):
+        s = connect(z)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.settimeout(0.3)
+        try:
+            for _ in range(400):
+                s.sendall(pull)
+        except OSError:
+            pass
+        socks.append(s)
+        peak = max(peak, rss(z.proc.pid) - before)
+    table.append(("20 readers that never read, 8,000 pulls of 200 KB", peak))
+    check(peak < 400 * 1024, "readers that never read cost bounded memory", f"{peak} KiB")
+    alive(z, "beside readers that never read")
+    for s in socks:
+        s.close()
+
+
+def idle_connections(z):
+    """In a process of its own, since descriptors are limited here too."""
+    n = 10000 if FULL else 3000
+    before = rss(z.proc.pid)
+    code = ("import socket,sys,resource\n"
+            "h=resource.getrlimit(resource.RLIMIT_NOFILE)[1]; resource.setrlimit(resource.RLIMIT_NOFILE,(h,h))\n"
+            f"c=[]\nfor i in range({n}):\n"
+            f"    s=socket.socket(); s.bind(('127.0.0.%d'%(2+i%8),0)); s.connect(('127.0.0.1',{z.port})); c.append(s)\n"
+            "print('ready',flush=True); sys.stdin.read()\n")
+    p = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    ready = p.stdout.readline().strip()
+    check(ready == "ready", f"{n} idle connections are accepted", ready)
+    grown = rss(z.proc.pid) - before
+    table.append((f"{n} idle connections", grown))
+    check(grown < n * 8, f"{n} idle connections cost at most 8 KiB each", f"{grown} KiB")
+    alive(z, f"beside {n} idle connections")
+    p.stdin.close()
+    p.wait(30)
+
+
+def main():
+    z = Zarya().start()
+    create_topic(z.addr, "Hostile")
+    create_topic(z.addr, "Big", 1)
+    alive(z, "at the start")
+    base = rss(z.proc.pid)
+    for case in (wrong_frames, slow_sender, never_reads, idle_connections):
+        case(z)
+    alive(z, "at the end")
+    check(z.proc.poll() is None and z.stop() == 0, "zarya lives and stops cleanly", text_of(z.log)[-800:])
+    print(f"# memory above the {base} KiB at rest:")
+    for what, kib in table:
+        print(f"#   {what:55s} {kib:8d} KiB")
+    done()
+
+
+main()
