@@ -122,7 +122,7 @@ def never_reads(z):
 
 def idle_connections(z):
     """In a process of its own, since descriptors are limited here too."""
-    n = 10000 if FULL else 3000
+    n = 10000
     before = rss(z.proc.pid)
     code = ("import socket,sys,resource\n"
             "h=resource.getrlimit(resource.RLIMIT_NOFILE)[1]; resource.setrlimit(resource.RLIMIT_NOFILE,(h,h))\n"
