@@ -232,9 +232,9 @@ static uint32_t ext_read(struct scanner *s, struct zl_header *h)
     h->n_fields = 0;
     h->has_ext = 0;
     if (*s->p != '{') {
-        struct zr_str word;
-        if (!word_read(s, &word) || !zl_is(word, "null")) return FAIL(s, "extFields is not an object");
-        return 1;
+        struct zr_str text;
+        if (*s->p == '[' || !value_text(s, &text) || text.len) return FAIL(s, "extFields is not an object");
+        return 1; /* null, or an empty string */
     }
     h->has_ext = 1;
     s->p++;
@@ -285,18 +285,12 @@ static uint32_t int_read(struct scanner *s, int32_t *ret)
 static uint32_t language_read(struct scanner *s, int32_t *ret)
 {
     struct zr_str text;
-    uint32_t quoted = *s->p == '"' || *s->p == '\'';
     if (!value_text(s, &text)) return 0;
-    *ret = -1;
-    if (quoted) {
-        *ret = language_number(text);
-    } else if (text.len && zl_parse_i32(text, ret) == ZR_OK && (*ret < 0 || *ret >= N_LANGUAGES)) {
-        *ret = -1;
-    }
+    *ret = language_number(text);
+    int32_t ordinal;
+    if (*ret < 0 && zl_parse_i32(text, &ordinal) == ZR_OK && ordinal >= 0 && ordinal < N_LANGUAGES) *ret = ordinal;
     return 1;
 }
-
-static uint32_t remark_read(struct scanner *s, struct zr_str *ret) { return value_text(s, ret); }
 
 static inline uint32_t key_is(struct zr_str key, const char *name, uint64_t len)
 {
@@ -312,7 +306,7 @@ static uint32_t member_read(struct scanner *s, struct zr_str key, struct zl_head
     if (KEY_IS(key, "language")) return language_read(s, &h->language);
     if (KEY_IS(key, "opaque")) return int_read(s, &h->opaque);
     if (KEY_IS(key, "version")) return int_read(s, &h->version);
-    if (KEY_IS(key, "remark")) return remark_read(s, &h->remark);
+    if (KEY_IS(key, "remark")) return value_text(s, &h->remark);
     return value_skip(s, 1); /* serializeTypeCurrentRPC says what the frame says already; others are unknown */
 }
 

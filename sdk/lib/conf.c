@@ -149,6 +149,7 @@ static uint64_t lines_at_most(struct zr_str text)
 
 zr_status zl_properties_parse(struct zr_str text, struct zl_property **ret, uint32_t *ret_n, uint32_t *ret_line)
 {
+    if (text.len == 0) text.ptr = "";
     uint64_t rows = lines_at_most(text);
     if (rows > UINT32_MAX) return ZR_EINVAL;
     struct zl_property *all = malloc(rows * sizeof(*all) + text.len + 1);

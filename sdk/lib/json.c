@@ -9,7 +9,8 @@
  * 3. Parsing takes time in proportion to the text and to those limits.
  *
  * The writer puts commas, indents and line ends itself. Its pretty layout is fastjson's: one TAB a level, LF, no blank behind
- * ':', every member and every element on its own line, {} and [] when empty. Object keys are compact in either layout. */
+ * ':', every member and every element on its own line, but an array's numbers and booleans on the line they are in; {} and [] when
+ * empty (where fastjson puts an empty line into an empty list). */
 #include "zl/json.h"
 #include "scan.h"
 #include "zl/text.h"
@@ -331,6 +332,7 @@ static void refs_resolve(struct resolver *rs, struct zl_json *node, uint32_t dep
 
 zr_status zl_json_parse(struct zr_str text, struct zl_json_doc **ret_doc, const struct zl_json **ret_root, uint64_t *ret_at)
 {
+    if (text.len == 0) text.ptr = "";
     struct zl_json_doc *doc = calloc(1, sizeof(*doc));
     if (!doc) return ZR_ENOMEM;
     doc->next_size = BLOCK_FIRST;
@@ -432,12 +434,12 @@ uint32_t zl_json_get_bool(const struct zl_json *object, const char *key, uint32_
 
 void zl_json_quote(struct zl_buf *out, struct zr_str v)
 {
-    uint64_t size = v.len + (v.len ? scan_escape_extra(v) : 0) + 2;
+    uint64_t size = v.len + scan_escape_extra(v) + 2;
     char *to = (char *)zl_buf_reserve(out, size);
     if (!to) return;
     const char *to_end = to + size;
     *to++ = '"';
-    if (v.len) to = scan_escape(to, to_end, v);
+    to = scan_escape(to, to_end, v);
     *to = '"';
     out->len += size;
 }
@@ -474,18 +476,20 @@ void zl_json_print(struct zl_buf *out, const struct zl_json *node)
 }
 
 #define LEVELS ((uint32_t)sizeof(((struct zl_jw *)0)->first))
-#define PRETTY 1u
-#define IN_KEY 2u /* inside an object key: compact for now */
+/* What first[] says of a level. */
+#define ON_LINES 0u /* what was written there stands on lines of its own */
+#define NOTHING 1u
+#define INLINE 2u
 
 void zl_jw_init(struct zl_jw *w, struct zl_buf *out, uint32_t pretty)
 {
-    *w = (struct zl_jw){ .out = out, .pretty = pretty ? PRETTY : 0 };
-    w->first[0] = 1;
+    *w = (struct zl_jw){ .out = out, .pretty = pretty != 0 };
+    w->first[0] = NOTHING;
 }
 
 static void line_begin(struct zl_jw *w, uint32_t depth)
 {
-    if (w->pretty != PRETTY) return;
+    if (!w->pretty) return;
     zl_buf_u8(w->out, '\n');
     while (depth--) zl_buf_u8(w->out, '\t');
 }
@@ -494,8 +498,8 @@ static void line_begin(struct zl_jw *w, uint32_t depth)
 static void item_begin(struct zl_jw *w)
 {
     if (w->depth == 0 || w->depth >= LEVELS) return;
-    if (!w->first[w->depth]) zl_buf_u8(w->out, ',');
-    w->first[w->depth] = 0;
+    if (w->first[w->depth] != NOTHING) zl_buf_u8(w->out, ',');
+    w->first[w->depth] = ON_LINES;
     line_begin(w, w->depth);
 }
 
@@ -505,12 +509,22 @@ static void value_begin(struct zl_jw *w)
     w->after_key = 0;
 }
 
+/* The same for a number or a boolean, which as an element begins no line. */
+static void plain_begin(struct zl_jw *w)
+{
+    if (!w->after_key && w->depth && w->depth < LEVELS) {
+        if (w->first[w->depth] != NOTHING) zl_buf_u8(w->out, ',');
+        if (w->first[w->depth] == NOTHING) w->first[w->depth] = INLINE;
+    }
+    w->after_key = 0;
+}
+
 void zl_jw_begin(struct zl_jw *w, char kind)
 {
     value_begin(w);
     zl_buf_u8(w->out, (uint8_t)kind);
     if (++w->depth < LEVELS) {
-        w->first[w->depth] = 1;
+        w->first[w->depth] = NOTHING;
     } else {
         w->out->failed = 1; /* deeper than any reader goes */
     }
@@ -519,9 +533,9 @@ void zl_jw_begin(struct zl_jw *w, char kind)
 void zl_jw_end(struct zl_jw *w, char kind)
 {
     if (w->depth == 0) return;
-    uint32_t empty = w->depth < LEVELS && w->first[w->depth];
+    uint32_t lines = w->depth < LEVELS && w->first[w->depth] == ON_LINES;
     w->depth--;
-    if (!empty) line_begin(w, w->depth);
+    if (lines) line_begin(w, w->depth);
     zl_buf_u8(w->out, (uint8_t)kind);
 }
 
@@ -548,15 +562,10 @@ void zl_jw_key_int(struct zl_jw *w, int64_t key)
 void zl_jw_begin_key(struct zl_jw *w)
 {
     item_begin(w);
-    w->pretty |= IN_KEY;
     w->after_key = 1; /* so that the value that follows puts no comma */
 }
 
-void zl_jw_end_key(struct zl_jw *w)
-{
-    w->pretty &= ~IN_KEY;
-    key_end(w);
-}
+void zl_jw_end_key(struct zl_jw *w) { key_end(w); }
 
 void zl_jw_str(struct zl_jw *w, struct zr_str v)
 {
@@ -566,7 +575,7 @@ void zl_jw_str(struct zl_jw *w, struct zr_str v)
 
 void zl_jw_i64(struct zl_jw *w, int64_t v)
 {
-    value_begin(w);
+    plain_begin(w);
     zl_buf_i64(w->out, v);
 }
 
@@ -611,7 +620,7 @@ static void double_print(struct zl_buf *out, double v)
 
 void zl_jw_f64(struct zl_jw *w, double v)
 {
-    value_begin(w);
+    plain_begin(w);
     if (isfinite(v)) {
         double_print(w->out, v);
     } else {
@@ -621,7 +630,7 @@ void zl_jw_f64(struct zl_jw *w, double v)
 
 void zl_jw_bool(struct zl_jw *w, uint32_t v)
 {
-    value_begin(w);
+    plain_begin(w);
     zl_buf_cstr(w->out, v ? "true" : "false");
 }
 

@@ -165,9 +165,8 @@ void zl_record_finish(uint8_t *record, int64_t queue_offset, int64_t physical_of
 
 uint32_t zl_props_next(struct zr_span props, uint64_t *pos, struct zr_str *ret_name, struct zr_str *ret_value)
 {
-    const char *end = (const char *)props.ptr + props.len;
     while (*pos < props.len) {
-        const char *piece = (const char *)props.ptr + *pos;
+        const char *end = (const char *)props.ptr + props.len, *piece = (const char *)props.ptr + *pos;
         const char *stop = memchr(piece, 2, (size_t)(end - piece));
         if (!stop) stop = end;
         *pos += (uint64_t)(stop - piece) + 1;

@@ -133,8 +133,8 @@ uint32_t scan_unescape(const char **p, const char *end, char quote, char **to, c
             ++*p;
             return 1;
         }
-        /* An escape makes at most as many bytes as it has, so 2 bytes of room are enough for \n and 4 for a \u. */
-        if (to_end - *to < 4 && to_end - *to < end - *p) return 0;
+        /* An escape makes at most 4 bytes, and fewer than it has itself. */
+        if (to_end - *to < 4 && to_end - *to < end - *p - 1) return 0;
         if (!unescape(p, end, to)) return 0;
     }
 }
@@ -178,6 +178,7 @@ static char short_escape(uint8_t c)
 
 uint64_t scan_escape_extra(struct zr_str s)
 {
+    if (s.len == 0) return 0;
     const char *p = s.ptr, *end = p + s.len;
     uint64_t extra = 0;
 #if defined(__SSE2__)
@@ -209,6 +210,7 @@ static inline char *escape_one(char *to, uint8_t c)
 
 char *scan_escape(char *to, const char *to_end, struct zr_str s)
 {
+    if (s.len == 0) return to;
     const char *p = s.ptr, *end = p + s.len;
 #if defined(__SSE2__)
     while (end - p >= 16 && to_end - to >= 16) {

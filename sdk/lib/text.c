@@ -140,6 +140,7 @@ static uint32_t utf8_next(const uint8_t *p, uint64_t left, uint32_t *ret)
 
 int32_t zl_java_hash(struct zr_str utf8)
 {
+    if (utf8.len == 0) return 0;
     const uint8_t *p = (const uint8_t *)utf8.ptr, *end = p + utf8.len;
     uint32_t h = 0;
     while (p < end) {

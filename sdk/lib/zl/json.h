@@ -3,8 +3,8 @@
  * codec.h).
  *
  * The reader builds a tree of nodes in one arena. It accepts what Java peers send: unquoted integer keys, whole objects as
- * keys, single quotes, trailing commas, numbers in quotes, "$ref" (resolved: "$", "$.a.b", "$.a[0]", ".."), blanks.
- * Depth and size are bounded. */
+ * keys, single quotes, trailing commas, numbers in quotes, "$ref" (resolved: "$.a.b", "$.a[0]"; one to something around itself, as
+ * "$" and ".." are, is null, so that every walk of a tree ends), blanks. Depth and size are bounded. */
 #ifndef ZL_JSON_H
 #define ZL_JSON_H
 #include "zarya/abi.h"
@@ -45,11 +45,12 @@ uint32_t zl_json_get_bool(const struct zl_json *object, const char *key, uint32_
 /* Writes the node back as text (compact). */
 void zl_json_print(struct zl_buf *out, const struct zl_json *node);
 
-/* Writer. pretty: fastjson's: one TAB a level, LF, no blank behind ':'. Commas and indents are its business. */
+/* Writer. pretty: fastjson's: one TAB a level, LF, no blank behind ':', members and elements on lines of their own (numbers and
+ * booleans in an array stay on one). Commas and indents are its business. */
 struct zl_jw {
     struct zl_buf *out;
     uint32_t pretty, depth;
-    uint8_t first[64]; /* by depth: nothing was written at this level yet */
+    uint8_t first[64]; /* by depth: what was written at this level so far */
     uint32_t after_key, reserved;
 };
 void zl_jw_init(struct zl_jw *w, struct zl_buf *out, uint32_t pretty);
