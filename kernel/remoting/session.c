@@ -74,6 +74,14 @@ zr_status zk_session_new(struct zk_lane *lane, struct zr_conn *conn, const struc
     return ZR_OK;
 }
 
+/* Plugins that keep something for a connection (the name server its brokers) hear of its end. */
+static void tell_hooks(struct zr_session *s)
+{
+    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .session = s, .now_ms = zk_wall_ms(), .point = ZR_POINT_SESSION_CLOSED };
+    struct zr_verdict verdict = { .hdr = ZR_HDR(struct zr_verdict, 0) };
+    zk_hooks_run(ZR_POINT_SESSION_CLOSED, &event, &verdict);
+}
+
 void zk_session_end(struct zr_session *s)
 {
     struct zk_lane_state *ls = zk_lane_state(s->lane);
@@ -84,6 +92,8 @@ void zk_session_end(struct zr_session *s)
     zk_ask_fail_all(s, ZR_ECLOSED);
     if (zk_rem.events.session_closed && !ls->stopped)
         zk_rem.events.session_closed(s);
+    if (zk_hooks_at(ZR_POINT_SESSION_CLOSED) && !ls->stopped)
+        tell_hooks(s);
     zk_metric_add(zk_rem.metrics.connections, -1);
     if (ls->in_turn) {
         s->turn_next = ls->dead;
