@@ -251,7 +251,7 @@ static struct waiting *waiting_new(const struct zr_command *c, int64_t timeout_n
     uint32_t keep = c->n_pieces && c->done ? c->n_pieces : 0;
     uint64_t body = c->n_pieces ? zk_pieces_len(c->pieces, c->n_pieces) : c->body.len;
     int32_t opaque = zk_opaque_next();
-    zl_buf_init(&buf, ZL_FRAME_MAX);
+    zl_buf_init(&buf, ZK_OUT_MAX);
     *ret_status = body > ZL_FRAME_MAX ? ZR_EFULL : zl_command_encode(&buf, c, ZL_TYPE_JSON, to->on_call ? 0 : ZL_FLAG_ONEWAY, opaque, body);
     for (uint32_t i = 0; i < c->n_pieces && !keep && *ret_status == ZR_OK; i++) {
         if (!c->pieces[i].ptr && c->pieces[i].len)
@@ -259,7 +259,7 @@ static struct waiting *waiting_new(const struct zr_command *c, int64_t timeout_n
         else
             zl_buf_add(&buf, c->pieces[i].ptr, c->pieces[i].len);
     }
-    if (*ret_status == ZR_OK && (buf.failed || (keep && buf.len + body > ZL_FRAME_MAX)))
+    if (*ret_status == ZR_OK && (buf.failed || buf.len + (keep ? body : 0) > ZL_FRAME_MAX))
         *ret_status = ZR_EFULL;
     struct waiting *w = *ret_status == ZR_OK ? malloc(sizeof *w + keep * sizeof(struct zr_piece) + buf.len) : NULL;
     if (w) {

@@ -56,14 +56,14 @@ struct zk_table {
     uint32_t serves;
     const struct zk_entry *direct[ZK_DIRECT_CODES];
 };
-zr_status zk_tables_collect(void);
-zr_status zk_tables_get(uint32_t serves, const struct zk_table **ret);
-void zk_tables_free(void);
-void zk_tables_forget(void); /* what zk_remoting_add gave */
-const struct zk_entry *zk_table_slow(const struct zk_table *table, int32_t code);
-static inline const struct zk_entry *zk_table_find(const struct zk_table *table, int32_t code)
+zr_status zk_codes_collect(void);
+zr_status zk_codes_get(uint32_t serves, const struct zk_table **ret);
+void zk_codes_free(void);
+void zk_codes_forget(void); /* what zk_remoting_add gave */
+const struct zk_entry *zk_codes_slow(const struct zk_table *table, int32_t code);
+static inline const struct zk_entry *zk_codes_find(const struct zk_table *table, int32_t code)
 {
-    return (uint32_t)code < ZK_DIRECT_CODES ? table->direct[code] : zk_table_slow(table, code);
+    return (uint32_t)code < ZK_DIRECT_CODES ? table->direct[code] : zk_codes_slow(table, code);
 }
 
 /* ---- transports, lanes, sessions ---------------------------------------------------------------------------------- */

@@ -153,7 +153,7 @@ static zr_status port_listeners(struct zk_port *port)
     for (uint32_t i = 0; i < n; i++) {
         const struct zr_listener *l = (const struct zr_listener *)((const char *)listeners + (size_t)i * listeners->hdr.size);
         port->serves[i] = l->serves;
-        zr_status status = zk_tables_get(l->serves, &port->tables[i]);
+        zr_status status = zk_codes_get(l->serves, &port->tables[i]);
         if (status != ZR_OK)
             return status;
     }
@@ -196,18 +196,18 @@ zr_status zk_remoting_start(void)
 {
     metrics_declare();
     all_free();
-    zk_tables_free();
+    zk_codes_free();
     atomic_store(&zk_rem.stopping, 0);
     atomic_store(&zk_rem.quitting, 0);
     zk_rem.n_stopped = 0;
-    zr_status status = zk_tables_collect();
+    zr_status status = zk_codes_collect();
     if (status == ZR_OK)
-        status = zk_tables_get(ZR_SERVES_BROKER, &zk_rem.outbound);
+        status = zk_codes_get(ZR_SERVES_BROKER, &zk_rem.outbound);
     if (status == ZR_OK)
         status = ports_add();
     if (status != ZR_OK) {
         all_free();
-        zk_tables_free();
+        zk_codes_free();
         return status;
     }
     for (uint32_t i = 0; i < zk_rem.n_lanes && zk_rem.events.lane_opened; i++)
@@ -297,7 +297,7 @@ void zk_remoting_stop(void)
             zk_log(ZR_LOG_WARN, "remoting: %llu connections did not end; their transports will end them", (unsigned long long)zk_n_sessions());
     }
     lanes_stop();
-    zk_tables_forget();
+    zk_codes_forget();
 }
 
 /* ---- zarya.reply/1 --------------------------------------------------------------------------------------------------- */

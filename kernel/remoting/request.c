@@ -53,26 +53,26 @@ static zr_status answer_refused(const struct zr_command *response, zr_status sta
     return status;
 }
 
-/* An answer larger than a frame may be cannot be read by anyone; the client is told so. */
-static zr_status answer_too_large(struct zr_token *token, uint32_t type, uint64_t body_len)
+/* The answer could not be made into a frame; the client is told so, rather than left waiting. */
+static void answer_instead(struct zr_token *token, uint32_t type, zr_status status)
 {
-    char text[96];
-    int n = snprintf(text, sizeof text, "the answer has a body of %llu bytes, more than a frame may hold", (unsigned long long)body_len);
     struct zr_command c = { ZR_HDR(struct zr_command, 0) };
     c.code = CODE_SYSTEM_ERROR;
-    c.remark = (struct zr_str){ text, (uint64_t)n };
-    return zk_out_command(token->session, &c, type, ZL_FLAG_RESPONSE, token->opaque);
+    if (status == ZR_EFULL)
+        c.remark = (struct zr_str)ZR_STR("the answer is larger than a frame may be");
+    else
+        c.remark = (struct zr_str)ZR_STR("the answer could not be encoded");
+    zk_out_command(token->session, &c, type, ZL_FLAG_RESPONSE, token->opaque);
 }
 
 static zr_status answer_send(struct zr_token *token, const struct zr_command *response)
 {
     uint32_t type = (token->flags & ZK_TOKEN_BINARY) ? ZL_TYPE_BINARY : ZL_TYPE_JSON;
-    uint64_t len = response->n_pieces ? zk_pieces_len(response->pieces, response->n_pieces) : response->body.len;
     zr_status status = zk_out_command(token->session, response, type, ZL_FLAG_RESPONSE, token->opaque);
-    if (status == ZR_EFULL && len > ZL_FRAME_MAX / 2)
-        answer_too_large(token, type, len);
     if (status == ZR_OK)
         zk_metric_add(zk_rem.metrics.answers, 1);
+    else if (status != ZR_ECLOSED)
+        answer_instead(token, type, status);
     return status;
 }
 
@@ -267,7 +267,7 @@ static void note_sender(struct zr_session *s, const struct zr_request *req)
 
 void zk_dispatch(struct zr_session *s, struct zr_request *req)
 {
-    const struct zk_entry *e = zk_table_find(s->table, req->code);
+    const struct zk_entry *e = zk_codes_find(s->table, req->code);
     struct zr_token token = { s, req->opaque, req->code, 0, 0, req->arrived_ns };
     token.flags = ((req->flags & ZR_REQUEST_ONEWAY) ? ZK_TOKEN_ONEWAY : 0) | ((req->flags & ZR_REQUEST_JSON) ? 0 : ZK_TOKEN_BINARY);
     req->token = &token;

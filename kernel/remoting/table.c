@@ -76,7 +76,7 @@ static zr_status entries_add(const struct zr_handler *handlers, uint32_t n, stru
     return status;
 }
 
-zr_status zk_tables_collect(void)
+zr_status zk_codes_collect(void)
 {
     entries = calloc(ZK_MAX_HANDLERS, sizeof *entries);
     if (!entries) {
@@ -96,7 +96,7 @@ zr_status zk_tables_collect(void)
 
 static uint32_t hash_code(int32_t code) { return ((uint32_t)code * 2654435769u) >> 8; }
 
-const struct zk_entry *zk_table_slow(const struct zk_table *table, int32_t code)
+const struct zk_entry *zk_codes_slow(const struct zk_table *table, int32_t code)
 {
     if (!table->hash)
         return NULL;
@@ -125,7 +125,7 @@ static zr_status table_fill(struct zk_table *table)
         const struct zk_entry *e = &entries[i];
         if (!(e->handler.serves & table->serves))
             continue;
-        const struct zk_entry *other = zk_table_find(table, e->handler.code);
+        const struct zk_entry *other = zk_codes_find(table, e->handler.code);
         if (other) {
             zk_err_raise(ZR_EEXIST, 0, "one listener serves what %s and %s both handle: request code %d (%s)", other->owner, e->owner,
                          e->handler.code, e->handler.name);
@@ -142,7 +142,7 @@ static void table_free(struct zk_table *table)
     free(table);
 }
 
-zr_status zk_tables_get(uint32_t serves, const struct zk_table **ret)
+zr_status zk_codes_get(uint32_t serves, const struct zk_table **ret)
 {
     for (struct zk_table *t = tables; t; t = t->next) {
         if (t->serves == serves) {
@@ -172,7 +172,7 @@ zr_status zk_tables_get(uint32_t serves, const struct zk_table **ret)
     return ZR_OK;
 }
 
-void zk_tables_free(void)
+void zk_codes_free(void)
 {
     while (tables) {
         struct zk_table *next = tables->next;
@@ -184,4 +184,4 @@ void zk_tables_free(void)
     n_entries = 0;
 }
 
-void zk_tables_forget(void) { n_kernel_sets = 0; }
+void zk_codes_forget(void) { n_kernel_sets = 0; }
