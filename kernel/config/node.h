@@ -9,9 +9,10 @@ struct zk_plugin_conf {
     const char *use, *as;  /* id or path; name */
     const char *file;      /* where it was written */
     uint32_t line;
-    uint32_t critical;     /* no start without it (default) ; optional = true: start and report */
-    void *settings_node;   /* libconfig's, for config/ only */
-    struct zr_option_value *values; /* parsed by rows, for --print-config; config/ only */
+    uint32_t critical;      /* no start without it (default); optional = true: start and report */
+    uint32_t quiet;         /* of a built-in configuration: not worth a word when its file is not installed */
+    uint32_t reserved;
+    const struct zk_conf *settings_node; /* what was written in `settings`, or NULL (config/tree.h) */
 };
 /* Settings of the section `node`. */
 struct zk_node_settings {
@@ -20,10 +21,11 @@ struct zk_node_settings {
     struct zr_str data;     /* data directory */
     struct zr_str ip1, ip2; /* brokerIP1, brokerIP2; empty: chosen as Apache does */
     struct zr_list plugin_dirs;
-    struct zr_str log_format; /* "text" | "json" */
-    struct zr_str log_level;  /* "error" | "warn" | "info" | "debug" */
+    int64_t log_format;     /* 0 text, 1 json */
+    int64_t log_level;      /* 0 error, 1 warn, 2 info, 3 debug */
     int64_t id;             /* brokerId */
     int64_t workers;        /* pool threads; 0: 2 */
+    int64_t drain_timeout;  /* ms: how long a stop waits for what is open */
 };
 struct zk_node {
     struct zk_node_settings set;
@@ -34,7 +36,10 @@ struct zk_node {
     /* Apache keys given in an imported broker.conf: all, for code 26; those without effect are listed at start. */
     struct zr_field *imported;
     uint32_t n_imported;
+    const char *imported_file; /* where they come from; NULL: nothing was imported */
     uint32_t with_broker, with_namesrv;
+    /* The addresses this broker announces: brokerIP1 and brokerIP2 as set, else chosen. NUL-ended. Final before zk_broker_open. */
+    struct zr_str ip1, ip2;
 };
 extern struct zk_node zk_node;
 #endif

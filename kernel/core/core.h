@@ -31,6 +31,8 @@ zr_status zk_work(void (*fn)(void *), void *arg);
 
 /* Starts and stops timer thread and pool. stop runs what is queued, then joins. */
 zr_status zk_core_start(uint32_t workers);
+/* Puts up the services of core (log, err, mem, timer, work, metrics, state, io); zk_core_start does it too. */
+void zk_core_provide_services(void);
 void zk_core_stop(void);
 
 /* ---- metrics (zarya.metrics/1): declare once, add from anywhere. ---- */

@@ -23,6 +23,4 @@ void zk_timers_stop(void);
 zr_status zk_pool_start(uint32_t workers);
 void zk_pool_stop(void);
 
-/* Puts up the services of core: log, err, mem, timer, work, metrics, state, io. */
-void zk_core_provide(void);
 #endif

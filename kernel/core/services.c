@@ -166,7 +166,7 @@ static zr_status svc_state_read(const struct zr_host *host, struct zr_str name, 
     return zk_state_read(name, accept, ctx);
 }
 
-void zk_core_provide(void)
+void zk_core_provide_services(void)
 {
     static const struct zr_log_v1 log_table = { ZR_HDR(struct zr_log_v1, 0), svc_log_level, svc_log_write };
     static const struct zr_err_v1 err_table = { ZR_HDR(struct zr_err_v1, 0), svc_err_raise };

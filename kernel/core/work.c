@@ -184,7 +184,7 @@ zr_status zk_thread_join(uint64_t id)
 
 zr_status zk_core_start(uint32_t workers)
 {
-    zk_core_provide();
+    zk_core_provide_services();
     zr_status status = zk_timers_start();
     if (status == ZR_OK) {
         status = zk_pool_start(workers);
