@@ -7,6 +7,7 @@
  *
  * LOCKING: the table under inst->lock; kv_gen, kv_saved, kv_failed, kv_saving under inst->small. kv_gen grows with small held inside
  * lock's write side, so a document made under lock holds every change up to the kv_gen read there. */
+#include <stdio.h>
 #include <stdlib.h>
 #include "namesrv.h"
 
@@ -123,10 +124,36 @@ static zr_status kv_accept(void *ctx, struct zr_span bytes)
     return status;
 }
 
+/* A kvConfig.json of Apache's that lies outside the data directory: read once, when there is no document of our own yet. */
+static zr_status kv_take_over(struct zr_inst *inst)
+{
+    FILE *file = inst->kv_given.ptr[0] == '/' ? fopen(inst->kv_given.ptr, "re") : NULL;
+    zr_status status = ZR_OK;
+    struct zl_buf text;
+    if (!file)
+        return ZR_OK;
+    zl_buf_init(&text, 8ull * NS_MAX_KV_BYTES);
+    for (uint8_t *room; (room = zl_buf_reserve(&text, 65536));) {
+        size_t n = fread(room, 1, 65536, file);
+        if (n == 0)
+            break;
+        text.len += n;
+    }
+    if (text.failed || ferror(file))
+        status = ZR_EIO;
+    else if (text.len > 0)
+        status = kv_accept(inst, zl_buf_as_span(&text));
+    if (status == ZR_OK)
+        ns_log(inst, ZR_LOG_INFO, "KV configuration taken over from %s; it is kept in %s/%s", inst->kv_given.ptr, inst->host->data_dir, inst->set.kv_path.ptr);
+    zl_buf_free(&text);
+    fclose(file);
+    return status;
+}
+
 zr_status ns_kv_load(struct zr_inst *inst)
 {
     zr_status status = inst->state->read(inst->host, inst->set.kv_path, kv_accept, inst);
-    return status == ZR_ENOENT ? ZR_OK : status;
+    return status == ZR_ENOENT ? kv_take_over(inst) : status;
 }
 
 /* One document with everything up to *ret_gen. */

@@ -5,7 +5,7 @@
  * touch it: when it fires too early it looks again and is armed for what is earliest then.
  *
  * LOCAL BROKER. Bound as a registry, this plugin puts the broker of its own process into the tables without a connection
- * (announceLocalBroker). routing-remote beside it announces the same broker by the wire; both say the same, so both may run. */
+ * (announce_local). routing-remote beside it announces the same broker by the wire; both say the same, so both may run. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -313,7 +313,7 @@ static zr_status ns_raise(const struct zr_host *host, zr_status status, const ch
 
 static uint32_t path_ok(struct zr_str path)
 {
-    if (path.len == 0 || path.len > 255 || path.ptr[0] == '/')
+    if (path.len == 0 || path.len > 1024)
         return 0;
     for (uint64_t i = 0; i + 1 < path.len; i++)
         if (path.ptr[i] == '.' && path.ptr[i + 1] == '.')
@@ -325,10 +325,30 @@ static zr_status ns_check(const struct zr_host *host, const void *settings)
 {
     const struct ns_settings *set = settings;
     if (!path_ok(set->kv_path) || !path_ok(set->config_path))
-        return ns_raise(host, ZR_EINVAL, "kvConfigPath and configStorePath are names below the data directory, without '..'");
+        return ns_raise(host, ZR_EINVAL, "kv_path and config_path are names of documents without '..'");
     if (zl_eq(set->kv_path, set->config_path))
-        return ns_raise(host, ZR_EINVAL, "kvConfigPath and configStorePath name the same document");
+        return ns_raise(host, ZR_EINVAL, "kv_path and config_path name the same document");
     return ZR_OK;
+}
+
+/* Documents live below the data directory. An absolute path (namesrv.conf has such) counts when it points there; else the default
+ * name is used, and ns_kv_load takes the file over. */
+static struct zr_str path_below(const struct zr_host *host, struct zr_str path, const char *dflt)
+{
+    uint64_t len = strlen(host->data_dir);
+    if (path.ptr[0] != '/')
+        return path;
+    if (path.len > len + 1 && memcmp(path.ptr, host->data_dir, len) == 0 && path.ptr[len] == '/')
+        return (struct zr_str){ path.ptr + len + 1, path.len - len - 1 };
+    return zl_str(dflt);
+}
+
+static void settings_take(struct zr_inst *inst, const struct ns_settings *settings)
+{
+    inst->set = *settings;
+    inst->set.kv_path = path_below(inst->host, settings->kv_path, "namesrv/kvConfig.json");
+    inst->set.config_path = path_below(inst->host, settings->config_path, "namesrv/namesrv.properties");
+    inst->kv_given = settings->kv_path;
 }
 
 static zr_status ns_create(const struct zr_host *host, const void *settings, struct zr_inst **ret)
@@ -337,7 +357,7 @@ static zr_status ns_create(const struct zr_host *host, const void *settings, str
     if (!inst)
         return ZR_ENOMEM;
     inst->host = host;
-    inst->set = *(const struct ns_settings *)settings;
+    settings_take(inst, settings);
     inst->reply = host->query(host, ZR_SVC_REPLY);
     inst->timer = host->query(host, ZR_SVC_TIMER);
     inst->log = host->query(host, ZR_SVC_LOG);
@@ -364,9 +384,9 @@ static zr_status ns_warm(struct zr_inst *inst)
     if (inst->metrics && inst->metrics->declare(inst->host, ns_metrics, sizeof ns_metrics / sizeof *ns_metrics, &inst->first_metric) != ZR_OK)
         inst->metrics = NULL;
     if ((status = ns_kv_load(inst)) != ZR_OK)
-        ns_raise(inst->host, status, "the KV configuration cannot be read; repair or remove the document named by kvConfigPath and its .bak");
+        ns_raise(inst->host, status, "the KV configuration cannot be read; repair or remove the document named by kv_path and its .bak");
     else if ((status = ns_conf_load(inst)) != ZR_OK)
-        ns_raise(inst->host, status, "the document named by configStorePath cannot be read; repair or remove it and its .bak");
+        ns_raise(inst->host, status, "the document named by config_path cannot be read; repair or remove it and its .bak");
     if (status != ZR_OK)
         ns_kv_free(inst);
     return status;
@@ -390,7 +410,7 @@ static void ns_destroy(struct zr_inst *inst)
 static zr_status ns_retune(struct zr_inst *inst, const void *settings)
 {
     pthread_rwlock_wrlock(&inst->lock);
-    inst->set = *(const struct ns_settings *)settings;
+    settings_take(inst, settings);
     inst->gen++;
     pthread_rwlock_unlock(&inst->lock);
     return ZR_OK;

@@ -56,7 +56,7 @@ struct ns_settings {
     uint8_t order_message_enable, return_order_topic_config, enable_all_topic_list, enable_topic_list;
     uint8_t notify_min_broker_id, support_acting_master, delete_topic_with_registration, need_wait_for_service;
     uint8_t announce_local;
-    int64_t wait_seconds_for_service, scan_interval_ms, max_topics, max_entries, route_cache_bytes;
+    int64_t wait_for_service_ms, scan_interval_ms, max_topics, max_entries, route_cache_bytes;
     struct zr_str kv_path, config_path;
 };
 extern const struct zr_option ns_options[];
@@ -152,6 +152,7 @@ struct zr_inst {
 
     pthread_rwlock_t lock;
     struct ns_settings set;
+    struct zr_str kv_given; /* kv_path as configured */
     struct ns_map topics, brokers, clusters, lives, kv;
     struct ns_topic *grave_first, *grave_last;
     uint64_t n_entries, n_live_topics, next_uid, kv_bytes;

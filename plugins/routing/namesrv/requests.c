@@ -236,7 +236,7 @@ static zr_status answer_no_route(struct zr_inst *inst, const struct zr_request *
 static uint32_t route_must_wait(struct zr_inst *inst)
 {
     pthread_rwlock_rdlock(&inst->lock);
-    uint32_t wait = inst->set.need_wait_for_service && ns_now(inst) - inst->started_ns < inst->set.wait_seconds_for_service * 1000000000;
+    uint32_t wait = inst->set.need_wait_for_service && ns_now(inst) - inst->started_ns < inst->set.wait_for_service_ms * 1000000;
     pthread_rwlock_unlock(&inst->lock);
     return wait;
 }

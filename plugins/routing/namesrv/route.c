@@ -5,7 +5,7 @@
  * each topic and form, until they are no longer true:
  *   1. A change of the topic's entries drops its bodies (ns_cache_drop, under the write lock).
  *   2. A change that concerns many topics moves inst->gen; a body of another gen is never given out.
- *   3. Topics with bodies stand in the ring of their stripe. When a stripe holds more than its share of routeCacheBytes, its hand
+ *   3. Topics with bodies stand in the ring of their stripe. When a stripe holds more than its share of route_cache, its hand
  *      goes round and drops bodies that were not asked for since it came by last.
  *   4. A body is immutable and counted, so an answer can be sent after all locks are free.
  *
