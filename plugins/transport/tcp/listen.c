@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* listen.c - addresses, bound sockets, accepting.
+ *
+ *   1. Each listener is accepted on by one lane, which gives every connection to the lane that has the fewest. So even two
+ *      connections use two lanes, which a shared epoll or SO_REUSEPORT does not promise.
+ *   2. Out of descriptors: the reserve is given up to accept and close one connection, so that the peer learns of it and
+ *      epoll does not fire again for it. When even that fails, and when the accept rate is used up, the listener rests.
+ *   3. A name is bound at the first of its addresses that works, IPv4 before IPv6. "[::]" serves IPv4 too, unless another
+ *      entry wants the same port for IPv4. */
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+#include "tcp.h"
+
+#define REST_NS 100000000ll
+
+zr_status tcp_endpoint_split(struct zr_str text, char *host, size_t cap, uint16_t *ret_port)
+{
+    uint64_t colon = text.len;
+    int32_t port;
+    while (colon > 0 && text.ptr[colon - 1] != ':') {
+        colon--;
+    }
+    if (colon == 0 || zl_parse_i32((struct zr_str){ text.ptr + colon, text.len - colon }, &port) != ZR_OK || port < 0 || port > 65535) {
+        return ZR_EINVAL;
+    }
+    struct zr_str name = { text.ptr, colon - 1 };
+    if (name.len >= 2 && name.ptr[0] == '[' && name.ptr[name.len - 1] == ']') {
+        name = (struct zr_str){ name.ptr + 1, name.len - 2 };
+    } else if (memchr(name.ptr, ':', name.len)) {
+        return ZR_EINVAL; /* an IPv6 address needs its brackets */
+    }
+    if (name.len == 0 || name.len >= cap) {
+        return ZR_EINVAL;
+    }
+    memcpy(host, name.ptr, name.len);
+    host[name.len] = '\0';
+    *ret_port = (uint16_t)port;
+    return ZR_OK;
+}
+
+uint32_t tcp_listen_serves(const struct tcp_settings *set)
+{
+    static const struct { const char *name; uint32_t bit; } words[] = {
+        { "broker", ZR_SERVES_BROKER }, { "broker-fast", ZR_SERVES_FAST }, { "routing", ZR_SERVES_ROUTING }
+    };
+    uint32_t serves = 0;
+    for (uint64_t i = 0; i < set->serves.n; i++) {
+        uint32_t bit = 0;
+        for (uint32_t w = 0; w < sizeof words / sizeof words[0]; w++) {
+            bit |= zl_is(set->serves.items[i], words[w].name) ? words[w].bit : 0u;
+        }
+        if (!bit) {
+            return 0;
+        }
+        serves |= bit;
+    }
+    return serves ? serves : ZR_SERVES_BROKER;
+}
+
+zr_status tcp_listen_check(const struct tcp_settings *set, char *why, size_t cap)
+{
+    const struct zr_list *lists[2] = { &set->listen, &set->fast };
+    char host[256];
+    uint16_t port;
+    if (!tcp_listen_serves(set)) {
+        snprintf(why, cap, "serves: each word must be one of broker, broker-fast, routing");
+        return ZR_EINVAL;
+    }
+    if (set->listen.n + set->fast.n > TCP_MAX_LISTENERS) {
+        snprintf(why, cap, "listen: at most %u addresses", TCP_MAX_LISTENERS);
+        return ZR_EINVAL;
+    }
+    for (uint32_t l = 0; l < 2; l++) {
+        for (uint64_t i = 0; i < lists[l]->n; i++) {
+            struct zr_str text = lists[l]->items[i];
+            if (tcp_endpoint_split(text, host, sizeof host, &port) != ZR_OK) {
+                snprintf(why, cap, "%s: \"%.*s\" is not host:port (an IPv6 address stands in brackets, as in [::]:10911)",
+                         l ? "fast" : "listen", (int)(text.len < 200 ? text.len : 200), text.ptr);
+                return ZR_EINVAL;
+            }
+        }
+    }
+    if (set->output_low > set->output_high) {
+        snprintf(why, cap, "output_low must not be above output_high");
+        return ZR_EINVAL;
+    }
+    return ZR_OK;
+}
+
+/* ---- binding ---------------------------------------------------------------------------------------------------- */
+
+static const char *hint(int error)
+{
+    switch (error) {
+    case EADDRINUSE: return "; another process listens there (ss -ltnp shows which)";
+    case EACCES: return "; ports below 1024 need the capability CAP_NET_BIND_SERVICE";
+    case EADDRNOTAVAIL: return "; this machine has no such address";
+    default: return "";
+    }
+}
+
+static uint32_t wants_ipv4(const struct zr_inst *inst, uint16_t port)
+{
+    const struct zr_list *lists[2] = { &inst->set->listen, &inst->set->fast };
+    for (uint32_t l = 0; l < 2 && port; l++) {
+        for (uint64_t i = 0; i < lists[l]->n; i++) {
+            char host[256];
+            uint16_t other;
+            if (tcp_endpoint_split(lists[l]->items[i], host, sizeof host, &other) == ZR_OK && other == port && !strchr(host, ':')) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+/* A listening socket, or -1 with errno. */
+static int bind_one(struct zr_inst *inst, const struct addrinfo *ai, uint16_t port)
+{
+    int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), one = 1;
+    if (fd < 0) {
+        return -1;
+    }
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (ai->ai_family == AF_INET6) {
+        int only6 = wants_ipv4(inst, port) ? 1 : 0;
+        (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &only6, sizeof only6);
+    }
+    int snd = (int)inst->set->sndbuf, rcv = (int)inst->set->rcvbuf;
+    if (snd > 0) {
+        (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &snd, sizeof snd);
+    }
+    if (rcv > 0) {
+        (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &rcv, sizeof rcv);
+    }
+    if (bind(fd, ai->ai_addr, ai->ai_addrlen) != 0 || listen(fd, (int)inst->set->backlog) != 0) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
+
+static void publish(struct zr_inst *inst, struct tcp_listener *l, int fd, uint32_t serves)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof ss;
+    char text[64];
+    memset(&ss, 0, sizeof ss);
+    (void)getsockname(fd, (struct sockaddr *)&ss, &len);
+    l->fd = fd;
+    l->index = inst->n_listeners;
+    l->lane = &inst->lanes[l->index % inst->n_lanes];
+    l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    l->pub = (struct zr_listener){ .hdr = ZR_HDR(struct zr_listener, 0), .serves = serves };
+    if (ss.ss_family == AF_INET6) { /* not turned into IPv4: this is where we are, not who came */
+        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)&ss;
+        memcpy(l->pub.addr.ip, &in6->sin6_addr, 16);
+        l->pub.addr.family = 6;
+        l->pub.addr.port = ntohs(in6->sin6_port);
+    } else {
+        tcp_addr_from(&l->pub.addr, (const struct sockaddr *)&ss);
+    }
+    uint32_t n = zl_addr_print(text, &l->pub.addr);
+    int m = snprintf(l->url, sizeof l->url, "tcp://%.*s", (int)n, text);
+    l->pub.url = (struct zr_str){ l->url, (uint64_t)m };
+    inst->published[l->index] = l->pub;
+    inst->n_listeners++;
+    tcp_log(inst, ZR_LOG_INFO, "listening on %s", l->url);
+}
+
+static zr_status open_one(struct zr_inst *inst, struct zr_str text, uint32_t serves)
+{
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV }, *all = NULL;
+    char host[256], service[8];
+    uint16_t port = 0;
+    int fd = -1, error = 0;
+    if (tcp_endpoint_split(text, host, sizeof host, &port) != ZR_OK) {
+        return tcp_fail(inst, ZR_EINVAL, 0, "\"%.*s\" is not host:port", (int)text.len, text.ptr);
+    }
+    snprintf(service, sizeof service, "%u", (unsigned)port);
+    int gai = getaddrinfo(host, service, &hints, &all);
+    if (gai != 0) {
+        return tcp_fail(inst, ZR_ENOENT, gai == EAI_SYSTEM ? errno : 0, "cannot listen on %s:%u: %s", host, (unsigned)port, gai_strerror(gai));
+    }
+    static const int order[2] = { AF_INET, AF_INET6 };
+    for (uint32_t i = 0; i < 2 && fd < 0; i++) {
+        for (const struct addrinfo *ai = all; ai && fd < 0; ai = ai->ai_next) {
+            if (ai->ai_family == order[i] && (fd = bind_one(inst, ai, port)) < 0 && !error) {
+                error = errno;
+            }
+        }
+    }
+    freeaddrinfo(all);
+    if (fd < 0) {
+        return tcp_fail(inst, ZR_EIO, error, "cannot listen on %s:%u: %s%s", host, (unsigned)port, strerror(error), hint(error));
+    }
+    publish(inst, &inst->listeners[inst->n_listeners], fd, serves);
+    return ZR_OK;
+}
+
+zr_status tcp_listeners_open(struct zr_inst *inst)
+{
+    uint64_t n = inst->set->listen.n + inst->set->fast.n;
+    inst->listeners = calloc(n ? n : 1, sizeof inst->listeners[0]);
+    inst->published = calloc(n ? n : 1, sizeof inst->published[0]);
+    zr_status status = inst->listeners && inst->published ? ZR_OK : ZR_ENOMEM;
+    for (uint64_t i = 0; i < inst->set->listen.n && status == ZR_OK; i++) {
+        status = open_one(inst, inst->set->listen.items[i], inst->serves);
+    }
+    for (uint64_t i = 0; i < inst->set->fast.n && status == ZR_OK; i++) {
+        status = open_one(inst, inst->set->fast.items[i], ZR_SERVES_FAST);
+    }
+    return status;
+}
+
+void tcp_listeners_close(struct zr_inst *inst)
+{
+    for (uint32_t i = 0; i < inst->n_listeners; i++) {
+        struct tcp_listener *l = &inst->listeners[i];
+        if (l->fd >= 0) {
+            close(l->fd);
+        }
+        if (l->reserve >= 0) {
+            close(l->reserve);
+        }
+    }
+    inst->n_listeners = 0;
+    free(inst->listeners);
+    free(inst->published);
+    inst->listeners = NULL;
+    inst->published = NULL;
+}
+
+void tcp_listener_start(struct tcp_listener *l)
+{
+    struct epoll_event event = { .events = EPOLLIN, .data.u64 = (uint64_t)l->index << 1 | 1u };
+    if (epoll_ctl(l->lane->epoll, EPOLL_CTL_ADD, l->fd, &event) != 0) {
+        tcp_log(l->lane->inst, ZR_LOG_ERROR, "cannot accept on %s: %s", l->url, strerror(errno));
+    }
+}
+
+void tcp_listener_stop(struct tcp_listener *l)
+{
+    if (l->fd >= 0) {
+        (void)epoll_ctl(l->lane->epoll, EPOLL_CTL_DEL, l->fd, NULL);
+        close(l->fd);
+        l->fd = -1;
+    }
+    l->resting = 0;
+}
+
+static void rest(struct tcp_listener *l, int64_t ns)
+{
+    (void)epoll_ctl(l->lane->epoll, EPOLL_CTL_DEL, l->fd, NULL);
+    l->resting = 1;
+    l->rest_until = l->lane->now_ns + ns;
+}
+
+/* ---- limits ----------------------------------------------------------------------------------------------------- */
+
+static struct tcp_address **find_address(struct zr_inst *inst, const struct zr_addr *addr)
+{
+    struct tcp_address **at = &inst->addresses[zl_hash(addr->ip, sizeof addr->ip) % TCP_ADDRESS_BUCKETS];
+    while (*at && memcmp((*at)->addr.ip, addr->ip, sizeof addr->ip) != 0) {
+        at = &(*at)->next;
+    }
+    return at;
+}
+
+static uint32_t address_enters(struct zr_inst *inst, const struct zr_addr *addr)
+{
+    uint32_t may = 0;
+    if (inst->set->max_per_address == 0) {
+        return 1;
+    }
+    pthread_mutex_lock(&inst->lock);
+    struct tcp_address **at = find_address(inst, addr);
+    if (!*at && (*at = calloc(1, sizeof **at))) {
+        (*at)->addr = *addr;
+    }
+    if (*at && (*at)->n < (uint64_t)inst->set->max_per_address) {
+        (*at)->n++;
+        may = 1;
+    }
+    pthread_mutex_unlock(&inst->lock);
+    return may;
+}
+
+void tcp_address_leave(struct zr_inst *inst, const struct zr_addr *addr)
+{
+    if (inst->set->max_per_address == 0) {
+        return;
+    }
+    pthread_mutex_lock(&inst->lock);
+    struct tcp_address **at = find_address(inst, addr), *entry = *at;
+    if (entry && --entry->n == 0) {
+        *at = entry->next;
+        free(entry);
+    }
+    pthread_mutex_unlock(&inst->lock);
+}
+
+/* A bucket of one second's worth of tokens. 0: used up; *ret_ns until there is one again. */
+static uint32_t take_rate_token(struct zr_inst *inst, int64_t now, int64_t *ret_ns)
+{
+    int64_t rate = inst->set->accept_rate, each = rate ? 1000000000ll / rate : 0;
+    uint32_t may = 1;
+    if (rate == 0) {
+        return 1;
+    }
+    pthread_mutex_lock(&inst->lock);
+    if (inst->rate_ns == 0 || now - inst->rate_ns > 1000000000ll) {
+        inst->rate_tokens = rate;
+        inst->rate_ns = now;
+    }
+    int64_t fresh = (now - inst->rate_ns) / each;
+    inst->rate_tokens = inst->rate_tokens + fresh < rate ? inst->rate_tokens + fresh : rate;
+    inst->rate_ns += fresh * each;
+    if (inst->rate_tokens > 0) {
+        inst->rate_tokens--;
+    } else {
+        may = 0;
+        *ret_ns = each > 10000000ll ? each : 10000000ll;
+    }
+    pthread_mutex_unlock(&inst->lock);
+    return may;
+}
+
+/* Nobody was there to take it. */
+static void give_rate_token(struct zr_inst *inst)
+{
+    if (inst->set->accept_rate) {
+        pthread_mutex_lock(&inst->lock);
+        inst->rate_tokens++;
+        pthread_mutex_unlock(&inst->lock);
+    }
+}
+
+/* ---- accepting -------------------------------------------------------------------------------------------------- */
+
+static void refuse(struct zr_inst *inst, int fd)
+{
+    tcp_count(inst, TCP_M_REFUSED, 1);
+    close(fd);
+}
+
+static void out_of_descriptors(struct tcp_listener *l, int error)
+{
+    struct zr_inst *inst = l->lane->inst;
+    tcp_log_rare(inst, TCP_SAID_NOFILE, "cannot accept on %s: %s; connections are refused (raise the limit of open files, LimitNOFILE or ulimit -n)",
+                 l->url, strerror(error));
+    if ((error == EMFILE || error == ENFILE) && l->reserve >= 0) {
+        close(l->reserve);
+        int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            refuse(inst, fd);
+        }
+        l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        if (fd >= 0) {
+            return;
+        }
+    } else if (l->reserve < 0) {
+        l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    }
+    rest(l, REST_NS);
+}
+
+static uint32_t may_enter(struct zr_inst *inst, const struct zr_addr *peer)
+{
+    if (atomic_fetch_add(&inst->n_conns, 1u) >= inst->max_connections) {
+        tcp_log_rare(inst, TCP_SAID_FULL, "connection refused: %llu connections are there, which is the limit (option max_connections)",
+                     (unsigned long long)inst->max_connections);
+    } else if (!address_enters(inst, peer)) {
+        tcp_log_rare(inst, TCP_SAID_ADDRESS, "connection refused: an address has %lld connections, which is the limit (option max_per_address)",
+                     (long long)inst->set->max_per_address);
+    } else {
+        return 1;
+    }
+    atomic_fetch_sub(&inst->n_conns, 1u);
+    return 0;
+}
+
+static void enter(struct tcp_listener *l, int fd, const struct sockaddr *sa)
+{
+    struct zr_inst *inst = l->lane->inst;
+    struct sockaddr_storage local;
+    socklen_t len = sizeof local;
+    struct zr_addr peer;
+    tcp_addr_from(&peer, sa);
+    if (!may_enter(inst, &peer)) {
+        refuse(inst, fd);
+        return;
+    }
+    struct tcp_lane *lane = tcp_lane_choose(inst);
+    struct zr_conn *conn = tcp_conn_new(lane, fd);
+    if (!conn) {
+        atomic_fetch_sub(&lane->n_conns, 1u);
+        atomic_fetch_sub(&inst->n_conns, 1u);
+        tcp_address_leave(inst, &peer);
+        refuse(inst, fd);
+        return;
+    }
+    tcp_socket_tune(inst, fd);
+    conn->listener = l->index;
+    conn->peer = peer;
+    memset(&local, 0, sizeof local);
+    if (getsockname(fd, (struct sockaddr *)&local, &len) == 0) {
+        tcp_addr_from(&conn->local, (const struct sockaddr *)&local);
+    }
+    tcp_count(inst, TCP_M_ACCEPTED, 1);
+    tcp_count(inst, TCP_M_CONNECTIONS, 1);
+    tcp_lane_post(conn, TCP_POST_NEW);
+}
+
+void tcp_listener_ready(struct tcp_listener *l)
+{
+    struct zr_inst *inst = l->lane->inst;
+    for (uint32_t i = 0; i < TCP_ACCEPT_BATCH && l->fd >= 0; i++) {
+        struct sockaddr_storage ss;
+        socklen_t len = sizeof ss;
+        int64_t wait = 0;
+        if (!take_rate_token(inst, l->lane->now_ns, &wait)) {
+            rest(l, wait);
+            return;
+        }
+        int fd = accept4(l->fd, (struct sockaddr *)&ss, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd >= 0) {
+            enter(l, fd, (const struct sockaddr *)&ss);
+            continue;
+        }
+        int error = errno;
+        give_rate_token(inst);
+        if (error == EAGAIN) {
+            return;
+        } else if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) {
+            out_of_descriptors(l, error);
+            return;
+        } /* else: an error of that one connection, as ECONNABORTED */
+    }
+}
