@@ -27,6 +27,7 @@
 #define ZK_OUT_KEEP (1024u * 1024)    /* a lane's buffer beyond this is given back after a flush */
 #define ZK_OUT_MAX (ZK_OUT_FLUSH + ZL_FRAME_MAX + 65536u)
 #define ZK_TURN_HEADERS (4u * 1024 * 1024) /* header bytes after which a turn is ended early: its text lives in the arena */
+#define ZK_SCRATCH_BLOCK (16u * 1024)
 #define ZK_ARENA_CHUNK (64u * 1024)
 #define ZK_ARENA_MAX (64u * 1024 * 1024)
 #define ZK_MAX_JOBS 10000u            /* requests waiting for the worker pool, as Apache's admin executor */
@@ -100,6 +101,8 @@ struct zk_lane_state {
     uint32_t stopped;            /* nothing of the broker's is touched any more */
     struct zr_session *dead;     /* closed in this turn, kept until its end */
     struct zr_session *ready;    /* outbound, opened, not yet given to their calls */
+    char *scratch;               /* rest of a block of the arena, for text of headers */
+    uint64_t scratch_left;
     uint64_t header_bytes;       /* of this turn */
     uint64_t n_requests, bytes_in; /* not yet added to the metrics */
     pthread_mutex_t lock;        /* sessions, n_sessions */

@@ -49,6 +49,15 @@ void zk_lane_free(struct zk_lane *lane)
     free(lane);
 }
 
+static void lane_reset(struct zk_lane *lane)
+{
+    struct zk_lane_state *ls = zk_lane_state(lane);
+    zk_arena_reset(&lane->arena);
+    ls->scratch = NULL;
+    ls->scratch_left = 0;
+    ls->header_bytes = 0;
+}
+
 static void lane_count(struct zk_lane_state *ls)
 {
     if (ls->n_requests)
@@ -67,8 +76,7 @@ void zk_lane_settle(struct zk_lane *lane)
     zk_lane_flush(lane);
     zk_lane_bury(lane);
     lane_count(ls);
-    zk_arena_reset(&lane->arena);
-    ls->header_bytes = 0;
+    lane_reset(lane);
 }
 
 /* ---- malformed input ----------------------------------------------------------------------------------------------- */
@@ -108,13 +116,39 @@ static void request_fill(struct zr_request *req, struct zr_session *s, const str
     req->flags = ((h->flag & ZL_FLAG_ONEWAY) ? ZR_REQUEST_ONEWAY : 0) | (h->type == ZL_TYPE_JSON ? ZR_REQUEST_JSON : 0);
 }
 
+/* Room for the unescaped text of one header. It comes from a block of the arena, of which scratch_keep takes only what was used,
+ * so that a burst of headers stays in the nearest cache. */
 static char *scratch_get(struct zk_lane *lane, uint64_t len)
 {
     struct zk_lane_state *ls = zk_lane_state(lane);
     if (ls->header_bytes + len > ZK_TURN_HEADERS && ls->header_bytes)
         zk_lane_settle(lane);
     ls->header_bytes += len;
-    return zk_arena_alloc(&lane->arena, len ? len : 1);
+    if (len > ls->scratch_left || !ls->scratch) {
+        uint64_t block = len > ZK_SCRATCH_BLOCK ? len : ZK_SCRATCH_BLOCK;
+        ls->scratch = zk_arena_alloc(&lane->arena, block);
+        ls->scratch_left = ls->scratch ? block : 0;
+    }
+    return ls->scratch;
+}
+
+static void scratch_keep_str(const struct zk_lane_state *ls, struct zr_str s, uint64_t *used)
+{
+    uint64_t off = (uint64_t)((uintptr_t)s.ptr - (uintptr_t)ls->scratch);
+    if (s.len && off < ls->scratch_left && off + s.len > *used)
+        *used = off + s.len;
+}
+
+static void scratch_keep(struct zk_lane_state *ls)
+{
+    uint64_t used = 0;
+    scratch_keep_str(ls, ls->header.remark, &used);
+    for (uint32_t i = 0; i < ls->header.n_fields; i++) {
+        scratch_keep_str(ls, ls->header.fields[i].name, &used);
+        scratch_keep_str(ls, ls->header.fields[i].value, &used);
+    }
+    ls->scratch += used;
+    ls->scratch_left -= used;
 }
 
 static zr_status take_frame(struct zk_lane *lane, struct zr_session *s, struct zr_span frame, int64_t now_ns)
@@ -127,6 +161,7 @@ static zr_status take_frame(struct zk_lane *lane, struct zr_session *s, struct z
     const char *why = "malformed header";
     if (zl_header_decode(frame, &ls->header, scratch, header_len, &why) != ZR_OK)
         return malformed(s, why);
+    scratch_keep(ls);
     struct zr_request req;
     request_fill(&req, s, &ls->header, now_ns);
     if (ls->header.flag & ZL_FLAG_RESPONSE)
@@ -226,7 +261,7 @@ static void on_woken(void *ctx, uint32_t index)
     zk_lane_flush(lane);
     zk_lane_now = NULL;
     if (!ls->in_turn)
-        zk_arena_reset(&lane->arena);
+        lane_reset(lane);
     if (atomic_load_explicit(&zk_rem.quitting, memory_order_acquire))
         lane_confirm_stop(ls);
 }

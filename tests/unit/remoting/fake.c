@@ -435,3 +435,27 @@ uint32_t fake_exchange(struct zr_conn *conn, int32_t code, int32_t flag, uint32_
         cr_assert(ret->h.opaque == opaque && ret->h.flag == ZL_FLAG_RESPONSE);
     return got;
 }
+
+#ifdef __SANITIZE_THREAD__
+#include <sys/wait.h>
+struct plain_test *plain_tests;
+int main(void)
+{
+    uint32_t n = 0, failed = 0;
+    for (struct plain_test *t = plain_tests; t; t = t->next, n++) {
+        fflush(NULL);
+        pid_t pid = fork();
+        int status = 1;
+        if (pid == 0) {
+            t->run();
+            exit(0);
+        }
+        if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0) {
+            printf("failed: %s::%s (%d)\n", t->suite, t->name, status);
+            failed++;
+        }
+    }
+    printf("%u tests, %u failed\n", n, failed);
+    return failed != 0;
+}
+#endif

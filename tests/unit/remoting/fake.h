@@ -5,8 +5,12 @@
  * asked for meanwhile (wakes, closes). With it, each lane has a thread that does those, and tests inject frames. */
 #ifndef FAKE_H
 #define FAKE_H
+#ifdef __SANITIZE_THREAD__
+#include "plain.h"
+#else
 #include <criterion/criterion.h>
 #include <criterion/logging.h>
+#endif
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>

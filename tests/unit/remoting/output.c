@@ -9,13 +9,14 @@
 
 #define ROW(code, flags, fn) { ZR_HDR(struct zr_handler, 0), code, ZR_SERVES_BROKER, flags, 0, #fn, fn }
 
-static uint32_t n_done, n_turn_ends, n_woken, n_closed;
+static uint32_t n_done;
+static _Atomic uint32_t n_turn_ends, n_woken, n_closed; /* stop runs both lanes */
 static zr_status last_done;
 static uint8_t *big;
 static uint64_t big_len = 100;
 static int file = -1;
 static struct zr_token late[64];
-static uint32_t n_late;
+static _Atomic uint32_t n_late;
 static struct zr_session *tell_to;
 
 static void on_done(void *ctx, zr_status status)

@@ -9,8 +9,8 @@
 
 #define SLOTS 8u
 #define ASKERS 4u
-#define ROUNDS 3000u
-#define CHURNS 300u
+#define ROUNDS 10000u
+#define CHURNS 1000u
 
 struct slot { pthread_mutex_t lock; struct zr_conn *conn; struct zr_session *session; };
 static struct slot slots[SLOTS];
