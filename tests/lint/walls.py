@@ -40,7 +40,7 @@ def breach(rule, where, text):
 
 
 def includes_of(path):
-    with open(path, encoding="utf-8") as f:
+    with open(os.path.join(ROOT, path), encoding="utf-8") as f:
         for n, line in enumerate(f, 1):
             m = re.match(r'\s*#\s*include\s*([<"])([^>"]+)[>"]', line)
             if m:
