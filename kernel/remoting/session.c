@@ -82,6 +82,20 @@ static void tell_hooks(struct zr_session *s)
     zk_hooks_run(ZR_POINT_SESSION_CLOSED, &event, &verdict);
 }
 
+static void tell_closed(struct zr_session *s)
+{
+    if (zk_rem.events.session_closed)
+        zk_rem.events.session_closed(s);
+    if (zk_hooks_at(ZR_POINT_SESSION_CLOSED)) {
+        struct zr_event event = { ZR_HDR(struct zr_event, 0) };
+        struct zr_verdict verdict = { ZR_HDR(struct zr_verdict, 0) };
+        event.session = s;
+        event.point = ZR_POINT_SESSION_CLOSED;
+        event.now_ms = zk_wall_ms();
+        zk_hooks_run(ZR_POINT_SESSION_CLOSED, &event, &verdict);
+    }
+}
+
 void zk_session_end(struct zr_session *s)
 {
     struct zk_lane_state *ls = zk_lane_state(s->lane);
@@ -90,8 +104,8 @@ void zk_session_end(struct zr_session *s)
     if (s->peer)
         zk_peer_lost(s);
     zk_ask_fail_all(s, ZR_ECLOSED);
-    if (zk_rem.events.session_closed && !ls->stopped)
-        zk_rem.events.session_closed(s);
+    if (!ls->stopped)
+        tell_closed(s);
     if (zk_hooks_at(ZR_POINT_SESSION_CLOSED) && !ls->stopped)
         tell_hooks(s);
     zk_metric_add(zk_rem.metrics.connections, -1);

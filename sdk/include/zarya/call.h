@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* zarya/call.h - host service zarya.call/1: requests to other servers, through whatever transport serves the scheme.
- * Connections are made on demand, shared by address, kept while used, closed when idle or told to. */
+ * Connections are made on demand, shared by address, kept while used, closed when idle or told to.
+ *
+ * When the process stops, calls end with ZR_ECLOSED before plugins are drained: farewells (a broker that takes its name off a
+ * name server) are sent, and waited for, in a hook at ZR_POINT_STOPPING. */
 #ifndef ZARYA_CALL_H
 #define ZARYA_CALL_H
 #include "zarya/abi.h"

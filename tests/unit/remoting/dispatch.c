@@ -355,6 +355,8 @@ static uint32_t seen_flags;
 static void hook_reject_13(const struct zr_event *event, struct zr_verdict *verdict)
 {
     seen_event = *event;
+    if (event->point == ZR_POINT_SESSION_CLOSED)
+        return;
     seen_flags = event->request->flags;
     if (event->request->flags & ZR_REQUEST_GUARDED) {
         verdict->what = ZR_VERDICT_REJECT;
@@ -378,6 +380,8 @@ Test(dispatch, hooks)
     cr_assert(!fake_exchange(c, 13, ZL_FLAG_ONEWAY, ZL_TYPE_JSON, "t", &f) && n_calls == 1);
     cr_assert(fake_exchange(c, 11, 0, ZL_TYPE_JSON, "t", &f) && zl_is(f.h.remark, "by the hook") && n_calls == 1 && !fake_next(c, &f));
     cr_assert(fake_exchange(c, 4711, 0, ZL_TYPE_JSON, "t", &f) && f.h.code == 3 && seen_event.code == 4711);
+    fake_close(c, ZR_ECLOSED);
+    cr_assert(seen_event.point == ZR_POINT_SESSION_CLOSED && seen_event.session == c->session && seen_event.request == NULL);
     fake_stop();
 }
 

@@ -13,7 +13,7 @@ uint32_t zk_n_instances;
 static struct zk_instance *all_instances[1] = { &fake.instance };
 void (*fake_hook)(const struct zr_event *event, struct zr_verdict *verdict);
 
-uint32_t zk_hooks_at(uint32_t point) { return point == ZR_POINT_REQUEST && fake_hook; }
+uint32_t zk_hooks_at(uint32_t point) { return (point == ZR_POINT_REQUEST || point == ZR_POINT_SESSION_CLOSED) && fake_hook; }
 void zk_hooks_run(uint32_t point, const struct zr_event *event, struct zr_verdict *ret)
 {
     (void)point;
