@@ -440,10 +440,10 @@ static int run(const struct zk_args *args)
         return fail_raised("cannot start");
     zr_status status = create_plugins();
     zk_config_warn_imported();
-    if (status == ZR_OK) {
-        zk_problems_show(); /* warnings */
+    zk_warnings_log();
+    if (status == ZR_OK)
         status = start_serving();
-    }
+    zk_warnings_log(); /* optional plugins that could not be warmed */
     if (status != ZR_OK) {
         zk_core_stop();
         return fail_with_problems();
@@ -451,6 +451,7 @@ static int run(const struct zk_args *args)
     warn_announced();
     warn_open_admin();
     print_boot_lines(args->source.face);
+    zk_log(ZR_LOG_INFO, "started: %u plugins, data in %s", zk_n_instances, zk_node.data_dir);
     wait_for_end();
     stop_serving();
     zk_core_stop(); /* before destroy: what plugins still had queued runs while they are there */

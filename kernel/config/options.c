@@ -83,7 +83,7 @@ static zr_status parse_i64(const struct zr_option *row, struct zr_str text, int6
     }
     struct zr_str unit = zl_trim((struct zr_str){ t.ptr + number.len, t.len - number.len });
     int64_t v;
-    if (number.len == 0 || zl_parse_i64(number, &v) != ZR_OK)
+    if (number.len == 0 || zl_parse_i64(number, &v) != ZR_OK || (unit.len > 0 && (!units_of(row) || unit.ptr[0] == '.')))
         return WRONG(why, "\"%.*s\" is no whole number%s%s", (int)(t.len < 80 ? t.len : 80), t.ptr, units_of(row) ? ", with or without one of the units " : "",
                      units_of(row) ? units_known(row) : "");
     if (unit.len > 0)

@@ -83,6 +83,15 @@ void zk_problems_show(void)
     zk_problems_clear();
 }
 
+void zk_warnings_log(void)
+{
+    struct zr_str rest = zl_buf_as_str(&warnings), line;
+    while (rest.len > 0 && zl_split(&rest, '\n', &line))
+        if (line.len > 0)
+            zk_log(ZR_LOG_WARN, "%.*s", (int)line.len, line.ptr);
+    zl_buf_clear(&warnings);
+}
+
 /* ---- memory ------------------------------------------------------------------------------------------------------------- */
 
 static struct zk_arena arena;

@@ -33,6 +33,8 @@ void zk_warning(const char *file, uint32_t line, const char *fmt, ...) __attribu
 uint32_t zk_n_problems(void);
 /* Writes what was collected to stderr (problems, then warnings) and forgets it. */
 void zk_problems_show(void);
+/* The warnings so far as lines of log; for a process that runs. */
+void zk_warnings_log(void);
 /* The same as text, for tests: one line each, problems only; valid until the next problem. */
 const char *zk_problems_text(void);
 const char *zk_warnings_text(void);
