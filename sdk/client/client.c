@@ -257,6 +257,7 @@ struct zc_client *zc_client_open(const struct zc_options *options, struct zc_err
     local_ip(ip, sizeof(ip));
     if (client->options.instance) snprintf(client->id, sizeof(client->id), "%s@%s", ip, client->options.instance);
     else snprintf(client->id, sizeof(client->id), "%s@%d#%lld", ip, (int)getpid(), (long long)zc_now_ns());
+    snprintf(client->stable_id, sizeof(client->stable_id), "%s@%s", ip, client->options.instance ? client->options.instance : "DEFAULT");
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

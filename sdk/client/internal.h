@@ -39,6 +39,11 @@ static inline int zc_copy_name(char *to, struct zr_str s)
     return 0;
 }
 
+static inline uint32_t zc_same_queue(const struct zc_queue *a, const struct zc_queue *b)
+{
+    return a->queue_id == b->queue_id && strcmp(a->broker, b->broker) == 0 && strcmp(a->topic, b->topic) == 0;
+}
+
 static inline int64_t zc_now_ns(void)
 {
     struct timespec ts;
@@ -62,6 +67,8 @@ struct zc_io *zc_io_open(uint32_t header_type, void (*on_request)(void *ctx, str
 void zc_io_close(struct zc_io *io);
 int zc_io_call(struct zc_io *io, const char *addr, const struct zc_request *request, int32_t timeout_ms, struct zc_response **ret, struct zc_err *err);
 int zc_io_call_async(struct zc_io *io, const char *addr, const struct zc_request *request, int32_t timeout_ms, zc_on_answer on_answer, void *ctx, struct zc_err *err);
+/* Runs then(ctx, NULL, err) on the I/O thread after a while: err ZC_ETIMEOUT, or ZC_ECLOSING when the client ends before. */
+int zc_io_after(struct zc_io *io, int32_t delay_ms, zc_on_answer then, void *ctx);
 int zc_io_call_oneway(struct zc_io *io, const char *addr, const struct zc_request *request, struct zc_err *err);
 void zc_io_answer(struct zc_io *io, struct zc_conn *conn, const struct zl_header *request, const struct zr_command *response);
 /* The version of the server at addr, from its last answer; -1: not known. */
@@ -116,6 +123,7 @@ int zc_routes_each_broker(struct zc_client *client, uint32_t all, int (*fn)(void
 struct zc_client {
     struct zc_options options; /* defaults filled in; texts owned elsewhere */
     char id[ZC_NAME_MAX];
+    char stable_id[ZC_NAME_MAX]; /* the same after a restart: ip@instance, or ip@DEFAULT */
     struct zc_io *io;
     struct zc_names names;
     struct zc_routes routes;
@@ -142,7 +150,7 @@ int zc_message_check(const struct zc_message *msg, int32_t max_size, struct zc_e
 /* Compresses in zlib's format. *ret is malloc'ed; 0 when it would not get smaller. */
 uint64_t zc_deflate(struct zr_span body, uint8_t **ret);
 
-/* ---- consumer.c, rebalance.c ---- */
+/* ---- producer.c ---- */
 struct zc_producer {
     struct zc_client *client;
     struct zc_producer *next;
@@ -150,7 +158,8 @@ struct zc_producer {
     char group[ZC_NAME_MAX];
     atomic_uint turn; /* round robin */
 };
-/* Under client->members. */
+
+/* ---- consumer.c, rebalance.c: under client->members ---- */
 void zc_consumer_describe(struct zc_consumer *consumer, struct zl_jw *w); /* its entry of a heartbeat */
 void zc_consumer_rebalance(struct zc_consumer *consumer);
 void zc_consumer_persist(struct zc_consumer *consumer);

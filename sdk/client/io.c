@@ -692,6 +692,20 @@ int zc_io_call_async(struct zc_io *io, const char *addr, const struct zc_request
     return rc;
 }
 
+int zc_io_after(struct zc_io *io, int32_t delay_ms, zc_on_answer then, void *ctx)
+{
+    struct zc_err err;
+    struct pending *p = calloc(1, sizeof(*p));
+    if (!p) return ZC_ENOMEM;
+    p->on_answer = then;
+    p->ctx = ctx;
+    p->deadline = zc_now_ns() + delay_ms * ZC_MS;
+    p->opaque = atomic_fetch_add(&io->opaque, 1) & 0x7fffffff;
+    int rc = atomic_load(&io->stop) ? ZC_ECLOSING : table_add(io, p, &err);
+    if (rc) free(p);
+    return rc;
+}
+
 int zc_io_call_oneway(struct zc_io *io, const char *addr, const struct zc_request *request, struct zc_err *err)
 {
     struct zc_err mine;

@@ -24,7 +24,7 @@ static const char USAGE[] =
     "  --group G          consumer and producer group (zarya-bench)\n"
     "\n"
     "load\n"
-    "  --connections N    (1)                        --inflight N   requests under way on each (1)\n"
+    "  --connections N    (1)                        --inflight N   requests under way on each (1; open loop 64)\n"
     "  --size N           body bytes (1024)          --batch N      messages a request (1)\n"
     "  --rate N           messages a second in an open loop, latency from the intended start; 0: closed loop (0)\n"
     "  --duration S       measured seconds (10)      --count N      or: messages (no duration then)\n"
@@ -133,7 +133,7 @@ static int options_check(struct options *o)
 
 int options_parse(struct options *o, int argc, char **argv)
 {
-    *o = (struct options){ .conns = 1, .inflight = 1, .size = 1024, .batch = 1, .topics = 1, .queues = 8, .threads = 1, .consumers = 1, .pull_max = 32,
+    *o = (struct options){ .conns = 1, .size = 1024, .batch = 1, .topics = 1, .queues = 8, .threads = 1, .consumers = 1, .pull_max = 32,
                            .create = 1, .duration = 10, .warmup = 2, .topic = "zarya-bench", .group = "zarya-bench" };
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
         fputs(USAGE, argc < 2 ? stderr : stdout);
@@ -151,6 +151,7 @@ int options_parse(struct options *o, int argc, char **argv)
     }
     if (rc == 0 && optind < argc) rc = 2, fprintf(stderr, "zarya-bench: what is %s? (--help)\n", argv[optind]);
     if (rc == 0) rc = options_check(o);
+    if (o->inflight == 0) o->inflight = o->rate > 0 ? 64 : 1; /* an open loop must not wait for places */
     if (o->threads > o->conns + o->consumers) o->threads = o->conns + o->consumers;
     if (o->mode != MODE_E2E && o->threads > o->conns) o->threads = o->conns;
     return rc;
