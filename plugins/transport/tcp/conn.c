@@ -18,40 +18,6 @@
 #include <unistd.h>
 #include "tcp.h"
 
-void tcp_addr_from(struct zr_addr *ret, const struct sockaddr *sa)
-{
-    memset(ret, 0, sizeof *ret);
-    if (sa->sa_family == AF_INET) {
-        const struct sockaddr_in *in = (const struct sockaddr_in *)(const void *)sa;
-        memcpy(ret->ip, &in->sin_addr, 4);
-        ret->port = ntohs(in->sin_port);
-        ret->family = 4;
-    } else if (sa->sa_family == AF_INET6) {
-        const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)sa;
-        uint32_t mapped = IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr);
-        memcpy(ret->ip, (const uint8_t *)&in6->sin6_addr + (mapped ? 12 : 0), mapped ? 4 : 16);
-        ret->port = ntohs(in6->sin6_port);
-        ret->family = mapped ? 4 : 6;
-    }
-}
-
-socklen_t tcp_addr_to(struct sockaddr_storage *ret, const struct zr_addr *addr)
-{
-    memset(ret, 0, sizeof *ret);
-    if (addr->family == 4) {
-        struct sockaddr_in *in = (struct sockaddr_in *)(void *)ret;
-        in->sin_family = AF_INET;
-        in->sin_port = htons(addr->port);
-        memcpy(&in->sin_addr, addr->ip, 4);
-        return sizeof *in;
-    }
-    struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)(void *)ret;
-    in6->sin6_family = AF_INET6;
-    in6->sin6_port = htons(addr->port);
-    memcpy(&in6->sin6_addr, addr->ip, 16);
-    return sizeof *in6;
-}
-
 void tcp_socket_tune(struct zr_inst *inst, int fd)
 {
     int one = 1;
@@ -73,7 +39,7 @@ struct zr_conn *tcp_conn_new(struct tcp_lane *lane, int fd)
     conn->fd = fd;
     conn->listener = UINT32_MAX;
     pthread_mutex_init(&conn->lock, NULL);
-    atomic_store(&conn->active_ns, tcp_now());
+    atomic_store(&conn->active_ns, tr_now());
     return conn;
 }
 
@@ -142,7 +108,7 @@ void tcp_conn_adopt(struct zr_conn *conn)
         tcp_conn_end(conn, lane->draining ? ZR_OK : ZR_EIO, TCP_END_NOW);
         return;
     }
-    tcp_wheel_put(lane, conn, lane->now_ns + lane->inst->set->idle_timeout * 1000000ll);
+    tr_wheel_put(&lane->wheel, &conn->wheel, lane->now_ns + lane->inst->set->idle_timeout * 1000000ll);
     if (lane->inst->set->proxy_protocol == TCP_PROXY_OFF) {
         (void)tcp_conn_open(conn, NULL, 0, (struct zr_str){ NULL, 0 });
     }
@@ -206,7 +172,7 @@ void tcp_conn_ended(struct zr_conn *conn)
         return;
     }
     pthread_mutex_lock(&conn->lock);
-    uint32_t wait = atomic_load(&conn->ending) == TCP_END_FLUSH && conn->head && conn->fd >= 0;
+    uint32_t wait = atomic_load(&conn->ending) == TCP_END_FLUSH && conn->queue.head && conn->fd >= 0;
     if (wait) {
         tcp_conn_arm(conn, EPOLLOUT);
     }
@@ -218,8 +184,8 @@ void tcp_conn_ended(struct zr_conn *conn)
     conn->stage = TCP_FLUSHING;
     conn->deadline_ns = lane->now_ns + lane->inst->set->drain_timeout * 1000000ll;
     tcp_input_free(conn);
-    tcp_wheel_take(lane, conn);
-    tcp_wheel_put(lane, conn, conn->deadline_ns);
+    tr_wheel_take(&lane->wheel, &conn->wheel);
+    tr_wheel_put(&lane->wheel, &conn->wheel, conn->deadline_ns);
 }
 
 void tcp_conn_kill(struct zr_conn *conn)
@@ -231,9 +197,7 @@ void tcp_conn_kill(struct zr_conn *conn)
     }
     conn->stage = TCP_DEAD;
     pthread_mutex_lock(&conn->lock);
-    struct tcp_unit *queue = conn->head;
     zr_status why = conn->why;
-    conn->head = conn->tail = NULL;
     atomic_store(&conn->ending, TCP_END_NOW);
     if (conn->fd >= 0) {
         /* Not left to close: a child forked a moment ago may still hold the description open, and with it its events. */
@@ -242,10 +206,10 @@ void tcp_conn_kill(struct zr_conn *conn)
         conn->fd = -1;
     }
     pthread_mutex_unlock(&conn->lock);
-    tcp_output_discard(conn, queue);
+    tcp_output_discard(conn);
     tcp_dial_cancel(conn);
     tcp_input_free(conn);
-    tcp_wheel_take(lane, conn);
+    tr_wheel_take(&lane->wheel, &conn->wheel);
     unlink_conn(lane, conn);
     atomic_fetch_sub(&lane->n_conns, 1u);
     if (conn->listener != UINT32_MAX) {
@@ -253,11 +217,11 @@ void tcp_conn_kill(struct zr_conn *conn)
         tcp_address_leave(inst, &conn->peer);
     }
     if (conn->known || conn->listener != UINT32_MAX) {
-        tcp_count_closed(inst, why);
+        tr_count_closed(&inst->report, why);
     }
     if (conn->known) {
         inst->sink->closed(inst->sink->ctx, conn->session, why == ZR_OK ? ZR_ECLOSED : why);
     }
-    tcp_count(inst, TCP_M_CONNECTIONS, -1);
+    tr_count(&inst->report, TR_M_CONNECTIONS, -1);
     tcp_conn_drop(conn);
 }

@@ -48,7 +48,7 @@ static int resolve(const char *host, const char *service, int flags, struct zr_a
     }
     for (const struct addrinfo *ai = all; ai && *ret_n < TCP_DIAL_ADDRESSES; ai = ai->ai_next) {
         if (ai->ai_family == AF_INET || ai->ai_family == AF_INET6) {
-            tcp_addr_from(&to[(*ret_n)++], ai->ai_addr);
+            tr_addr_from(&to[(*ret_n)++], ai->ai_addr);
         }
     }
     freeaddrinfo(all);
@@ -118,15 +118,15 @@ zr_status tcp_dial(struct zr_inst *inst, struct zr_str url, int64_t timeout_ns, 
     char host[256];
     uint16_t port;
     struct zr_str at = zl_starts(url, scheme) ? (struct zr_str){ url.ptr + 6, url.len - 6 } : url;
-    if (tcp_endpoint_split(at, host, sizeof host, &port) != ZR_OK || port == 0) {
-        return tcp_fail(inst, ZR_EINVAL, 0, "\"%.*s\" is no address to connect to, as tcp://host:port is", (int)(url.len < 200 ? url.len : 200), url.ptr);
+    if (tr_endpoint_split(at, host, sizeof host, &port) != ZR_OK || port == 0) {
+        return tr_fail(&inst->report, ZR_EINVAL, 0, "\"%.*s\" is no address to connect to, as tcp://host:port is", (int)(url.len < 200 ? url.len : 200), url.ptr);
     }
     if (atomic_load(&inst->closing) || !inst->sink) {
         return ZR_ECLOSED;
     }
     if (atomic_fetch_add(&inst->n_dials, 1u) >= TCP_MAX_DIALS) {
         atomic_fetch_sub(&inst->n_dials, 1u);
-        return tcp_fail(inst, ZR_EFULL, 0, "%u connections are being opened already", TCP_MAX_DIALS);
+        return tr_fail(&inst->report, ZR_EFULL, 0, "%u connections are being opened already", TCP_MAX_DIALS);
     }
     struct tcp_lane *lane = tcp_lane_choose(inst);
     struct zr_conn *conn = tcp_conn_new(lane, -1);
@@ -140,8 +140,8 @@ zr_status tcp_dial(struct zr_inst *inst, struct zr_str url, int64_t timeout_ns, 
         return ZR_ENOMEM;
     }
     conn->dial_ctx = dial_ctx;
-    conn->deadline_ns = tcp_now() + (timeout_ns > 0 ? timeout_ns : 0);
-    tcp_count(inst, TCP_M_CONNECTIONS, 1);
+    conn->deadline_ns = tr_now() + (timeout_ns > 0 ? timeout_ns : 0);
+    tr_count(&inst->report, TR_M_CONNECTIONS, 1);
     tcp_lane_post(conn, TCP_POST_NEW);
     return ZR_PENDING;
 }
@@ -163,7 +163,7 @@ static uint32_t try_target(struct zr_conn *conn, const struct zr_addr *target)
 {
     struct zr_inst *inst = conn->lane->inst;
     struct sockaddr_storage ss;
-    socklen_t len = tcp_addr_to(&ss, target);
+    socklen_t len = tr_addr_to(&ss, target);
     struct epoll_event event = { .events = EPOLLOUT, .data.ptr = conn };
     int fd = socket(ss.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
@@ -207,7 +207,7 @@ void tcp_dial_begin(struct zr_conn *conn)
 {
     struct tcp_lane *lane = conn->lane;
     conn->stage = TCP_RESOLVING;
-    tcp_wheel_put(lane, conn, conn->deadline_ns);
+    tr_wheel_put(&lane->wheel, &conn->wheel, conn->deadline_ns);
     if (lane->draining) {
         tcp_dial_fail(conn, ZR_ECLOSED, "the transport is shutting down");
         return;
@@ -257,14 +257,14 @@ void tcp_dial_ready(struct zr_conn *conn)
     }
     memset(&local, 0, sizeof local);
     if (getsockname(conn->fd, (struct sockaddr *)&local, &local_len) == 0) {
-        tcp_addr_from(&conn->local, (const struct sockaddr *)&local);
+        tr_addr_from(&conn->local, (const struct sockaddr *)&local);
     }
     pthread_mutex_lock(&conn->lock);
     tcp_conn_arm(conn, EPOLLIN);
     pthread_mutex_unlock(&conn->lock);
-    atomic_store(&conn->active_ns, tcp_now());
+    atomic_store(&conn->active_ns, tr_now());
     atomic_fetch_sub(&inst->n_dials, 1u);
-    tcp_count(inst, TCP_M_DIALED, 1);
+    tr_count(&inst->report, TR_M_DIALED, 1);
     (void)tcp_conn_open(conn, NULL, 0, (struct zr_str){ NULL, 0 });
 }
 

@@ -121,7 +121,7 @@ static zr_status make_room(struct zr_conn *conn)
         cap = (conn->need + base - 1) / base * base;
     }
     if (lane->input_held + cap > lane_limit(lane)) {
-        tcp_log_rare(lane->inst, TCP_SAID_INPUT, "incomplete input fills its memory (option input_memory): connections are closed");
+        tr_log_rare(&lane->inst->report, TR_RARE_INPUT, "incomplete input fills its memory (option input_memory): connections are closed");
         return ZR_EFULL;
     }
     return buf_move(conn, cap);
@@ -136,7 +136,7 @@ static uint32_t refuse_tls(struct zr_conn *conn)
     if (conn->in->bytes[conn->in->start] != TLS_HANDSHAKE) {
         return 0;
     }
-    tcp_log_rare(conn->lane->inst, TCP_SAID_TLS, "connection closed: the client speaks TLS, which this listener does not");
+    tr_log_rare(&conn->lane->inst->report, TR_RARE_TLS, "connection closed: the client speaks TLS, which this listener does not");
     tcp_conn_end(conn, ZR_ENOTSUP, TCP_END_NOW);
     return 1;
 }
@@ -151,7 +151,7 @@ static uint32_t detect(struct zr_conn *conn)
     case PROXY_WAIT:
         return 0;
     case PROXY_BAD:
-        tcp_log_rare(inst, TCP_SAID_PROXY, "connection closed: a PROXY protocol header that cannot be read");
+        tr_log_rare(&inst->report, TR_RARE_PROXY, "connection closed: a PROXY protocol header that cannot be read");
         tcp_conn_end(conn, ZR_EINVAL, TCP_END_NOW);
         return 0;
     case PROXY_GOOD:
@@ -231,7 +231,7 @@ void tcp_input_read(struct zr_conn *conn)
     }
     conn->in->end += (uint64_t)n;
     atomic_store_explicit(&conn->active_ns, lane->now_ns, memory_order_relaxed);
-    tcp_count(lane->inst, TCP_M_BYTES_IN, n);
+    tr_count(&lane->inst->report, TR_M_BYTES_IN, n);
     tcp_input_deliver(conn);
 }
 
@@ -252,7 +252,7 @@ void tcp_input_settle(struct zr_conn *conn)
         in->end = have;
     }
     if (conn->in && conn->in->cap > TCP_SMALL_BUFFER && lane->input_held > lane_limit(lane)) {
-        tcp_log_rare(lane->inst, TCP_SAID_INPUT, "incomplete input fills its memory (option input_memory): connections are closed");
+        tr_log_rare(&lane->inst->report, TR_RARE_INPUT, "incomplete input fills its memory (option input_memory): connections are closed");
         tcp_conn_end(conn, ZR_EFULL, TCP_END_NOW);
     }
 }

@@ -25,10 +25,10 @@ zr_status tcp_lane_init(struct zr_inst *inst, struct tcp_lane *lane, uint32_t in
     lane->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct epoll_event event = { .events = EPOLLIN, .data.u64 = 0 };
     if (lane->epoll < 0 || lane->event < 0 || epoll_ctl(lane->epoll, EPOLL_CTL_ADD, lane->event, &event) != 0) {
-        return tcp_fail(inst, ZR_EIO, errno, "cannot make a reactor: %s", strerror(errno));
+        return tr_fail(&inst->report, ZR_EIO, errno, "cannot make a reactor: %s", strerror(errno));
     }
-    lane->now_ns = tcp_now();
-    lane->tick = lane->now_ns / TCP_WHEEL_TICK_NS;
+    lane->now_ns = tr_now();
+    tr_wheel_init(&lane->wheel, lane->now_ns);
     return ZR_OK;
 }
 
@@ -150,46 +150,6 @@ static void pass_again(struct tcp_lane *lane, uint32_t n)
 
 /* ---- deadlines -------------------------------------------------------------------------------------------------- */
 
-void tcp_wheel_put(struct tcp_lane *lane, struct zr_conn *conn, int64_t deadline_ns)
-{
-    int64_t tick = deadline_ns / TCP_WHEEL_TICK_NS + 1;
-    if (tick <= lane->tick) {
-        tick = lane->tick + 1;
-    } else if (tick >= lane->tick + (int64_t)TCP_WHEEL_SLOTS) {
-        tick = lane->tick + (int64_t)TCP_WHEEL_SLOTS - 1; /* looked at then, and put back */
-    }
-    uint32_t slot = (uint32_t)(tick % (int64_t)TCP_WHEEL_SLOTS);
-    conn->slot = slot + 1;
-    conn->wheel_prev = NULL;
-    conn->wheel_next = lane->wheel[slot];
-    if (conn->wheel_next) {
-        conn->wheel_next->wheel_prev = conn;
-    }
-    lane->wheel[slot] = conn;
-    lane->wheel_used[slot / 64u] |= 1ull << (slot % 64u);
-}
-
-void tcp_wheel_take(struct tcp_lane *lane, struct zr_conn *conn)
-{
-    if (conn->slot == 0) {
-        return;
-    }
-    uint32_t slot = conn->slot - 1;
-    if (conn->wheel_prev) {
-        conn->wheel_prev->wheel_next = conn->wheel_next;
-    } else {
-        lane->wheel[slot] = conn->wheel_next;
-    }
-    if (conn->wheel_next) {
-        conn->wheel_next->wheel_prev = conn->wheel_prev;
-    }
-    if (!lane->wheel[slot]) {
-        lane->wheel_used[slot / 64u] &= ~(1ull << (slot % 64u));
-    }
-    conn->wheel_prev = conn->wheel_next = NULL;
-    conn->slot = 0;
-}
-
 static void check_deadline(struct tcp_lane *lane, struct zr_conn *conn)
 {
     int64_t deadline = conn->deadline_ns;
@@ -197,7 +157,7 @@ static void check_deadline(struct tcp_lane *lane, struct zr_conn *conn)
         deadline = atomic_load(&conn->active_ns) + lane->inst->set->idle_timeout * 1000000ll;
     }
     if (deadline > lane->now_ns) {
-        tcp_wheel_put(lane, conn, deadline);
+        tr_wheel_put(&lane->wheel, &conn->wheel, deadline);
     } else if (conn->stage == TCP_RESOLVING || conn->stage == TCP_CONNECTING) {
         tcp_dial_fail(conn, ZR_ETIMEOUT, "timed out");
     } else {
@@ -207,45 +167,22 @@ static void check_deadline(struct tcp_lane *lane, struct zr_conn *conn)
 
 static void run_deadlines(struct tcp_lane *lane)
 {
-    int64_t target = lane->now_ns / TCP_WHEEL_TICK_NS;
-    if (target - lane->tick > (int64_t)TCP_WHEEL_SLOTS) {
-        lane->tick = target - (int64_t)TCP_WHEEL_SLOTS; /* a whole round looks at every slot */
+    struct tr_wheel_node *node;
+    while ((node = tr_wheel_due(&lane->wheel, lane->now_ns))) {
+        check_deadline(lane, (struct zr_conn *)(void *)((char *)node - offsetof(struct zr_conn, wheel)));
     }
-    while (lane->tick < target) {
-        lane->tick++;
-        uint32_t slot = (uint32_t)(lane->tick % (int64_t)TCP_WHEEL_SLOTS);
-        struct zr_conn *conn;
-        while ((conn = lane->wheel[slot])) {
-            tcp_wheel_take(lane, conn);
-            check_deadline(lane, conn);
-        }
-    }
-}
-
-/* Ticks until the next used slot, or -1. */
-static int64_t next_used(const struct tcp_lane *lane)
-{
-    for (uint32_t i = 1; i <= TCP_WHEEL_SLOTS; i++) {
-        uint32_t slot = (uint32_t)((lane->tick + i) % (int64_t)TCP_WHEEL_SLOTS);
-        if (slot % 64u == 0 && i + 64u <= TCP_WHEEL_SLOTS && !lane->wheel_used[slot / 64u]) {
-            i += 63u;
-        } else if (lane->wheel_used[slot / 64u] >> (slot % 64u) & 1u) {
-            return i;
-        }
-    }
-    return -1;
 }
 
 /* ---- the round -------------------------------------------------------------------------------------------------- */
 
 static int wait_ms(struct tcp_lane *lane)
 {
-    int64_t until = lane->drain_flush_ns ? lane->drain_flush_ns : INT64_MAX, ticks = next_used(lane);
+    int64_t until = tr_wheel_next_ns(&lane->wheel);
     if (lane->n_again || lane->own_news) {
         return 0;
     }
-    if (ticks >= 0 && (lane->tick + ticks) * TCP_WHEEL_TICK_NS < until) {
-        until = (lane->tick + ticks) * TCP_WHEEL_TICK_NS;
+    if (lane->drain_flush_ns && lane->drain_flush_ns < until) {
+        until = lane->drain_flush_ns;
     }
     for (uint32_t i = 0; i < lane->inst->n_listeners; i++) {
         const struct tcp_listener *l = &lane->inst->listeners[i];
@@ -256,7 +193,7 @@ static int wait_ms(struct tcp_lane *lane)
     if (until == INT64_MAX) {
         return -1;
     }
-    int64_t now = tcp_now(), ms = until > now ? (until - now) / 1000000 + 1 : 0;
+    int64_t now = tr_now(), ms = until > now ? (until - now) / 1000000 + 1 : 0;
     return ms < INT_MAX ? (int)ms : INT_MAX;
 }
 
@@ -317,7 +254,7 @@ static void end_turn(struct tcp_lane *lane)
         tcp_input_settle(lane->touched[i]);
     }
     lane->n_touched = 0;
-    tcp_count(lane->inst, TCP_M_INPUT_HELD, (int64_t)(lane->input_held - lane->input_told));
+    tr_count(&lane->inst->report, TR_M_INPUT_HELD, (int64_t)(lane->input_held - lane->input_told));
     lane->input_told = lane->input_held;
 }
 
@@ -375,7 +312,7 @@ static void begin_drain(struct tcp_lane *lane)
             continue;
         }
         pthread_mutex_lock(&conn->lock);
-        tcp_conn_arm(conn, conn->head ? (uint32_t)EPOLLOUT : 0u);
+        tcp_conn_arm(conn, conn->queue.head ? (uint32_t)EPOLLOUT : 0u);
         pthread_mutex_unlock(&conn->lock);
     }
 }
@@ -426,7 +363,7 @@ static uint32_t one_round(struct tcp_lane *lane)
     struct epoll_event events[TCP_EVENTS];
     uint32_t again = lane->n_again < TCP_EVENTS ? lane->n_again : TCP_EVENTS;
     int n = epoll_wait(lane->epoll, events, TCP_EVENTS, wait_ms(lane));
-    lane->now_ns = tcp_now();
+    lane->now_ns = tr_now();
     for (int i = 0; i < n; i++) {
         look_at(lane, &events[i]);
     }

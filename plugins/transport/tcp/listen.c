@@ -21,56 +21,12 @@
 
 #define REST_NS 100000000ll
 
-zr_status tcp_endpoint_split(struct zr_str text, char *host, size_t cap, uint16_t *ret_port)
-{
-    uint64_t colon = text.len;
-    int32_t port;
-    while (colon > 0 && text.ptr[colon - 1] != ':') {
-        colon--;
-    }
-    if (colon == 0 || zl_parse_i32((struct zr_str){ text.ptr + colon, text.len - colon }, &port) != ZR_OK || port < 0 || port > 65535) {
-        return ZR_EINVAL;
-    }
-    struct zr_str name = { text.ptr, colon - 1 };
-    if (name.len >= 2 && name.ptr[0] == '[' && name.ptr[name.len - 1] == ']') {
-        name = (struct zr_str){ name.ptr + 1, name.len - 2 };
-    } else if (memchr(name.ptr, ':', name.len)) {
-        return ZR_EINVAL; /* an IPv6 address needs its brackets */
-    }
-    if (name.len == 0 || name.len >= cap) {
-        return ZR_EINVAL;
-    }
-    memcpy(host, name.ptr, name.len);
-    host[name.len] = '\0';
-    *ret_port = (uint16_t)port;
-    return ZR_OK;
-}
-
-uint32_t tcp_listen_serves(const struct tcp_settings *set)
-{
-    static const struct { const char *name; uint32_t bit; } words[] = {
-        { "broker", ZR_SERVES_BROKER }, { "broker-fast", ZR_SERVES_FAST }, { "routing", ZR_SERVES_ROUTING }
-    };
-    uint32_t serves = 0;
-    for (uint64_t i = 0; i < set->serves.n; i++) {
-        uint32_t bit = 0;
-        for (uint32_t w = 0; w < sizeof words / sizeof words[0]; w++) {
-            bit |= zl_is(set->serves.items[i], words[w].name) ? words[w].bit : 0u;
-        }
-        if (!bit) {
-            return 0;
-        }
-        serves |= bit;
-    }
-    return serves ? serves : ZR_SERVES_BROKER;
-}
-
 zr_status tcp_listen_check(const struct tcp_settings *set, char *why, size_t cap)
 {
     const struct zr_list *lists[2] = { &set->listen, &set->fast };
     char host[256];
     uint16_t port;
-    if (!tcp_listen_serves(set)) {
+    if (!tr_serves(&set->serves)) {
         snprintf(why, cap, "serves: each word must be one of broker, broker-fast, routing");
         return ZR_EINVAL;
     }
@@ -81,7 +37,7 @@ zr_status tcp_listen_check(const struct tcp_settings *set, char *why, size_t cap
     for (uint32_t l = 0; l < 2; l++) {
         for (uint64_t i = 0; i < lists[l]->n; i++) {
             struct zr_str text = lists[l]->items[i];
-            if (tcp_endpoint_split(text, host, sizeof host, &port) != ZR_OK) {
+            if (tr_endpoint_split(text, host, sizeof host, &port) != ZR_OK) {
                 snprintf(why, cap, "%s: \"%.*s\" is not host:port (an IPv6 address stands in brackets, as in [::]:10911)",
                          l ? "fast" : "listen", (int)(text.len < 200 ? text.len : 200), text.ptr);
                 return ZR_EINVAL;
@@ -114,7 +70,7 @@ static uint32_t wants_ipv4(const struct zr_inst *inst, uint16_t port)
         for (uint64_t i = 0; i < lists[l]->n; i++) {
             char host[256];
             uint16_t other;
-            if (tcp_endpoint_split(lists[l]->items[i], host, sizeof host, &other) == ZR_OK && other == port && !strchr(host, ':')) {
+            if (tr_endpoint_split(lists[l]->items[i], host, sizeof host, &other) == ZR_OK && other == port && !strchr(host, ':')) {
                 return 1;
             }
         }
@@ -168,14 +124,14 @@ static void publish(struct zr_inst *inst, struct tcp_listener *l, int fd, uint32
         l->pub.addr.family = 6;
         l->pub.addr.port = ntohs(in6->sin6_port);
     } else {
-        tcp_addr_from(&l->pub.addr, (const struct sockaddr *)&ss);
+        tr_addr_from(&l->pub.addr, (const struct sockaddr *)&ss);
     }
     uint32_t n = zl_addr_print(text, &l->pub.addr);
     int m = snprintf(l->url, sizeof l->url, "tcp://%.*s", (int)n, text);
     l->pub.url = (struct zr_str){ l->url, (uint64_t)m };
     inst->published[l->index] = l->pub;
     inst->n_listeners++;
-    tcp_log(inst, ZR_LOG_INFO, "listening on %s", l->url);
+    tr_log(&inst->report, ZR_LOG_INFO, "listening on %s", l->url);
 }
 
 static zr_status open_one(struct zr_inst *inst, struct zr_str text, uint32_t serves)
@@ -184,13 +140,13 @@ static zr_status open_one(struct zr_inst *inst, struct zr_str text, uint32_t ser
     char host[256], service[8];
     uint16_t port = 0;
     int fd = -1, error = 0;
-    if (tcp_endpoint_split(text, host, sizeof host, &port) != ZR_OK) {
-        return tcp_fail(inst, ZR_EINVAL, 0, "\"%.*s\" is not host:port", (int)text.len, text.ptr);
+    if (tr_endpoint_split(text, host, sizeof host, &port) != ZR_OK) {
+        return tr_fail(&inst->report, ZR_EINVAL, 0, "\"%.*s\" is not host:port", (int)text.len, text.ptr);
     }
     snprintf(service, sizeof service, "%u", (unsigned)port);
     int gai = getaddrinfo(host, service, &hints, &all);
     if (gai != 0) {
-        return tcp_fail(inst, ZR_ENOENT, gai == EAI_SYSTEM ? errno : 0, "cannot listen on %s:%u: %s", host, (unsigned)port, gai_strerror(gai));
+        return tr_fail(&inst->report, ZR_ENOENT, gai == EAI_SYSTEM ? errno : 0, "cannot listen on %s:%u: %s", host, (unsigned)port, gai_strerror(gai));
     }
     static const int order[2] = { AF_INET, AF_INET6 };
     for (uint32_t i = 0; i < 2 && fd < 0; i++) {
@@ -202,7 +158,7 @@ static zr_status open_one(struct zr_inst *inst, struct zr_str text, uint32_t ser
     }
     freeaddrinfo(all);
     if (fd < 0) {
-        return tcp_fail(inst, ZR_EIO, error, "cannot listen on %s:%u: %s%s", host, (unsigned)port, strerror(error), hint(error));
+        return tr_fail(&inst->report, ZR_EIO, error, "cannot listen on %s:%u: %s%s", host, (unsigned)port, strerror(error), hint(error));
     }
     publish(inst, &inst->listeners[inst->n_listeners], fd, serves);
     return ZR_OK;
@@ -245,7 +201,7 @@ void tcp_listener_start(struct tcp_listener *l)
 {
     struct epoll_event event = { .events = EPOLLIN, .data.u64 = (uint64_t)l->index << 1 | 1u };
     if (epoll_ctl(l->lane->epoll, EPOLL_CTL_ADD, l->fd, &event) != 0) {
-        tcp_log(l->lane->inst, ZR_LOG_ERROR, "cannot accept on %s: %s", l->url, strerror(errno));
+        tr_log(&l->lane->inst->report, ZR_LOG_ERROR, "cannot accept on %s: %s", l->url, strerror(errno));
     }
 }
 
@@ -350,14 +306,14 @@ static void give_rate_token(struct zr_inst *inst)
 
 static void refuse(struct zr_inst *inst, int fd)
 {
-    tcp_count(inst, TCP_M_REFUSED, 1);
+    tr_count(&inst->report, TR_M_REFUSED, 1);
     close(fd);
 }
 
 static void out_of_descriptors(struct tcp_listener *l, int error)
 {
     struct zr_inst *inst = l->lane->inst;
-    tcp_log_rare(inst, TCP_SAID_NOFILE, "cannot accept on %s: %s; connections are refused (raise the limit of open files, LimitNOFILE or ulimit -n)",
+    tr_log_rare(&inst->report, TR_RARE_NOFILE, "cannot accept on %s: %s; connections are refused (raise the limit of open files, LimitNOFILE or ulimit -n)",
                  l->url, strerror(error));
     if ((error == EMFILE || error == ENFILE) && l->reserve >= 0) {
         close(l->reserve);
@@ -378,10 +334,10 @@ static void out_of_descriptors(struct tcp_listener *l, int error)
 static uint32_t may_enter(struct zr_inst *inst, const struct zr_addr *peer)
 {
     if (atomic_fetch_add(&inst->n_conns, 1u) >= inst->max_connections) {
-        tcp_log_rare(inst, TCP_SAID_FULL, "connection refused: %llu connections are there, which is the limit (option max_connections)",
+        tr_log_rare(&inst->report, TR_RARE_FULL, "connection refused: %llu connections are there, which is the limit (option max_connections)",
                      (unsigned long long)inst->max_connections);
     } else if (!address_enters(inst, peer)) {
-        tcp_log_rare(inst, TCP_SAID_ADDRESS, "connection refused: an address has %lld connections, which is the limit (option max_per_address)",
+        tr_log_rare(&inst->report, TR_RARE_ADDRESS, "connection refused: an address has %lld connections, which is the limit (option max_per_address)",
                      (long long)inst->set->max_per_address);
     } else {
         return 1;
@@ -396,7 +352,7 @@ static void enter(struct tcp_listener *l, int fd, const struct sockaddr *sa)
     struct sockaddr_storage local;
     socklen_t len = sizeof local;
     struct zr_addr peer;
-    tcp_addr_from(&peer, sa);
+    tr_addr_from(&peer, sa);
     if (!may_enter(inst, &peer)) {
         refuse(inst, fd);
         return;
@@ -415,10 +371,10 @@ static void enter(struct tcp_listener *l, int fd, const struct sockaddr *sa)
     conn->peer = peer;
     memset(&local, 0, sizeof local);
     if (getsockname(fd, (struct sockaddr *)&local, &len) == 0) {
-        tcp_addr_from(&conn->local, (const struct sockaddr *)&local);
+        tr_addr_from(&conn->local, (const struct sockaddr *)&local);
     }
-    tcp_count(inst, TCP_M_ACCEPTED, 1);
-    tcp_count(inst, TCP_M_CONNECTIONS, 1);
+    tr_count(&inst->report, TR_M_ACCEPTED, 1);
+    tr_count(&inst->report, TR_M_CONNECTIONS, 1);
     tcp_lane_post(conn, TCP_POST_NEW);
 }
 

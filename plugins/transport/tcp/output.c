@@ -17,47 +17,11 @@
 
 #define IOVS 64u
 #define SCRATCH (16u << 10) /* small file pieces of one write are read into it */
-#define CHUNK (16u << 10)   /* least size of a copied unit */
 #define FLUSH_MAX (4u << 20) /* what the lane writes for one connection in one turn */
 #define FILE_FACTOR 16u     /* files cost no memory: their limit is this much higher */
 
-/* Where writing stands in an array of pieces. */
-struct cursor { const struct zr_piece *pieces; uint64_t off; uint32_t at, n; };
-
-static uint32_t by_sendfile(const struct zr_piece *p)
-{
-    return p->fd >= 0 && p->len >= TCP_SENDFILE_MIN;
-}
-
-static void advance(struct cursor *c, uint64_t written)
-{
-    while (c->at < c->n && c->off + written >= c->pieces[c->at].len) {
-        written -= c->pieces[c->at].len - c->off;
-        c->off = 0;
-        c->at++;
-    }
-    c->off += written;
-}
-
-/* A small file piece without memory: its bytes by pread, or a failure. */
-static int read_piece(const struct zr_piece *p, uint64_t off, uint8_t *to, uint64_t len)
-{
-    for (uint64_t got = 0; got < len;) {
-        ssize_t n = pread(p->fd, to + got, len - got, (off_t)(p->off + (int64_t)(off + got)));
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            errno = n == 0 ? EIO : errno; /* the file is shorter than promised */
-            return -1;
-        }
-        got += (uint64_t)n;
-    }
-    return 0;
-}
-
 /* Pieces from the cursor up to the next one for sendfile. Returns how many iovecs, or -1. */
-static int gather(const struct cursor *c, struct iovec *iov, uint8_t *scratch, uint32_t *ret_more)
+static int gather(const struct tr_cursor *c, struct iovec *iov, uint8_t *scratch, uint32_t *ret_more)
 {
     uint64_t used = 0, off = c->off;
     uint32_t n = 0, i = c->at;
@@ -67,7 +31,7 @@ static int gather(const struct cursor *c, struct iovec *iov, uint8_t *scratch, u
         if (len == 0) {
             continue;
         }
-        if (by_sendfile(p)) {
+        if (tr_piece_is_file(p)) {
             break;
         }
         if (p->fd < 0 || p->ptr) {
@@ -77,7 +41,9 @@ static int gather(const struct cursor *c, struct iovec *iov, uint8_t *scratch, u
         if (used + len > SCRATCH) {
             break;
         }
-        if (read_piece(p, off, scratch + used, len) != 0) {
+        int error = tr_piece_read(p, off, scratch + used, len);
+        if (error) {
+            errno = -error;
             return -1;
         }
         iov[n++] = (struct iovec){ scratch + used, len };
@@ -87,7 +53,7 @@ static int gather(const struct cursor *c, struct iovec *iov, uint8_t *scratch, u
     return (int)n;
 }
 
-static int64_t write_memory(int fd, const struct cursor *c)
+static int64_t write_memory(int fd, const struct tr_cursor *c)
 {
     struct iovec iov[IOVS];
     uint8_t scratch[SCRATCH];
@@ -100,7 +66,7 @@ static int64_t write_memory(int fd, const struct cursor *c)
     return sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0));
 }
 
-static int64_t write_file(int fd, const struct cursor *c)
+static int64_t write_file(int fd, const struct tr_cursor *c)
 {
     const struct zr_piece *p = &c->pieces[c->at];
     off_t off = (off_t)(p->off + (int64_t)c->off);
@@ -114,18 +80,18 @@ static int64_t write_file(int fd, const struct cursor *c)
 }
 
 /* Writes until all is written (ZR_OK), the socket is full or `most` was written (ZR_EAGAIN), or it failed (ZR_EIO, ZR_ECLOSED). */
-static zr_status write_pieces(struct zr_conn *conn, struct cursor *c, uint64_t most, uint64_t *written)
+static zr_status write_pieces(struct zr_conn *conn, struct tr_cursor *c, uint64_t most, uint64_t *written)
 {
-    advance(c, 0); /* over empty pieces */
+    tr_cursor_advance(c, 0); /* over empty pieces */
     while (c->at < c->n) {
-        int64_t n = by_sendfile(&c->pieces[c->at]) ? write_file(conn->fd, c) : write_memory(conn->fd, c);
+        int64_t n = tr_piece_is_file(&c->pieces[c->at]) ? write_file(conn->fd, c) : write_memory(conn->fd, c);
         if (n < 0 && errno == EINTR) {
             continue;
         }
         if (n < 0) {
             return errno == EAGAIN ? ZR_EAGAIN : errno == EPIPE || errno == ECONNRESET ? ZR_ECLOSED : ZR_EIO;
         }
-        advance(c, (uint64_t)n);
+        tr_cursor_advance(c, (uint64_t)n);
         *written += (uint64_t)n;
         if (*written >= most && c->at < c->n) {
             return ZR_EAGAIN;
@@ -134,85 +100,13 @@ static zr_status write_pieces(struct zr_conn *conn, struct cursor *c, uint64_t m
     return ZR_OK;
 }
 
-static uint64_t left_of(const struct cursor *c, uint64_t *ret_mem)
-{
-    uint64_t all = 0;
-    *ret_mem = 0;
-    for (uint32_t i = c->at; i < c->n; i++) {
-        uint64_t len = c->pieces[i].len - (i == c->at ? c->off : 0);
-        all += len;
-        *ret_mem += by_sendfile(&c->pieces[i]) ? 0 : len;
-    }
-    return all;
-}
-
-static void count_queued(struct zr_conn *conn, int64_t bytes, int64_t mem)
+/* Lock held, after conn->queue changed from `before`: what others and the metric see of it. */
+static void count_queued(struct zr_conn *conn, const struct tr_queue *before)
 {
     struct zr_inst *inst = conn->lane->inst;
-    atomic_fetch_add(&conn->queued, (uint64_t)bytes);
-    conn->queued_mem += (uint64_t)mem;
-    atomic_fetch_add(&inst->output_mem, (uint64_t)mem);
-    tcp_count(inst, TCP_M_QUEUED, bytes);
-}
-
-static void push_unit(struct zr_conn *conn, struct tcp_unit *unit)
-{
-    if (conn->tail) {
-        conn->tail->next = unit;
-    } else {
-        conn->head = unit;
-    }
-    conn->tail = unit;
-}
-
-/* A held unit: the rest of its pieces, pointed at. */
-static zr_status queue_held(struct zr_conn *conn, const struct zr_output *out, const struct cursor *c)
-{
-    uint32_t n = c->n - c->at;
-    struct tcp_unit *unit = malloc(sizeof *unit + n * sizeof unit->pieces[0]);
-    if (!unit) {
-        return ZR_ENOMEM;
-    }
-    *unit = (struct tcp_unit){ .done = out->done, .done_ctx = out->done_ctx, .off = c->off, .n = n };
-    memcpy(unit->pieces, c->pieces + c->at, n * sizeof unit->pieces[0]);
-    uint64_t bytes = left_of(c, &unit->mem);
-    push_unit(conn, unit);
-    count_queued(conn, (int64_t)bytes, (int64_t)unit->mem);
-    return ZR_OK;
-}
-
-static struct tcp_unit *new_chunk(uint64_t bytes)
-{
-    uint64_t room = bytes < CHUNK ? CHUNK : bytes;
-    struct tcp_unit *unit = malloc(sizeof *unit + sizeof unit->pieces[0] + room);
-    if (unit) {
-        *unit = (struct tcp_unit){ .n = 1, .room = room };
-        unit->copy = (uint8_t *)&unit->pieces[1];
-        unit->pieces[0] = (struct zr_piece){ .ptr = unit->copy, .fd = -1 };
-    }
-    return unit;
-}
-
-static zr_status queue_copy(struct zr_conn *conn, const struct cursor *c)
-{
-    uint64_t mem, bytes = left_of(c, &mem);
-    struct tcp_unit *unit = conn->tail;
-    if (!unit || !unit->copy || unit->room - unit->pieces[0].len < bytes) {
-        if (!(unit = new_chunk(bytes))) {
-            return ZR_ENOMEM;
-        }
-        push_unit(conn, unit);
-    }
-    for (uint32_t i = c->at; i < c->n; i++) {
-        uint64_t off = i == c->at ? c->off : 0, len = c->pieces[i].len - off;
-        if (len) {
-            memcpy(unit->copy + unit->pieces[0].len, c->pieces[i].ptr + off, len);
-            unit->pieces[0].len += len;
-        }
-    }
-    unit->mem += bytes;
-    count_queued(conn, (int64_t)bytes, (int64_t)bytes);
-    return ZR_OK;
+    atomic_store(&conn->queued, conn->queue.bytes);
+    atomic_fetch_add(&inst->output_mem, conn->queue.mem - before->mem);
+    tr_count(&inst->report, TR_M_QUEUED, (int64_t)(conn->queue.bytes - before->bytes));
 }
 
 /* Lock held, queue not empty: is there a limit that forbids more? */
@@ -220,10 +114,10 @@ static uint32_t is_full(const struct zr_conn *conn)
 {
     struct zr_inst *inst = conn->lane->inst;
     const struct tcp_settings *set = inst->set;
-    if (conn->queued_mem > (uint64_t)set->output_limit || atomic_load(&conn->queued) / FILE_FACTOR > (uint64_t)set->output_limit) {
+    if (conn->queue.mem > (uint64_t)set->output_limit || atomic_load(&conn->queued) / FILE_FACTOR > (uint64_t)set->output_limit) {
         return 1;
     }
-    return atomic_load(&inst->output_mem) > (uint64_t)set->output_memory && conn->queued_mem > (uint64_t)set->output_high;
+    return atomic_load(&inst->output_mem) > (uint64_t)set->output_memory && conn->queue.mem > (uint64_t)set->output_high;
 }
 
 /* Lock held. Asks epoll for what is wanted now, after the queue grew or shrank. */
@@ -238,49 +132,37 @@ static void rearm(struct zr_conn *conn)
         atomic_store(&conn->paused, paused = 0u);
     }
     uint32_t deaf = paused || atomic_load(&conn->ending) || atomic_load(&conn->lane->inst->closing);
-    tcp_conn_arm(conn, (deaf ? 0u : (uint32_t)EPOLLIN) | (conn->head ? (uint32_t)EPOLLOUT : 0u));
+    tcp_conn_arm(conn, (deaf ? 0u : (uint32_t)EPOLLIN) | (conn->queue.head ? (uint32_t)EPOLLOUT : 0u));
 }
 
 /* Lock held, connection open. ZR_OK: written, or what is left of it is queued. */
-static zr_status send_locked(struct zr_conn *conn, const struct zr_output *out, struct cursor *c, uint64_t *written)
+static zr_status send_locked(struct zr_conn *conn, const struct zr_output *out, struct tr_cursor *c, uint64_t *written)
 {
-    if (conn->head && is_full(conn)) {
+    if (conn->queue.head && is_full(conn)) {
         return ZR_EFULL;
     }
-    if (!conn->head) {
+    if (!conn->queue.head) {
         zr_status status = write_pieces(conn, c, UINT64_MAX, written);
         if (status != ZR_EAGAIN) {
             return status;
         }
     }
-    zr_status status = out->done ? queue_held(conn, out, c) : queue_copy(conn, c);
+    struct tr_queue before = conn->queue;
+    zr_status status = tr_queue_add(&conn->queue, out, c);
     if (status == ZR_OK) {
+        count_queued(conn, &before);
         rearm(conn);
     }
     return status;
 }
 
-static uint32_t is_valid(const struct zr_output *out)
-{
-    if (out->n_pieces > TCP_MAX_PIECES) {
-        return 0;
-    }
-    for (uint32_t i = 0; i < out->n_pieces; i++) {
-        const struct zr_piece *p = &out->pieces[i];
-        if ((p->fd >= 0 && !out->done) || (p->fd < 0 && !p->ptr && p->len)) {
-            return 0;
-        }
-    }
-    return 1;
-}
-
 zr_status tcp_output_send(struct zr_inst *inst, struct zr_conn *conn, const struct zr_output *out)
 {
-    struct cursor c = { out->pieces, 0, 0, out->n_pieces };
+    struct tr_cursor c = { out->pieces, 0, 0, out->n_pieces };
     uint64_t written = 0;
     uint32_t queued = 0, broken = 0;
     zr_status status = ZR_EINVAL;
-    if (is_valid(out)) {
+    if (tr_output_is_valid(out)) {
         pthread_mutex_lock(&conn->lock);
         status = ZR_ECLOSED;
         if (conn->fd >= 0 && !atomic_load(&conn->ending)) {
@@ -291,8 +173,8 @@ zr_status tcp_output_send(struct zr_inst *inst, struct zr_conn *conn, const stru
         pthread_mutex_unlock(&conn->lock);
     }
     if (written) {
-        atomic_store_explicit(&conn->active_ns, tcp_now(), memory_order_relaxed);
-        tcp_count(inst, TCP_M_BYTES_OUT, (int64_t)written);
+        atomic_store_explicit(&conn->active_ns, tr_now(), memory_order_relaxed);
+        tr_count(&inst->report, TR_M_BYTES_OUT, (int64_t)written);
     }
     if (broken) {
         tcp_conn_end(conn, status, TCP_END_NOW); /* a unit that left in part cannot be taken back */
@@ -304,60 +186,35 @@ zr_status tcp_output_send(struct zr_inst *inst, struct zr_conn *conn, const stru
 }
 
 /* Lock held. Writes from the queue; written units go to the list at finished, in order. */
-static zr_status flush_locked(struct zr_conn *conn, struct tcp_unit **finished, uint64_t *written)
+static zr_status flush_locked(struct zr_conn *conn, struct tr_unit **finished, uint64_t *written)
 {
+    struct tr_queue before = conn->queue;
     zr_status status = ZR_OK;
-    while (conn->head && status == ZR_OK) {
-        struct tcp_unit *unit = conn->head;
-        struct cursor c = { unit->pieces, unit->off, unit->at, unit->n };
-        uint64_t before = *written, mem;
+    while (conn->queue.head && status == ZR_OK && *written < FLUSH_MAX) {
+        struct tr_cursor c = tr_queue_cursor(&conn->queue);
         status = write_pieces(conn, &c, FLUSH_MAX, written);
-        unit->off = c.off;
-        unit->at = c.at;
-        (void)left_of(&c, &mem);
-        count_queued(conn, -(int64_t)(*written - before), -(int64_t)(unit->mem - mem));
-        unit->mem = mem;
-        if (c.at == c.n) {
-            conn->head = unit->next;
-            unit->next = NULL;
-            *finished = unit;
-            finished = &unit->next;
-        }
-        if (*written >= FLUSH_MAX) {
-            break;
-        }
+        tr_queue_written(&conn->queue, &c, &finished);
     }
-    conn->tail = conn->head ? conn->tail : NULL;
+    count_queued(conn, &before);
     return status == ZR_EAGAIN ? ZR_OK : status;
-}
-
-static void finish_units(struct tcp_unit *units, zr_status status)
-{
-    for (struct tcp_unit *unit = units, *next; unit; unit = next) {
-        next = unit->next;
-        if (unit->done) {
-            unit->done(unit->done_ctx, status);
-        }
-        free(unit);
-    }
 }
 
 void tcp_output_flush(struct zr_conn *conn)
 {
-    struct tcp_unit *finished = NULL;
+    struct tr_unit *finished = NULL;
     uint64_t written = 0;
     pthread_mutex_lock(&conn->lock);
     zr_status status = conn->fd >= 0 ? flush_locked(conn, &finished, &written) : ZR_OK;
-    uint32_t was_paused = atomic_load(&conn->paused), empty = conn->head == NULL;
+    uint32_t was_paused = atomic_load(&conn->paused), empty = conn->queue.head == NULL;
     if (status == ZR_OK) {
         rearm(conn);
     }
     pthread_mutex_unlock(&conn->lock);
     if (written) {
         atomic_store_explicit(&conn->active_ns, conn->lane->now_ns, memory_order_relaxed);
-        tcp_count(conn->lane->inst, TCP_M_BYTES_OUT, (int64_t)written);
+        tr_count(&conn->lane->inst->report, TR_M_BYTES_OUT, (int64_t)written);
     }
-    finish_units(finished, ZR_OK);
+    tr_units_finish(finished, ZR_OK);
     if (status != ZR_OK || (conn->stage == TCP_FLUSHING && empty)) {
         tcp_conn_end(conn, status, TCP_END_NOW);
     }
@@ -367,11 +224,12 @@ void tcp_output_flush(struct zr_conn *conn)
     }
 }
 
-/* The connection is gone: what was queued for it, taken from it under the lock. */
-void tcp_output_discard(struct zr_conn *conn, struct tcp_unit *head)
+void tcp_output_discard(struct zr_conn *conn)
 {
     pthread_mutex_lock(&conn->lock);
-    count_queued(conn, -(int64_t)atomic_load(&conn->queued), -(int64_t)conn->queued_mem);
+    struct tr_queue before = conn->queue;
+    struct tr_unit *units = tr_queue_clear(&conn->queue);
+    count_queued(conn, &before);
     pthread_mutex_unlock(&conn->lock);
-    finish_units(head, ZR_ECLOSED);
+    tr_units_finish(units, ZR_ECLOSED);
 }

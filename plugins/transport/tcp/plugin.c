@@ -59,12 +59,15 @@ static const struct zr_option options[] = {
 };
 #undef S
 
+static const struct zr_metric metrics[TR_METRICS] = TR_METRIC_TABLE("tcp");
+
 static zr_status plugin_check(const struct zr_host *host, const void *settings)
 {
-    struct zr_inst inst = { .host = host, .err = host->query(host, ZR_SVC_ERR) };
+    struct tr_report report = { .host = NULL };
     char why[320];
+    tr_report_init(&report, host);
     if (tcp_listen_check(settings, why, sizeof why) != ZR_OK) {
-        return tcp_fail(&inst, ZR_EINVAL, 0, "%s", why);
+        return tr_fail(&report, ZR_EINVAL, 0, "%s", why);
     }
     return ZR_OK;
 }
@@ -84,11 +87,9 @@ static zr_status plugin_create(const struct zr_host *host, const void *settings,
     }
     inst->host = host;
     inst->set = settings;
-    inst->log = host->query(host, ZR_SVC_LOG);
-    inst->err = host->query(host, ZR_SVC_ERR);
+    tr_report_init(&inst->report, host);
     inst->work = host->query(host, ZR_SVC_WORK);
-    inst->metrics = host->query(host, ZR_SVC_METRICS);
-    inst->serves = tcp_listen_serves(inst->set);
+    inst->serves = tr_serves(&inst->set->serves);
     inst->n_lanes = inst->set->threads ? (uint32_t)inst->set->threads : count_cores();
     inst->lanes = calloc(inst->n_lanes, sizeof inst->lanes[0]);
     if (!inst->lanes || !inst->work) {
@@ -97,7 +98,7 @@ static zr_status plugin_create(const struct zr_host *host, const void *settings,
         return ZR_ENOMEM;
     }
     pthread_mutex_init(&inst->lock, NULL);
-    tcp_metrics_declare(inst);
+    tr_report_metrics(&inst->report, metrics);
     *ret = inst;
     return ZR_OK;
 }

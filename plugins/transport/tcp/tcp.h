@@ -21,6 +21,10 @@
 #include <stdint.h>
 #include <sys/socket.h>
 #include "zarya/zarya.h"
+#include "../common/address.h"
+#include "../common/queue.h"
+#include "../common/report.h"
+#include "../common/wheel.h"
 #include "zl/text.h"
 
 #define TCP_MAX_LISTENERS 64u
@@ -28,10 +32,6 @@
 #define TCP_EVENTS 128u               /* events looked at in one turn */
 #define TCP_SMALL_BUFFER 4096u        /* a rest up to this size gives its large buffer back */
 #define TCP_MAX_NEED (16u << 20)      /* the largest size a sink may ask for */
-#define TCP_SENDFILE_MIN (16u << 10)  /* file pieces from this size go by sendfile */
-#define TCP_MAX_PIECES (1u << 20)     /* of one unit of output */
-#define TCP_WHEEL_SLOTS 2048u
-#define TCP_WHEEL_TICK_NS 100000000ll /* deadlines are met to about a tenth of a second */
 #define TCP_DRAIN_GRACE_NS 100000000ll
 #define TCP_ACCEPT_BATCH 64u
 #define TCP_DIAL_ADDRESSES 8u
@@ -47,29 +47,11 @@ struct tcp_settings {
 #define TCP_PROXY_OFF 0
 #define TCP_PROXY_AUTO 1
 
-enum tcp_metric {
-    TCP_M_CONNECTIONS, TCP_M_ACCEPTED, TCP_M_REFUSED, TCP_M_DIALED, TCP_M_BYTES_IN, TCP_M_BYTES_OUT, TCP_M_QUEUED,
-    TCP_M_INPUT_HELD, TCP_M_CLOSED_PEER, TCP_M_CLOSED_IDLE, TCP_M_CLOSED_FULL, TCP_M_CLOSED_ERROR, TCP_M_CLOSED_BAD_INPUT,
-    TCP_M_CLOSED_LOCAL, TCP_METRICS
-};
-
 /* A buffer of input: bytes[start, end) are not consumed. */
 struct tcp_buf {
     struct tcp_buf *next;
     uint64_t cap, start, end;
     uint8_t bytes[];
-};
-
-/* One queued unit of output: what is left of pieces, from piece `at`, byte `off` of it. */
-struct tcp_unit {
-    struct tcp_unit *next;
-    void (*done)(void *ctx, zr_status status);
-    void *done_ctx;
-    uint64_t off, mem;       /* mem: bytes in memory not yet written, for the limits */
-    uint64_t room;           /* copied units: bytes of `copy` in all */
-    uint32_t at, n;
-    uint8_t *copy;           /* NULL: held by done */
-    struct zr_piece pieces[];
 };
 
 struct tcp_lookup;
@@ -98,9 +80,10 @@ struct zr_conn {
     struct zr_session *session;
     struct tcp_buf *in;
     uint64_t need;
-    struct zr_conn *all_prev, *all_next, *wheel_prev, *wheel_next;
+    struct zr_conn *all_prev, *all_next;
+    struct tr_wheel_node wheel;
     int64_t deadline_ns; /* connecting, flushing */
-    uint32_t stage, slot;
+    uint32_t stage;
     uint32_t listener;
     uint8_t first_seen, again, stalled, known; /* known: opened answered ZR_OK */
     struct tcp_lookup *lookup;
@@ -118,8 +101,7 @@ struct zr_conn {
     int fd;
     uint32_t armed; /* epoll events asked for */
     zr_status why;
-    struct tcp_unit *head, *tail;
-    uint64_t queued_mem;
+    struct tr_queue queue;
     /* written under lock, read anywhere */
     _Atomic uint64_t queued;
     _Atomic uint32_t ending, paused;
@@ -152,9 +134,7 @@ struct tcp_lane {
     /* the lane thread's */
     int64_t now_ns;
     struct zr_conn *all;
-    struct zr_conn *wheel[TCP_WHEEL_SLOTS];
-    uint64_t wheel_used[TCP_WHEEL_SLOTS / 64u];
-    int64_t tick;              /* the last one looked at */
+    struct tr_wheel wheel;
     struct tcp_buf *free_large, *free_small;
     uint32_t n_free_large, n_free_small;
     uint64_t input_held, input_told; /* bytes of buffers in connections; what the metric says */
@@ -171,12 +151,9 @@ struct tcp_address { struct tcp_address *next; struct zr_addr addr; uint32_t n; 
 struct zr_inst {
     const struct zr_host *host;
     const struct tcp_settings *set;
-    const struct zr_log_v1 *log;
-    const struct zr_err_v1 *err;
     const struct zr_work_v1 *work;
-    const struct zr_metrics_v1 *metrics;
     const struct zr_sink_v1 *sink;
-    uint32_t metric_first, have_metrics;
+    struct tr_report report;
     uint64_t max_connections;
     struct tcp_listener *listeners;  /* array */
     struct zr_listener *published;   /* array of what listeners() gives */
@@ -190,20 +167,7 @@ struct zr_inst {
     pthread_mutex_t lock;
     struct tcp_address *addresses[TCP_ADDRESS_BUCKETS];
     int64_t rate_ns, rate_tokens; /* accepting lane; lock */
-    _Atomic int64_t said[8];      /* when each kind of repeated line was last written */
 };
-
-/* report.c - log lines, error records, metrics. */
-enum tcp_said { TCP_SAID_TLS, TCP_SAID_NOFILE, TCP_SAID_FULL, TCP_SAID_ADDRESS, TCP_SAID_PROXY, TCP_SAID_INPUT };
-void tcp_log(struct zr_inst *inst, uint32_t level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* At most one line a minute of each kind. */
-void tcp_log_rare(struct zr_inst *inst, enum tcp_said kind, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* Raises the record and returns status. */
-zr_status tcp_fail(struct zr_inst *inst, zr_status status, int os_errno, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
-void tcp_metrics_declare(struct zr_inst *inst);
-void tcp_count(struct zr_inst *inst, enum tcp_metric metric, int64_t delta);
-void tcp_count_closed(struct zr_inst *inst, zr_status why);
-int64_t tcp_now(void); /* coarse and cheap; monotonic */
 
 /* lane.c - the reactor. */
 zr_status tcp_lane_init(struct zr_inst *inst, struct tcp_lane *lane, uint32_t index);
@@ -215,8 +179,6 @@ uint32_t tcp_lane_is_mine(const struct tcp_lane *lane);
 /* Puts the connection (takes a reference) into its lane's inbox for what `post` says. */
 void tcp_lane_post(struct zr_conn *conn, uint32_t post);
 void tcp_lane_again(struct tcp_lane *lane, struct zr_conn *conn);
-void tcp_wheel_put(struct tcp_lane *lane, struct zr_conn *conn, int64_t deadline_ns);
-void tcp_wheel_take(struct tcp_lane *lane, struct zr_conn *conn);
 struct tcp_lane *tcp_lane_choose(struct zr_inst *inst); /* the one with the fewest connections */
 
 /* conn.c - life and end of a connection. */
@@ -229,8 +191,6 @@ void tcp_conn_end(struct zr_conn *conn, zr_status why, uint32_t how); /* any; TC
 void tcp_conn_ended(struct zr_conn *conn);                    /* lane: what tcp_conn_end asked for */
 void tcp_conn_kill(struct zr_conn *conn);                     /* lane: no more events of this batch refer to it */
 void tcp_conn_arm(struct zr_conn *conn, uint32_t events);     /* lock held */
-void tcp_addr_from(struct zr_addr *ret, const struct sockaddr *sa);
-socklen_t tcp_addr_to(struct sockaddr_storage *ret, const struct zr_addr *addr);
 void tcp_socket_tune(struct zr_inst *inst, int fd);
 
 /* input.c - reading. */
@@ -243,7 +203,7 @@ void tcp_input_pool_free(struct tcp_lane *lane);
 /* output.c - writing. */
 zr_status tcp_output_send(struct zr_inst *inst, struct zr_conn *conn, const struct zr_output *out);
 void tcp_output_flush(struct zr_conn *conn);                  /* lane: the socket takes bytes again */
-void tcp_output_discard(struct zr_conn *conn, struct tcp_unit *head);
+void tcp_output_discard(struct zr_conn *conn);                /* lane, when the socket is closed */
 
 /* listen.c - binding and accepting. */
 zr_status tcp_listeners_open(struct zr_inst *inst);
@@ -252,10 +212,7 @@ void tcp_listener_start(struct tcp_listener *listener);       /* lane */
 void tcp_listener_stop(struct tcp_listener *listener);        /* lane */
 void tcp_listener_ready(struct tcp_listener *listener);       /* lane */
 zr_status tcp_listen_check(const struct tcp_settings *set, char *why, size_t cap);
-uint32_t tcp_listen_serves(const struct tcp_settings *set);
 void tcp_address_leave(struct zr_inst *inst, const struct zr_addr *addr);
-/* "host:port" or "[v6]:port" into host (NUL-ended) and port. */
-zr_status tcp_endpoint_split(struct zr_str text, char *host, size_t cap, uint16_t *ret_port);
 
 /* dial.c - connections we open. */
 zr_status tcp_dial(struct zr_inst *inst, struct zr_str url, int64_t timeout_ns, void *dial_ctx);
