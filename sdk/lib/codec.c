@@ -227,6 +227,23 @@ static inline uint32_t value_text(struct scanner *s, struct zr_str *ret)
     return 1;
 }
 
+/* The usual member, "name":"value" without blanks: 1 it was taken, 0 it is another kind of member and nothing was, 2 a fault. */
+static inline uint32_t member_usual(struct scanner *s, struct zr_str *ret_name, struct zr_str *ret_value)
+{
+    const char *name = s->p + 1, *end = s->end;
+    if (end - s->p < 6 || *s->p != '"') return 0;
+    const char *stop = scan_string(name, end, '"');
+    if (end - stop < 4 || stop[0] != '"' || stop[1] != ':' || stop[2] != '"') return 0;
+    *ret_name = (struct zr_str){ name, (uint64_t)(stop - name) };
+    const char *value = stop + 3;
+    stop = scan_string(value, end, '"');
+    if (stop == end) return 0;
+    if (*stop != '"') return string_unescape(s, value, stop, '"', ret_value) ? 1 : 2;
+    *ret_value = (struct zr_str){ value, (uint64_t)(stop - value) };
+    s->p = stop + 1;
+    return 1;
+}
+
 static uint32_t ext_read(struct scanner *s, struct zl_header *h)
 {
     h->n_fields = 0;
@@ -242,7 +259,8 @@ static uint32_t ext_read(struct scanner *s, struct zl_header *h)
     if (take(s, '}')) return 1;
     for (;;) {
         struct zr_str name, value;
-        if (!key_read(s, &name) || !value_text(s, &value)) return 0;
+        uint32_t usual = member_usual(s, &name, &value);
+        if (usual == 2 || (!usual && (!key_read(s, &name) || !value_text(s, &value)))) return 0;
         if (value.ptr) {
             const char *why = field_add(h, name, value);
             if (why) return FAIL(s, why);
@@ -271,9 +289,22 @@ static uint32_t int_odd(struct zr_str text, int32_t *ret)
     return 1;
 }
 
+/* The usual number: up to 9 digits and then a comma or the end of the object. */
+static inline uint32_t int_usual(struct scanner *s, int32_t *ret)
+{
+    const char *p = s->p + (*s->p == '-'), *digits = p;
+    int32_t v = 0;
+    while (p < s->end && (uint8_t)(*p - '0') <= 9 && p - digits < 9) v = v * 10 + (*p++ - '0');
+    if (p == digits || p == s->end || (*p != ',' && *p != '}')) return 0;
+    *ret = *s->p == '-' ? -v : v;
+    s->p = p;
+    return 1;
+}
+
 static uint32_t int_read(struct scanner *s, int32_t *ret)
 {
     struct zr_str text;
+    if (int_usual(s, ret)) return 1;
     if (*s->p == '{' || *s->p == '[') return FAIL(s, "no number in header");
     if (!value_text(s, &text)) return 0;
     *ret = 0;
@@ -292,21 +323,31 @@ static uint32_t language_read(struct scanner *s, int32_t *ret)
     return 1;
 }
 
-static inline uint32_t key_is(struct zr_str key, const char *name, uint64_t len)
-{
-    return key.len == len && memcmp(key.ptr, name, len) == 0;
-}
-#define KEY_IS(key, literal) key_is(key, literal, sizeof(literal) - 1)
+/* For a key of the literal's length. */
+#define KEY_IS(key, literal) (memcmp((key).ptr, literal, sizeof(literal) - 1) == 0)
 
 static uint32_t member_read(struct scanner *s, struct zr_str key, struct zl_header *h)
 {
-    if (KEY_IS(key, "code")) return int_read(s, &h->code);
-    if (KEY_IS(key, "extFields")) return ext_read(s, h);
-    if (KEY_IS(key, "flag")) return int_read(s, &h->flag);
-    if (KEY_IS(key, "language")) return language_read(s, &h->language);
-    if (KEY_IS(key, "opaque")) return int_read(s, &h->opaque);
-    if (KEY_IS(key, "version")) return int_read(s, &h->version);
-    if (KEY_IS(key, "remark")) return value_text(s, &h->remark);
+    switch (key.len) {
+    case 4:
+        if (KEY_IS(key, "code")) return int_read(s, &h->code);
+        if (KEY_IS(key, "flag")) return int_read(s, &h->flag);
+        break;
+    case 6:
+        if (KEY_IS(key, "opaque")) return int_read(s, &h->opaque);
+        if (KEY_IS(key, "remark")) return value_text(s, &h->remark);
+        break;
+    case 7:
+        if (KEY_IS(key, "version")) return int_read(s, &h->version);
+        break;
+    case 8:
+        if (KEY_IS(key, "language")) return language_read(s, &h->language);
+        break;
+    case 9:
+        if (KEY_IS(key, "extFields")) return ext_read(s, h);
+        break;
+    default: break;
+    }
     return value_skip(s, 1); /* serializeTypeCurrentRPC says what the frame says already; others are unknown */
 }
 
@@ -439,16 +480,18 @@ static char *put_quoted(char *to, const char *to_end, struct zr_str s)
     return to;
 }
 
-static uint64_t quoted_size(struct zr_str s) { return s.len + scan_escape_extra(s) + 2; }
-
-/* At least what the JSON header will take. */
+/* At least what the JSON header will take: the worst for each byte, or to the byte where that would be much. */
 static uint64_t json_size(const struct zr_command *c)
 {
-    uint64_t n = 192; /* keys, numbers and brackets */
+    const uint64_t rest = 192; /* keys, numbers and brackets */
+    uint64_t text = c->remark.len, quotes = 6 * (uint64_t)c->n_fields;
+    for (uint32_t i = 0; i < c->n_fields; i++) text += c->fields[i].name.len + c->fields[i].value.len;
+    if (text <= 1024) return rest + quotes + text * SCAN_ESCAPE_WORST;
+    text += scan_escape_extra(c->remark);
     for (uint32_t i = 0; i < c->n_fields; i++) {
-        n += quoted_size(c->fields[i].name) + quoted_size(c->fields[i].value) + 2;
+        text += scan_escape_extra(c->fields[i].name) + scan_escape_extra(c->fields[i].value);
     }
-    return n + (c->remark.len ? quoted_size(c->remark) : 0);
+    return rest + quotes + text;
 }
 
 static char *put_ext(char *to, const char *to_end, const struct zr_command *c)
@@ -559,7 +602,8 @@ struct zr_str zl_field(const struct zr_field *fields, uint32_t n, const char *na
 {
     uint64_t len = strlen(name);
     while (n--) {
-        if (fields[n].name.len == len && memcmp(fields[n].name.ptr, name, len) == 0) return fields[n].value;
+        const struct zr_str *at = &fields[n].name;
+        if (at->len == len && (len == 0 || (at->ptr[0] == name[0] && memcmp(at->ptr, name, len) == 0))) return fields[n].value;
     }
     return (struct zr_str){ NULL, 0 };
 }

@@ -4,8 +4,8 @@
  * What stays true of a parsed document:
  * 1. Nodes and unescaped text live in blocks of the document and die with it; other text points into the source.
  * 2. A tree walk ends: references ("$ref") are put in place in document order, each gets a finished subtree that does not contain
- *    it, and what the references add is counted against the limits of depth and nodes like text that was written out. A reference
- *    that leads nowhere, or to something around itself, is null.
+ *    it, and what the references add is counted against the limits of depth and nodes like text that was written out (and may not
+ *    make the document more than 64 times as large). A reference that leads nowhere, or to something around itself, is null.
  * 3. Parsing takes time in proportion to the text and to those limits.
  *
  * The writer puts commas, indents and line ends itself. Its pretty layout is fastjson's: one TAB a level, LF, no blank behind
@@ -20,7 +20,8 @@
 #include <stdlib.h>
 
 #define NODES_MAX 4000000u
-#define STEPS_MAX (16u * NODES_MAX) /* of following references */
+#define REF_GROWTH 64u /* references may make a document so many times as large */
+#define REF_STEPS 16u  /* steps of following them, for each node that they may make */
 #define BLOCK_FIRST (16u * 1024)
 #define BLOCK_MAX (1024u * 1024)
 
@@ -236,13 +237,14 @@ static uint32_t value_read(struct parser *ps, struct zl_json *node, uint32_t dep
 
 struct resolver {
     const struct zl_json *root;
-    uint64_t nodes, steps; /* so far, what was put in place included */
+    uint64_t nodes, nodes_max; /* so far, what was put in place included */
+    uint64_t steps, steps_max;
     zr_status status;
 };
 
 static uint32_t step(struct resolver *rs)
 {
-    if (++rs->steps <= STEPS_MAX) return 1;
+    if (++rs->steps <= rs->steps_max) return 1;
     rs->status = ZR_EFULL;
     return 0;
 }
@@ -297,11 +299,11 @@ static const struct zl_json *path_follow(struct resolver *rs, struct zr_str path
 static uint32_t subtree_count(struct resolver *rs, const struct zl_json *node, uint32_t depth)
 {
     if (is_ref(node)) return 0;
-    if (depth > SCAN_DEPTH_MAX + 1 || ++rs->nodes > NODES_MAX) {
+    if (depth > SCAN_DEPTH_MAX + (node->kind < ZL_JSON_ARRAY) || ++rs->nodes > rs->nodes_max) {
         rs->status = ZR_EFULL;
         return 0;
     }
-    if (node->key_obj && !subtree_count(rs, node->key_obj, depth + 1)) return 0;
+    if (node->key_obj && !subtree_count(rs, node->key_obj, depth)) return 0;
     for (const struct zl_json *c = node->child; c; c = c->next) {
         if (!step(rs) || !subtree_count(rs, c, depth + 1)) return 0;
     }
@@ -320,11 +322,11 @@ static void ref_resolve(struct resolver *rs, struct zl_json *node, uint32_t dept
 
 static void refs_resolve(struct resolver *rs, struct zl_json *node, uint32_t depth)
 {
+    if (node->key_obj) refs_resolve(rs, (struct zl_json *)(uintptr_t)node->key_obj, depth);
     if (is_ref(node)) {
         ref_resolve(rs, node, depth);
         return;
     }
-    if (node->key_obj) refs_resolve(rs, (struct zl_json *)(uintptr_t)node->key_obj, depth + 1);
     for (const struct zl_json *c = node->child; c && rs->status == ZR_OK; c = c->next) {
         refs_resolve(rs, (struct zl_json *)(uintptr_t)c, depth + 1);
     }
@@ -346,7 +348,9 @@ zr_status zl_json_parse(struct zr_str text, struct zl_json_doc **ret_doc, const 
         }
     }
     if (ps.status == ZR_OK && ps.refs) {
-        struct resolver rs = { root, ps.nodes, 0, ZR_OK };
+        uint64_t nodes_max = (uint64_t)REF_GROWTH * ps.nodes + 1024;
+        if (nodes_max > NODES_MAX) nodes_max = NODES_MAX;
+        struct resolver rs = { root, ps.nodes, nodes_max, 0, REF_STEPS * nodes_max, ZR_OK };
         refs_resolve(&rs, root, 1);
         ps.status = rs.status;
     }

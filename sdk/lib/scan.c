@@ -74,69 +74,71 @@ static int32_t unescape_one(char c)
     return -1;
 }
 
-/* One escape at *p, which is a backslash; room for 4 bytes is there. */
-static uint32_t unescape(const char **p, const char *end, char **to)
+/* One escape at p, which is a backslash; room for 4 bytes is there. Returns the end of it, NULL for a fault. */
+static const char *unescape(const char *p, const char *end, char **to)
 {
-    const char *at = *p;
-    if (end - at < 2) return 0;
-    if (at[1] == 'u') {
-        if (end - at >= 6 && memcmp(at + 2, "000", 3) == 0 && (uint8_t)(at[5] - '0') <= 9) {
-            *(*to)++ = (char)(at[5] - '0');
-            *p = at + 6;
-            return 1;
-        }
-        uint32_t used = unescape_unicode(at, end, to);
-        *p = at + used;
-        return used != 0;
+    if (end - p < 2) return NULL;
+    if (p[1] == 'u') {
+        uint32_t used = unescape_unicode(p, end, to);
+        return used ? p + used : NULL;
     }
-    if (at[1] == 'x') {
-        char four[4] = { '0', '0', end - at >= 4 ? at[2] : 0, end - at >= 4 ? at[3] : 0 };
+    if (p[1] == 'x') {
+        char four[4] = { '0', '0', end - p >= 4 ? p[2] : 0, end - p >= 4 ? p[3] : 0 };
         int32_t c = hex4(four);
-        if (c < 0) return 0;
+        if (c < 0) return NULL;
         *to = put_utf8(*to, (uint32_t)c);
-        *p = at + 4;
-        return 1;
+        return p + 4;
     }
-    int32_t c = unescape_one(at[1]);
-    if (c < 0) return 0;
+    int32_t c = unescape_one(p[1]);
+    if (c < 0) return NULL;
     *(*to)++ = (char)c;
-    *p = at + 2;
-    return 1;
+    return p + 2;
 }
 
-/* Copies up to the next quote or backslash. */
-static inline uint32_t copy_run(const char **from, const char *end, char quote, char **to, char *to_end)
+/* \u0000 to \u0009 at p, a backslash: the digit, else a number above 9. */
+static inline uint8_t small_control(const char *p, const char *end)
+{
+    return end - p >= 6 && memcmp(p + 1, "u000", 4) == 0 ? (uint8_t)(p[5] - '0') : 255;
+}
+
+uint32_t scan_unescape(const char **from, const char *end, char quote, char **to, char *to_end)
 {
     const char *p = *from;
     char *o = *to;
-#if defined(__SSE2__)
-    while (end - p >= 16 && to_end - o >= 16) {
-        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
-        _mm_storeu_si128((__m128i *)(void *)o, v);
-        uint32_t m = scan_mask_end(v, quote), n = m ? (uint32_t)__builtin_ctz(m) : 16;
-        p += n;
-        o += n;
-        if (m) break;
-    }
-#endif
-    while (p < end && *p != quote && *p != '\\' && o < to_end) *o++ = *p++;
-    *from = p;
-    *to = o;
-    return p < end && (*p == quote || *p == '\\');
-}
-
-uint32_t scan_unescape(const char **p, const char *end, char quote, char **to, char *to_end)
-{
+    uint32_t done = 0;
     for (;;) {
-        if (!copy_run(p, end, quote, to, to_end)) return 0;
-        if (**p == quote) {
-            ++*p;
-            return 1;
+#if defined(__SSE2__)
+        while (end - p >= 16 && to_end - o >= 16) {
+            __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
+            _mm_storeu_si128((__m128i *)(void *)o, v);
+            uint32_t m = scan_mask_end(v, quote), n = m ? (uint32_t)__builtin_ctz(m) : 16;
+            p += n;
+            o += n;
+            if (m) break;
+        }
+#endif
+        while (p < end && *p != quote && *p != '\\' && o < to_end) *o++ = *p++;
+        if (p == end || (*p != quote && *p != '\\')) break;
+        if (*p == quote) {
+            p++;
+            done = 1;
+            break;
         }
         /* An escape makes at most 4 bytes, and fewer than it has itself. */
-        if (to_end - *to < 4 && to_end - *to < end - *p - 1) return 0;
-        if (!unescape(p, end, to)) return 0;
+        if (to_end - o < 4 && to_end - o < end - p - 1) break;
+        uint8_t small = small_control(p, end);
+        if (small <= 9) {
+            *o++ = (char)small;
+            p += 6;
+            continue;
+        }
+        const char *next = unescape(p, end, &o);
+        if (!next) break;
+        p = next;
     }
+    *from = p;
+    *to = o;
+    return done;
 }
 
 uint32_t scan_number(const char *p, const char *end)
@@ -208,7 +210,7 @@ static inline char *escape_one(char *to, uint8_t c)
     return to + 5;
 }
 
-char *scan_escape(char *to, const char *to_end, struct zr_str s)
+char *scan_escape_any(char *to, const char *to_end, struct zr_str s)
 {
     if (s.len == 0) return to;
     const char *p = s.ptr, *end = p + s.len;
@@ -229,6 +231,7 @@ char *scan_escape(char *to, const char *to_end, struct zr_str s)
 #else
     (void)to_end;
 #endif
+    if (end - p < 16 && scan_copy_short(to, p, (uint64_t)(end - p))) return to + (end - p);
     for (; p < end; p++) {
         if (scan_must_escape((uint8_t)*p)) {
             to = escape_one(to, (uint8_t)*p);

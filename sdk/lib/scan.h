@@ -74,8 +74,51 @@ uint32_t scan_unescape(const char **p, const char *end, char quote, char **to, c
 /* The length of a JSON number at the front of [p, end), 0 when there is none. */
 uint32_t scan_number(const char *p, const char *end);
 
-/* How many bytes longer s becomes by escaping. */
+/* How many bytes longer s becomes by escaping, and the most that can be. */
 uint64_t scan_escape_extra(struct zr_str s);
+#define SCAN_ESCAPE_WORST 6u /* "\u00XX" for each byte */
+
+/* A set high bit somewhere when one of 8 bytes must be escaped. */
+static inline uint64_t scan_word_escape(uint64_t x)
+{
+    const uint64_t ones = 0x0101010101010101ull, high = 0x8080808080808080ull;
+    uint64_t q = x ^ ones * '"', b = x ^ ones * '\\';
+    return (((x - ones * 0x20) & ~x) | ((q - ones) & ~q) | ((b - ones) & ~b)) & high;
+}
+
+/* Copies n < 16 bytes when none of them must be escaped; 0 when one must (and then nothing was written). */
+static inline uint32_t scan_copy_short(char *to, const char *p, uint64_t n)
+{
+    if (n >= 8) {
+        uint64_t a, b;
+        memcpy(&a, p, 8);
+        memcpy(&b, p + n - 8, 8);
+        if (scan_word_escape(a) | scan_word_escape(b)) return 0;
+        memcpy(to, &a, 8);
+        memcpy(to + n - 8, &b, 8);
+    } else if (n >= 4) {
+        uint32_t a, b;
+        memcpy(&a, p, 4);
+        memcpy(&b, p + n - 4, 4);
+        if (scan_word_escape(a | (uint64_t)b << 32)) return 0;
+        memcpy(to, &a, 4);
+        memcpy(to + n - 4, &b, 4);
+    } else {
+        for (uint64_t i = 0; i < n; i++) {
+            if (scan_must_escape((uint8_t)p[i])) return 0;
+        }
+        for (uint64_t i = 0; i < n; i++) to[i] = p[i];
+    }
+    return 1;
+}
+
+/* scan_escape of text that is long or has something to escape. */
+char *scan_escape_any(char *to, const char *to_end, struct zr_str s);
+
 /* Writes s escaped, without quotes; room for s.len + scan_escape_extra(s) bytes must be there before to_end. Returns the end. */
-char *scan_escape(char *to, const char *to_end, struct zr_str s);
+static inline char *scan_escape(char *to, const char *to_end, struct zr_str s)
+{
+    if (s.len < 16 && scan_copy_short(to, s.ptr, s.len)) return to + s.len;
+    return scan_escape_any(to, to_end, s);
+}
 #endif

@@ -78,6 +78,15 @@ zr_status zl_parse_i64(struct zr_str s, int64_t *ret)
     uint64_t i = 0, v = 0, negative = 0;
     if (s.len && (s.ptr[0] == '-' || s.ptr[0] == '+')) negative = s.ptr[i++] == '-';
     if (i == s.len) return ZR_EINVAL;
+    if (s.len - i <= 18) { /* always in range */
+        for (; i < s.len; i++) {
+            unsigned digit = (unsigned)(uint8_t)s.ptr[i] - '0';
+            if (digit > 9) return ZR_EINVAL;
+            v = v * 10 + digit;
+        }
+        *ret = negative ? -(int64_t)v : (int64_t)v;
+        return ZR_OK;
+    }
     const uint64_t limit = (uint64_t)INT64_MAX + negative;
     for (; i < s.len; i++) {
         unsigned digit = (unsigned)(uint8_t)s.ptr[i] - '0';

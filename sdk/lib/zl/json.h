@@ -28,7 +28,7 @@ struct zl_json {
 };
 struct zl_json_doc;
 /* Parses the whole text (which must stay valid: unescaped text points into it). ZR_EINVAL with *ret_at the byte position;
- * ZR_EFULL deeper than 64 or more than 4 million nodes; ZR_ENOMEM. */
+ * ZR_EFULL deeper than 64, more than 4 million nodes, or references that would make it 64 times as large; ZR_ENOMEM. */
 zr_status zl_json_parse(struct zr_str text, struct zl_json_doc **ret_doc, const struct zl_json **ret_root, uint64_t *ret_at);
 void zl_json_free(struct zl_json_doc *doc);
 
