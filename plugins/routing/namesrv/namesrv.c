@@ -111,70 +111,15 @@ static void expiry_look(struct zr_inst *inst, struct zr_session *session)
     ns_expiry_arm(inst, ns_expire(inst));
 }
 
-/* On the timer thread. A timer that was replaced and still fires finds a later time armed, and leaves. */
-static void expiry_due(void *arg)
-{
-    struct zr_inst *inst = arg;
-    int64_t now = ns_now(inst);
-    pthread_mutex_lock(&inst->small);
-    uint32_t mine = inst->expiry.armed_at <= now && !inst->expiry.closed;
-    if (mine || inst->expiry.closed) {
-        inst->expiry.armed_at = inst->expiry.want_at = INT64_MAX;
-        inst->expiry.id = 0;
-        pthread_cond_broadcast(&inst->changed);
-    }
-    inst->jobs += mine;
-    pthread_mutex_unlock(&inst->small);
-    if (!mine)
-        return;
-    job_start(inst, NULL, expiry_look);
-    job_end(inst);
-}
+/* On the timer thread: looking may take long, so it goes to the pool. */
+static void expiry_due(void *arg) { job_start(arg, NULL, expiry_look); }
 
-/* Brings the timer forward to at_ns if it is armed for later. One thread at a time talks to the host about it (busy); others leave
- * their wish in want_at. */
-void ns_expiry_arm(struct zr_inst *inst, int64_t at_ns)
-{
-    struct ns_timer *t = &inst->expiry;
-    pthread_mutex_lock(&inst->small);
-    if (at_ns < t->want_at)
-        t->want_at = at_ns;
-    if (!t->busy) {
-        t->busy = 1;
-        while (t->want_at < t->armed_at && !t->closed) {
-            int64_t at = t->want_at;
-            uint64_t old = t->id, id = 0;
-            t->id = 0;
-            t->armed_at = at;
-            pthread_mutex_unlock(&inst->small);
-            if (old)
-                (void)inst->timer->cancel(inst->host, old);
-            zr_status status = inst->timer->at(inst->host, at, expiry_due, inst, &id);
-            pthread_mutex_lock(&inst->small);
-            if (status != ZR_OK)
-                t->armed_at = t->want_at = INT64_MAX;
-            else if (t->armed_at == at)
-                t->id = id;
-        }
-        t->busy = 0;
-        pthread_cond_broadcast(&inst->changed);
-    }
-    pthread_mutex_unlock(&inst->small);
-}
+void ns_expiry_arm(struct zr_inst *inst, int64_t at_ns) { rt_alarm_bring(&inst->expiry, at_ns); }
 
-/* No timer fires and no job runs after this. */
-static void expiry_close(struct zr_inst *inst)
+static void jobs_wait(struct zr_inst *inst)
 {
-    struct ns_timer *t = &inst->expiry;
     pthread_mutex_lock(&inst->small);
-    t->closed = 1;
-    while (t->busy)
-        pthread_cond_wait(&inst->changed, &inst->small);
-    uint64_t id = t->id;
-    pthread_mutex_unlock(&inst->small);
-    uint32_t running = id && inst->timer->cancel(inst->host, id) != ZR_OK;
-    pthread_mutex_lock(&inst->small);
-    while ((running && t->id == id) || inst->jobs > 0)
+    while (inst->jobs > 0)
         pthread_cond_wait(&inst->changed, &inst->small);
     pthread_mutex_unlock(&inst->small);
 }
@@ -366,12 +311,12 @@ static zr_status ns_create(const struct zr_host *host, const void *settings, str
     inst->call = host->query(host, ZR_SVC_CALL);
     inst->broker = host->query(host, ZR_SVC_BROKER);
     inst->metrics = host->query(host, ZR_SVC_METRICS);
-    inst->expiry.armed_at = inst->expiry.want_at = INT64_MAX;
     if (!inst->reply || !inst->timer || !inst->state) {
         free(inst);
         return ns_raise(host, ZR_ENOTSUP, "routing-namesrv needs the services zarya.reply/1, zarya.timer/1 and zarya.state/1");
     }
     locks_init(inst);
+    rt_alarm_init(&inst->expiry, host, inst->timer, expiry_due, inst);
     *ret = inst;
     return ZR_OK;
 }
@@ -379,7 +324,7 @@ static zr_status ns_create(const struct zr_host *host, const void *settings, str
 static zr_status ns_warm(struct zr_inst *inst)
 {
     zr_status status;
-    inst->expiry.closed = 0;
+    rt_alarm_open(&inst->expiry);
     inst->started_ns = ns_now(inst);
     if (inst->metrics && inst->metrics->declare(inst->host, ns_metrics, sizeof ns_metrics / sizeof *ns_metrics, &inst->first_metric) != ZR_OK)
         inst->metrics = NULL;
@@ -394,7 +339,8 @@ static zr_status ns_warm(struct zr_inst *inst)
 
 static void ns_cool(struct zr_inst *inst)
 {
-    expiry_close(inst);
+    rt_alarm_close(&inst->expiry);
+    jobs_wait(inst);
     ns_tables_free(inst);
     ns_kv_free(inst);
     ns_body_unref(inst->cluster_info);
@@ -404,6 +350,7 @@ static void ns_cool(struct zr_inst *inst)
 static void ns_destroy(struct zr_inst *inst)
 {
     locks_free(inst);
+    rt_alarm_free(&inst->expiry);
     free(inst);
 }
 

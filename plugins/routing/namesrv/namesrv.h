@@ -14,12 +14,13 @@
  *                        registration takes it anew for each NS_CHUNK topics. Writers go first.
  *   inst->order (mutex)  one registration is applied at a time, so that an older one cannot overwrite a newer one half-way.
  *   stripe->mutex        guards cached bodies of the topics in the stripe, and the stripe's ring. Taken with lock held.
- *   inst->small (mutex)  guards timer state, KV saving and the count of jobs; with the condition inst->changed.
+ *   inst->small (mutex)  guards KV saving and the count of jobs; with the condition inst->changed.
  *   Order: order, lock, stripe. small is taken alone. None is held during a call to the host. */
 #ifndef NS_NAMESRV_H
 #define NS_NAMESRV_H
 #include <pthread.h>
 #include <stdatomic.h>
+#include "../common/alarm.h"
 #include "map.h"
 #include "zarya/zarya.h"
 #include "zl/buf.h"
@@ -129,13 +130,6 @@ struct ns_stripe {
     struct ns_topic *hand; /* ring of topics with cached bodies */
     uint64_t bytes;
 };
-struct ns_timer {
-    uint64_t id;      /* 0: none is armed */
-    int64_t armed_at; /* INT64_MAX: none */
-    int64_t want_at;
-    uint32_t busy;    /* a thread is arming */
-    uint32_t closed;
-};
 struct zr_inst {
     const struct zr_host *host;
     const struct zr_reply_v1 *reply;
@@ -164,7 +158,7 @@ struct zr_inst {
 
     pthread_mutex_t small;
     pthread_cond_t changed;
-    struct ns_timer expiry;
+    struct rt_alarm expiry;
     uint32_t jobs;      /* handed to the worker pool and not finished */
     uint32_t kv_saving; /* a thread writes the document */
     uint64_t kv_gen, kv_saved, kv_failed; /* change counters: made (under lock too), durable, last refused */
