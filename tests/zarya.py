@@ -198,6 +198,98 @@ def remoting(addr, code, ext=None, body=b"", timeout=5, **more):
         return {}, b""
 
 
+def binary_frame(code, ext=None, body=b"", flag=0, opaque=1, version=513, language=0, remark=None):
+    """One remoting frame with a binary (ROCKETMQ) header."""
+    m = b"".join(struct.pack(">h", len(k)) + k + struct.pack(">i", len(v)) + v
+                 for k, v in ((k.encode(), str(v).encode()) for k, v in (ext or {}).items()))
+    r = (remark or "").encode()
+    head = struct.pack(">hbhii", code, language, version, opaque, flag) + struct.pack(">i", len(r)) + r + struct.pack(">i", len(m)) + m
+    return struct.pack(">ii", 4 + len(head) + len(body), 1 << 24 | len(head)) + head + body
+
+
+def parse_frame(data):
+    """Header (as JSON has it, with "serialize" 0 or 1 beside) and body of a frame without its first word."""
+    hlen, = struct.unpack_from(">I", data)
+    kind, hlen = hlen >> 24, hlen & 0xFFFFFF
+    raw, body = data[4:4 + hlen], data[4 + hlen:]
+    if kind == 0:
+        return {**json.loads(raw), "serialize": 0}, body
+    code, _, version, opaque, flag, rlen = struct.unpack_from(">hbhiii", raw)
+    at = 17 + rlen
+    end = at + 4 + struct.unpack_from(">i", raw, at)[0]
+    head = {"code": code, "version": version, "opaque": opaque, "flag": flag, "remark": raw[17:17 + rlen].decode() or None, "extFields": {}, "serialize": 1}
+    at += 4
+    while at < end:
+        k, = struct.unpack_from(">h", raw, at)
+        v, = struct.unpack_from(">i", raw, at + 2 + k)
+        head["extFields"][raw[at + 2:at + 2 + k].decode()] = raw[at + 6 + k:at + 6 + k + v].decode()
+        at += 6 + k + v
+    return head, body
+
+
+class Conn:
+    """One connection by hand. Answers are found by opaque, whatever their order (all frames are kept in .seen, in order)."""
+
+    def __init__(self, addr, timeout=10):
+        host, port = addr.rsplit(":", 1)
+        self.sock, self.data, self.opaque, self.timeout = socket.create_connection((host, int(port)), timeout), b"", 100, timeout
+        self.seen, self.closed = [], False
+
+    def send(self, code, ext=None, body=b"", binary=False, **more):
+        """Sends one request; its opaque."""
+        self.opaque += 3
+        self.sock.sendall((binary_frame if binary else frame)(code, ext, body, opaque=self.opaque, **more))
+        return self.opaque
+
+    def read(self, seconds):
+        """The next frame, or None after the time or at the end of the connection (.closed)."""
+        end = time.time() + seconds
+        while len(self.data) < 4 or len(self.data) < 4 + struct.unpack(">i", self.data[:4])[0]:
+            left = end - time.time()
+            if left <= 0:
+                return None
+            self.sock.settimeout(left)
+            try:
+                got = self.sock.recv(1 << 20)
+            except socket.timeout:
+                return None
+            except OSError:
+                got = b""
+            if not got:
+                self.closed = True
+                return None
+            self.data += got
+        n = 4 + struct.unpack(">i", self.data[:4])[0]
+        head, body = parse_frame(self.data[4:n])
+        self.data = self.data[n:]
+        self.seen.append((head, body))
+        return head, body
+
+    def answer(self, opaque, seconds=None):
+        """The answer to that request; ({}, b"") when there is none in time."""
+        end = time.time() + (self.timeout if seconds is None else seconds)
+        while True:
+            for head, body in self.seen:
+                if head["flag"] & 1 and head["opaque"] == opaque:
+                    return head, body
+            if time.time() > end or not self.read(max(0.001, end - time.time())):
+                return {}, b""
+
+    def ask(self, code, ext=None, body=b"", seconds=None, **more):
+        return self.answer(self.send(code, ext, body, **more), seconds)
+
+    def pushed(self, code, seconds=0.0):
+        """What the server sent unasked under this code; waits until there is some."""
+        end = time.time() + seconds
+        while True:
+            found = [(h, b) for h, b in self.seen if not h["flag"] & 1 and h["code"] == code]
+            if found or time.time() >= end or not self.read(end - time.time()):
+                return found
+
+    def close(self):
+        self.sock.close()
+
+
 CACHE = os.environ.get("ZARYA_CACHE", os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "zarya-tests"))
 
 
