@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* docs.c - topics.json, subscriptionGroup.json and consumerOffset.json are written here, off the I/O threads, coalesced.
+ *
+ * What stays true:
+ *   1. A write begun for request n contains every change made before request n: the text is made when the write begins.
+ *   2. At most one job for a document is queued or running; requests that come meanwhile share the next one.
+ *   3. A write that failed is tried again after a second, until one succeeds; who waited is told of the failure at once.
+ *
+ * LOCKING. doc->lock guards the counters and waiters; doc->io is held for a write (also by zb_doc_write at stop), and is taken
+ * before any table's lock. */
+#include "broker/internal.h"
+
+#define DOC_MAX (1ull << 30)
+#define DOC_RETRY_NS 1000000000
+
+struct waiter {
+    struct waiter *next;
+    uint64_t wanted;
+    void (*fn)(void *ctx, zr_status status);
+    void *ctx;
+};
+struct doc {
+    const char *name;
+    void (*print)(struct zl_buf *out);
+    pthread_mutex_t lock, io;
+    uint64_t wanted, done;
+    uint32_t scheduled;
+    struct waiter *waiters;
+};
+static struct doc docs[] = {
+    { "config/topics.json", zb_topics_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, NULL },
+    { "config/subscriptionGroup.json", zb_groups_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, NULL },
+    { "config/consumerOffset.json", zb_offsets_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, NULL },
+};
+#define N_DOCS (sizeof docs / sizeof docs[0])
+
+static zr_status doc_save(struct doc *d)
+{
+    struct zl_buf text;
+    zl_buf_init(&text, DOC_MAX);
+    pthread_mutex_lock(&d->io);
+    d->print(&text);
+    zr_status status = text.failed ? ZR_ENOMEM : zk_state_write(zl_str(d->name), zl_buf_as_span(&text));
+    pthread_mutex_unlock(&d->io);
+    zl_buf_free(&text);
+    if (status != ZR_OK) {
+        zk_metric_add(zb.meter.doc_failed, 1);
+        zk_log(ZR_LOG_ERROR, "%s could not be written: %s", d->name, status == ZR_ENOMEM ? "memory ran out" : zk_err_text());
+    }
+    return status;
+}
+
+static struct waiter *waiters_take(struct doc *d, uint64_t upto)
+{
+    struct waiter *taken = NULL, **at = &d->waiters;
+    while (*at) {
+        struct waiter *w = *at;
+        if (w->wanted <= upto) {
+            *at = w->next;
+            w->next = taken;
+            taken = w;
+        } else {
+            at = &w->next;
+        }
+    }
+    return taken;
+}
+
+static void waiters_tell(struct waiter *w, zr_status status)
+{
+    while (w) {
+        struct waiter *next = w->next;
+        w->fn(w->ctx, status);
+        free(w);
+        w = next;
+    }
+}
+
+static void doc_job(void *arg);
+static void doc_retry(void *arg);
+
+static void doc_schedule(struct doc *d)
+{
+    if (zb_work(doc_job, d) == ZR_OK)
+        return;
+    uint64_t id; /* the pool is full: soon */
+    if (zk_timer_at(zk_mono_ns() + DOC_RETRY_NS / 20, doc_retry, d, &id) != ZR_OK) {
+        pthread_mutex_lock(&d->lock);
+        d->scheduled = 0; /* the next touch, or the end, writes it */
+        pthread_mutex_unlock(&d->lock);
+    }
+}
+
+static void doc_retry(void *arg)
+{
+    if (!atomic_load(&zb.stopping))
+        doc_schedule(arg);
+}
+
+static void doc_job(void *arg)
+{
+    struct doc *d = arg;
+    pthread_mutex_lock(&d->lock);
+    uint64_t upto = d->wanted;
+    pthread_mutex_unlock(&d->lock);
+    zr_status status = doc_save(d);
+    pthread_mutex_lock(&d->lock);
+    if (status == ZR_OK)
+        d->done = upto;
+    struct waiter *told = waiters_take(d, upto);
+    uint32_t more = d->wanted > d->done;
+    d->scheduled = more;
+    pthread_mutex_unlock(&d->lock);
+    waiters_tell(told, status);
+    uint64_t id;
+    if (more && status == ZR_OK)
+        doc_schedule(d);
+    else if (more && zk_timer_at(zk_mono_ns() + DOC_RETRY_NS, doc_retry, d, &id) != ZR_OK) {
+        pthread_mutex_lock(&d->lock);
+        d->scheduled = 0;
+        pthread_mutex_unlock(&d->lock);
+    }
+}
+
+void zb_doc_touch(uint32_t doc, void (*fn)(void *ctx, zr_status status), void *ctx)
+{
+    struct doc *d = &docs[doc];
+    struct waiter *w = fn ? malloc(sizeof *w) : NULL;
+    pthread_mutex_lock(&d->lock);
+    d->wanted++;
+    if (w) {
+        *w = (struct waiter){ d->waiters, d->wanted, fn, ctx };
+        d->waiters = w;
+    }
+    uint32_t schedule = !d->scheduled;
+    d->scheduled = 1;
+    pthread_mutex_unlock(&d->lock);
+    if (schedule)
+        doc_schedule(d);
+    if (fn && !w)
+        fn(ctx, ZR_ENOMEM);
+}
+
+zr_status zb_doc_write(uint32_t doc)
+{
+    struct doc *d = &docs[doc];
+    pthread_mutex_lock(&d->lock);
+    uint64_t upto = d->wanted;
+    pthread_mutex_unlock(&d->lock);
+    zr_status status = doc_save(d);
+    pthread_mutex_lock(&d->lock);
+    if (status == ZR_OK && d->done < upto)
+        d->done = upto;
+    struct waiter *told = waiters_take(d, upto);
+    pthread_mutex_unlock(&d->lock);
+    waiters_tell(told, status);
+    return status;
+}
+
+void zb_docs_open(void)
+{
+    for (uint32_t i = 0; i < N_DOCS; i++)
+        docs[i].wanted = docs[i].done = docs[i].scheduled = 0;
+}
+
+/* After the pool's jobs of ours have ended. */
+void zb_docs_close(void)
+{
+    for (uint32_t i = 0; i < N_DOCS; i++) {
+        pthread_mutex_lock(&docs[i].lock);
+        struct waiter *told = waiters_take(&docs[i], UINT64_MAX);
+        pthread_mutex_unlock(&docs[i].lock);
+        waiters_tell(told, ZR_ECLOSED);
+    }
+}

@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* groups.c - subscription groups, their document, the table of what groups may not consume.
+ *
+ * What stays true: as in topics.c - a zb_group never changes; groups_gen grows when one is replaced or removed; each change
+ * raises the data version. forbidden maps "group@topic" to a mask of permission bits; only bit 2 (read, value 4) is looked at.
+ *
+ * LOCKING. zb.groups_lock guards both tables and the data version. */
+#include "broker/internal.h"
+
+struct forbidden {
+    struct zr_str key, group, topic;
+    int32_t mask;
+};
+
+struct zb_group *zb_group_ref(struct zb_group *group)
+{
+    atomic_fetch_add_explicit(&group->refs, 1, memory_order_relaxed);
+    return group;
+}
+
+void zb_group_unref(struct zb_group *group)
+{
+    if (group && atomic_fetch_sub(&group->refs, 1) == 1)
+        free(group);
+}
+
+static struct zr_str text_put(char **at, struct zr_str s)
+{
+    struct zr_str ret = { *at, s.len };
+    if (s.len)
+        memcpy(*at, s.ptr, s.len);
+    *at += s.len;
+    return ret;
+}
+
+static struct zb_group *group_new(const struct zr_group *conf)
+{
+    uint64_t size = sizeof(struct zb_group) + conf->n_attributes * sizeof(struct zr_field) + conf->name.len + conf->retry_policy_json.len +
+                    conf->subscription_data_json.len;
+    for (uint32_t i = 0; i < conf->n_attributes; i++)
+        size += conf->attributes[i].name.len + conf->attributes[i].value.len;
+    struct zb_group *g = calloc(1, size);
+    if (!g)
+        return NULL;
+    g->attributes = (struct zr_field *)(void *)(g + 1);
+    g->n_attributes = conf->n_attributes;
+    char *at = (char *)(g->attributes + conf->n_attributes);
+    g->name = text_put(&at, conf->name);
+    g->retry_policy = text_put(&at, conf->retry_policy_json);
+    g->subscriptions = text_put(&at, conf->subscription_data_json);
+    for (uint32_t i = 0; i < conf->n_attributes; i++)
+        g->attributes[i] = (struct zr_field){ text_put(&at, conf->attributes[i].name), text_put(&at, conf->attributes[i].value) };
+    atomic_init(&g->refs, 1);
+    g->hash = zb_hash(g->name);
+    g->broker_id = conf->broker_id;
+    g->slow_broker_id = conf->slow_broker_id;
+    g->retry_queues = conf->retry_queues;
+    g->retry_max_times = conf->retry_max_times;
+    g->sys_flag = conf->sys_flag;
+    g->consume_timeout_minute = conf->consume_timeout_minute;
+    g->consume = conf->consume_enable != 0;
+    g->from_min = conf->consume_from_min_enable != 0;
+    g->broadcast = conf->consume_broadcast_enable != 0;
+    g->orderly = conf->consume_orderly != 0;
+    g->notify = conf->notify_ids_changed != 0;
+    return g;
+}
+
+void zb_group_view(const struct zb_group *group, struct zr_group *ret)
+{
+    *ret = (struct zr_group){ .hdr = ZR_HDR(struct zr_group, 0), .name = group->name, .attributes = group->attributes,
+        .n_attributes = group->n_attributes, .retry_policy_json = group->retry_policy, .subscription_data_json = group->subscriptions,
+        .broker_id = group->broker_id, .slow_broker_id = group->slow_broker_id, .consume_enable = group->consume,
+        .consume_from_min_enable = group->from_min, .consume_broadcast_enable = group->broadcast, .consume_orderly = group->orderly,
+        .notify_ids_changed = group->notify, .retry_queues = group->retry_queues, .retry_max_times = group->retry_max_times,
+        .sys_flag = group->sys_flag, .consume_timeout_minute = group->consume_timeout_minute };
+}
+
+static void group_defaults(struct zr_group *ret, struct zr_str name)
+{
+    *ret = (struct zr_group){ .hdr = ZR_HDR(struct zr_group, 0), .name = name, .slow_broker_id = 1, .consume_enable = 1,
+        .consume_from_min_enable = 1, .consume_broadcast_enable = 1, .notify_ids_changed = 1, .retry_queues = 1, .retry_max_times = 16,
+        .consume_timeout_minute = 15 };
+}
+
+static void version_next(void)
+{
+    zb.groups_version.timestamp = zk_wall_ms();
+    zb.groups_version.counter++;
+}
+
+/* only_new: one that is there stays. */
+static zr_status group_put(const struct zr_group *conf, uint32_t only_new, struct zb_group **ret)
+{
+    struct zb_group *g = group_new(conf), *old;
+    if (!g)
+        return ZR_ENOMEM;
+    zr_status status = ZR_OK;
+    pthread_rwlock_wrlock(&zb.groups_lock);
+    old = zb_map_get(&zb.groups, g->hash, g->name);
+    if (old && only_new) {
+        zb_group_unref(g);
+        g = NULL;
+        *ret = zb_group_ref(old);
+        old = NULL;
+    } else if (!old && zb.groups.n >= (uint64_t)ZB_SET(max_groups)) {
+        status = ZR_EFULL;
+    } else if ((status = zb_map_put(&zb.groups, g->hash, g->name, g)) == ZR_OK) {
+        version_next();
+        if (old)
+            atomic_fetch_add(&zb.groups_gen, 1);
+        if (ret)
+            *ret = zb_group_ref(g);
+        zk_metric_set(zb.meter.groups, (int64_t)zb.groups.n);
+    }
+    pthread_rwlock_unlock(&zb.groups_lock);
+    if (status != ZR_OK)
+        zb_group_unref(g);
+    else
+        zb_group_unref(old);
+    return status;
+}
+
+zr_status zb_group_store(const struct zr_group *conf)
+{
+    if (conf->name.len == 0 || conf->name.len > ZL_RETRY_TOPIC_MAX)
+        return ZR_EINVAL;
+    return group_put(conf, 0, NULL);
+}
+
+static struct zb_group *group_auto(struct zr_str name)
+{
+    char why[256];
+    struct zr_group conf;
+    struct zb_group *g = NULL;
+    if (!ZB_SET(auto_create_group) && !(zl_starts(name, "CID_RMQ_SYS_") && ZB_SET(create_sys_group)))
+        return NULL;
+    if (zl_group_check(name, why, sizeof why) != ZR_OK)
+        return NULL;
+    group_defaults(&conf, name);
+    if (group_put(&conf, 1, &g) != ZR_OK)
+        return NULL;
+    zk_log(ZR_LOG_INFO, "subscription group %.*s made", (int)name.len, name.ptr);
+    zb_doc_touch(ZB_DOC_GROUPS, NULL, NULL);
+    return g;
+}
+
+struct zb_group *zb_group_get(struct zr_str name, uint32_t create)
+{
+    uint64_t hash = zb_hash(name);
+    pthread_rwlock_rdlock(&zb.groups_lock);
+    struct zb_group *g = zb_map_get(&zb.groups, hash, name);
+    if (g)
+        zb_group_ref(g);
+    pthread_rwlock_unlock(&zb.groups_lock);
+    return g || !create ? g : group_auto(name);
+}
+
+struct zb_group *zb_lane_group(struct zb_lane *lane, struct zr_str name, uint32_t create)
+{
+    uint64_t hash = zb_hash(name);
+    struct zb_group *g = zb_map_get(&lane->groups, hash, name);
+    if (g)
+        return g;
+    g = zb_group_get(name, create);
+    if (g && zb_map_put(&lane->groups, hash, g->name, g) != ZR_OK) {
+        zb_group_unref(g);
+        g = NULL;
+    }
+    return g;
+}
+
+static void forbidden_clear(struct zr_str group)
+{
+    for (uint64_t at = 0;;) {
+        struct forbidden *f = zb_map_next(&zb.forbidden, &at);
+        if (!f)
+            break;
+        if (zl_eq(f->group, group)) {
+            zb_map_del(&zb.forbidden, zb_hash(f->key), f->key);
+            atomic_fetch_sub(&zb.n_forbidden, 1);
+            free(f);
+            at = 0; /* deletion shifts entries back */
+        }
+    }
+}
+
+zr_status zb_group_remove(struct zr_str name)
+{
+    uint64_t hash = zb_hash(name);
+    pthread_rwlock_wrlock(&zb.groups_lock);
+    struct zb_group *g = zb_map_del(&zb.groups, hash, name);
+    if (g) {
+        version_next();
+        atomic_fetch_add(&zb.groups_gen, 1);
+        forbidden_clear(name);
+        zk_metric_set(zb.meter.groups, (int64_t)zb.groups.n);
+    }
+    pthread_rwlock_unlock(&zb.groups_lock);
+    if (!g)
+        return ZR_ENOENT;
+    zb_doc_touch(ZB_DOC_GROUPS, NULL, NULL);
+    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .group = g->name, .now_ms = zk_wall_ms(), .point = ZR_POINT_GROUP_REMOVED };
+    struct zr_verdict verdict = { .hdr = ZR_HDR(struct zr_verdict, 0) };
+    if (zk_hooks_at(ZR_POINT_GROUP_REMOVED))
+        zk_hooks_run(ZR_POINT_GROUP_REMOVED, &event, &verdict);
+    zb_group_unref(g);
+    return ZR_OK;
+}
+
+struct zb_group **zb_groups_all(uint32_t *ret_n)
+{
+    pthread_rwlock_rdlock(&zb.groups_lock);
+    struct zb_group **all = malloc((zb.groups.n + 1) * sizeof *all);
+    uint32_t n = 0;
+    uint64_t at = 0;
+    for (struct zb_group *g; all && (g = zb_map_next(&zb.groups, &at));)
+        all[n++] = zb_group_ref(g);
+    pthread_rwlock_unlock(&zb.groups_lock);
+    *ret_n = n;
+    return all;
+}
+
+void zb_groups_free(struct zb_group **groups, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        zb_group_unref(groups[i]);
+    free(groups);
+}
+
+/* ---- forbidden ---- */
+static struct forbidden *forbidden_new(struct zr_str group, struct zr_str topic, int32_t mask)
+{
+    struct forbidden *f = malloc(sizeof *f + group.len + 1 + topic.len);
+    if (!f)
+        return NULL;
+    char *text = (char *)(f + 1);
+    memcpy(text, group.ptr, group.len);
+    text[group.len] = '@';
+    memcpy(text + group.len + 1, topic.ptr, topic.len);
+    *f = (struct forbidden){ { text, group.len + 1 + topic.len }, { text, group.len }, { text + group.len + 1, topic.len }, mask };
+    return f;
+}
+
+static void forbidden_set(struct zr_str key, struct zr_str group, struct zr_str topic, int32_t mask)
+{
+    uint64_t hash = zb_hash(key);
+    struct forbidden *f = zb_map_get(&zb.forbidden, hash, key);
+    if (f && mask == 0) {
+        zb_map_del(&zb.forbidden, hash, key);
+        atomic_fetch_sub(&zb.n_forbidden, 1);
+        free(f);
+    } else if (f) {
+        f->mask = mask;
+    } else if (mask && zb.forbidden.n < (uint64_t)ZB_SET(max_progress) && (f = forbidden_new(group, topic, mask))) {
+        if (zb_map_put(&zb.forbidden, hash, f->key, f) == ZR_OK)
+            atomic_fetch_add(&zb.n_forbidden, 1);
+        else
+            free(f);
+    }
+    version_next();
+}
+
+int32_t zb_group_forbidden(struct zr_str group, struct zr_str topic, int32_t value)
+{
+    char text[ZB_NAME_MAX];
+    if (value < 0 && atomic_load_explicit(&zb.n_forbidden, memory_order_relaxed) == 0)
+        return 0;
+    if (group.len == 0 || topic.len == 0 || group.len + 1 + topic.len > sizeof text)
+        return 0;
+    memcpy(text, group.ptr, group.len);
+    text[group.len] = '@';
+    memcpy(text + group.len + 1, topic.ptr, topic.len);
+    struct zr_str key = { text, group.len + 1 + topic.len };
+    if (value < 0) {
+        pthread_rwlock_rdlock(&zb.groups_lock);
+    } else {
+        pthread_rwlock_wrlock(&zb.groups_lock);
+        forbidden_set(key, group, topic, value);
+    }
+    struct forbidden *f = zb_map_get(&zb.forbidden, zb_hash(key), key);
+    int32_t mask = f ? f->mask : 0;
+    pthread_rwlock_unlock(&zb.groups_lock);
+    if (value >= 0)
+        zb_doc_touch(ZB_DOC_GROUPS, NULL, NULL);
+    return mask;
+}
+
+/* ---- groups that always exist ---- */
+zr_status zb_groups_make_system(void)
+{
+    static const char *const names[] = { "TOOLS_CONSUMER", "FILTERSRV_CONSUMER", "SELF_TEST_C_GROUP", "CID_ONS-HTTP-PROXY", "CID_ONSAPI_PULL",
+        "CID_ONSAPI_PERMISSION", "CID_ONSAPI_OWNER", "CID_RMQ_SYS_TRANS", NULL };
+    for (uint32_t i = 0; names[i]; i++) {
+        struct zr_group conf;
+        struct zb_group *g = NULL;
+        group_defaults(&conf, zl_str(names[i]));
+        zr_status status = group_put(&conf, 1, &g);
+        if (status != ZR_OK)
+            return status;
+        zb_group_unref(g);
+    }
+    return ZR_OK;
+}
+
+/* ---- subscriptionGroup.json ---- */
+static int group_compare(const void *a, const void *b)
+{
+    return zl_compare((*(struct zb_group *const *)a)->name, (*(struct zb_group *const *)b)->name);
+}
+
+static int forbidden_compare(const void *a, const void *b)
+{
+    return zl_compare((*(struct forbidden *const *)a)->key, (*(struct forbidden *const *)b)->key);
+}
+
+static void forbidden_print(struct zl_jw *w)
+{
+    pthread_rwlock_rdlock(&zb.groups_lock);
+    struct forbidden **all = malloc((zb.forbidden.n + 1) * sizeof *all);
+    uint32_t n = 0;
+    uint64_t at = 0;
+    for (struct forbidden *f; all && (f = zb_map_next(&zb.forbidden, &at));)
+        all[n++] = f;
+    if (all)
+        qsort(all, n, sizeof *all, forbidden_compare);
+    for (uint32_t i = 0; all && i < n; i++) {
+        if (i == 0 || !zl_eq(all[i]->group, all[i - 1]->group)) {
+            if (i)
+                zl_jw_end(w, '}');
+            zl_jw_key(w, all[i]->group);
+            zl_jw_begin(w, '{');
+        }
+        zl_jw_key(w, all[i]->topic);
+        zl_jw_i64(w, all[i]->mask);
+    }
+    if (all && n)
+        zl_jw_end(w, '}');
+    pthread_rwlock_unlock(&zb.groups_lock);
+    free(all);
+}
+
+static void group_print(struct zl_jw *w, const struct zb_group *g)
+{
+    zl_jw_key(w, g->name);
+    zl_jw_begin(w, '{');
+    zl_jw_key(w, zl_str("attributes"));
+    zl_jw_begin(w, '{');
+    for (uint32_t i = 0; i < g->n_attributes; i++) {
+        zl_jw_key(w, g->attributes[i].name);
+        zl_jw_str(w, g->attributes[i].value);
+    }
+    zl_jw_end(w, '}');
+    zl_jw_ki64(w, "brokerId", g->broker_id);
+    zl_jw_kbool(w, "consumeBroadcastEnable", g->broadcast);
+    zl_jw_kbool(w, "consumeEnable", g->consume);
+    zl_jw_kbool(w, "consumeFromMinEnable", g->from_min);
+    zl_jw_kbool(w, "consumeMessageOrderly", g->orderly);
+    zl_jw_ki64(w, "consumeTimeoutMinute", g->consume_timeout_minute);
+    zl_jw_kstr(w, "groupName", g->name);
+    zl_jw_key(w, zl_str("groupRetryPolicy"));
+    zl_jw_raw(w, g->retry_policy.len ? g->retry_policy : zl_str("{\"type\":\"CUSTOMIZED\"}"));
+    zl_jw_ki64(w, "groupSysFlag", g->sys_flag);
+    zl_jw_kbool(w, "notifyConsumerIdsChangedEnable", g->notify);
+    zl_jw_ki64(w, "retryMaxTimes", g->retry_max_times);
+    zl_jw_ki64(w, "retryQueueNums", g->retry_queues);
+    if (g->subscriptions.len) {
+        zl_jw_key(w, zl_str("subscriptionDataSet"));
+        zl_jw_raw(w, g->subscriptions);
+    }
+    zl_jw_ki64(w, "whichBrokerWhenConsumeSlowly", g->slow_broker_id);
+    zl_jw_end(w, '}');
+}
+
+void zb_groups_print(struct zl_buf *out)
+{
+    struct zl_jw w;
+    uint32_t n = 0;
+    struct zb_group **all = zb_groups_all(&n);
+    pthread_rwlock_rdlock(&zb.groups_lock);
+    struct zr_data_version version = zb.groups_version;
+    pthread_rwlock_unlock(&zb.groups_lock);
+    if (!all) {
+        out->failed = 1;
+        return;
+    }
+    qsort(all, n, sizeof *all, group_compare);
+    zl_jw_init(&w, out, 1);
+    zl_jw_begin(&w, '{');
+    zb_version_print(&w, &version);
+    zl_jw_key(&w, zl_str("forbiddenTable"));
+    zl_jw_begin(&w, '{');
+    forbidden_print(&w);
+    zl_jw_end(&w, '}');
+    zl_jw_key(&w, zl_str("subscriptionGroupTable"));
+    zl_jw_begin(&w, '{');
+    for (uint32_t i = 0; i < n; i++)
+        group_print(&w, all[i]);
+    zl_jw_end(&w, '}');
+    zl_jw_end(&w, '}');
+    zb_groups_free(all, n);
+}
+
+#define MAX_ATTRIBUTES 64u
+static zr_status group_read(const struct zl_json *node)
+{
+    struct zr_field attributes[MAX_ATTRIBUTES];
+    struct zr_group conf;
+    struct zl_buf policy, subs;
+    struct zr_str name = zl_json_get_str(node, "groupName");
+    const struct zl_json *list = zl_json_get(node, "attributes"), *sub = zl_json_get(node, "subscriptionDataSet");
+    const struct zl_json *retry = zl_json_get(node, "groupRetryPolicy");
+    group_defaults(&conf, name.len ? name : node->key);
+    conf.attributes = attributes;
+    for (const struct zl_json *a = list ? list->child : NULL; a && conf.n_attributes < MAX_ATTRIBUTES; a = a->next)
+        attributes[conf.n_attributes++] = (struct zr_field){ a->key, zl_json_str(a) };
+    conf.broker_id = zl_json_get_i64(node, "brokerId", 0);
+    conf.slow_broker_id = zl_json_get_i64(node, "whichBrokerWhenConsumeSlowly", 1);
+    conf.consume_enable = zl_json_get_bool(node, "consumeEnable", 1);
+    conf.consume_from_min_enable = zl_json_get_bool(node, "consumeFromMinEnable", 1);
+    conf.consume_broadcast_enable = zl_json_get_bool(node, "consumeBroadcastEnable", 1);
+    conf.consume_orderly = zl_json_get_bool(node, "consumeMessageOrderly", 0);
+    conf.notify_ids_changed = zl_json_get_bool(node, "notifyConsumerIdsChangedEnable", 1);
+    conf.retry_queues = (int32_t)zl_json_get_i64(node, "retryQueueNums", 1);
+    conf.retry_max_times = (int32_t)zl_json_get_i64(node, "retryMaxTimes", 16);
+    conf.sys_flag = (int32_t)zl_json_get_i64(node, "groupSysFlag", 0);
+    conf.consume_timeout_minute = (int32_t)zl_json_get_i64(node, "consumeTimeoutMinute", 15);
+    zl_buf_init(&policy, 1u << 20);
+    zl_buf_init(&subs, 1u << 24);
+    if (retry && retry->kind == ZL_JSON_OBJECT)
+        zl_json_print(&policy, retry);
+    if (sub && sub->kind == ZL_JSON_ARRAY)
+        zl_json_print(&subs, sub);
+    conf.retry_policy_json = zl_buf_as_str(&policy);
+    conf.subscription_data_json = zl_buf_as_str(&subs);
+    zr_status status = policy.failed || subs.failed ? ZR_ENOMEM : zb_group_store(&conf);
+    zl_buf_free(&policy);
+    zl_buf_free(&subs);
+    return status == ZR_EINVAL ? ZR_OK : status;
+}
+
+static void forbidden_read(const struct zl_json *table)
+{
+    for (const struct zl_json *g = table ? table->child : NULL; g; g = g->next)
+        for (const struct zl_json *t = g->child; t; t = t->next) {
+            char text[ZB_NAME_MAX];
+            if (g->key.len == 0 || t->key.len == 0 || g->key.len + 1 + t->key.len > sizeof text)
+                continue;
+            memcpy(text, g->key.ptr, g->key.len);
+            text[g->key.len] = '@';
+            memcpy(text + g->key.len + 1, t->key.ptr, t->key.len);
+            struct zr_str key = { text, g->key.len + 1 + t->key.len };
+            forbidden_set(key, g->key, t->key, (int32_t)zl_json_i64(t, 0));
+        }
+}
+
+static zr_status groups_accept(void *ctx, struct zr_span bytes)
+{
+    struct zl_json_doc *doc;
+    const struct zl_json *root;
+    uint64_t at = 0;
+    zr_status *load = ctx;
+    zr_status status = zl_json_parse((struct zr_str){ (const char *)bytes.ptr, bytes.len }, &doc, &root, &at);
+    if (status != ZR_OK)
+        return status;
+    const struct zl_json *table = root->kind == ZL_JSON_OBJECT ? zl_json_get(root, "subscriptionGroupTable") : NULL;
+    if (!table || table->kind != ZL_JSON_OBJECT) {
+        zl_json_free(doc);
+        return ZR_EINVAL;
+    }
+    for (const struct zl_json *g = table->child; g && *load == ZR_OK; g = g->next)
+        *load = g->kind == ZL_JSON_OBJECT ? group_read(g) : ZR_OK;
+    forbidden_read(zl_json_get(root, "forbiddenTable"));
+    zb_version_read(zl_json_get(root, "dataVersion"), &zb.groups_version);
+    zl_json_free(doc);
+    return ZR_OK;
+}
+
+zr_status zb_groups_load(void)
+{
+    zr_status load = ZR_OK;
+    zr_status status = zk_state_read(zl_str("config/subscriptionGroup.json"), groups_accept, &load);
+    if (status == ZR_ENOENT)
+        return ZR_OK;
+    if (status != ZR_OK) {
+        zk_err_raise(status, 0, "config/subscriptionGroup.json cannot be read, and neither can its .bak: put back a good copy, or remove both "
+                     "to start with default groups");
+        return status;
+    }
+    if (load == ZR_EFULL)
+        zk_err_raise(load, 0, "config/subscriptionGroup.json holds more groups than maxGroups (%lld) allows", (long long)zb.set.max_groups);
+    return load;
+}
+
+void zb_groups_close(void)
+{
+    uint64_t at = 0;
+    for (struct zb_group *g; (g = zb_map_next(&zb.groups, &at));)
+        zb_group_unref(g);
+    zb_map_free(&zb.groups);
+    at = 0;
+    for (struct forbidden *f; (f = zb_map_next(&zb.forbidden, &at));)
+        free(f);
+    zb_map_free(&zb.forbidden);
+}

@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* hold.c - long polling: pulls that found nothing and wait for a message, or for their time to pass.
+ *
+ * A held pull is in three lists: of its queue (woken by what arrives), of a timing wheel (ended when its time has passed) and of
+ * its connection (dropped with it). Who wants it sets its state from HELD to TAKEN; who succeeds owns it, takes it out of all
+ * three, and runs, posts or drops it.
+ *
+ * What stays true:
+ *   1. A pull that is TAKEN is touched by its taker only, but for the links of lists it still is in; it is freed only after it
+ *      was taken out of all three, so whoever walks a list under its lock sees live objects.
+ *   2. No message is missed: the holder links the pull first and then looks at the queue's end; the appender makes the message
+ *      visible first and then looks for held pulls. Between the two there is a full fence on both sides.
+ *   3. There is no scan: the timer is set to the first slot of the wheel that holds anything.
+ *
+ * LOCKING. queue->lock guards a queue's list; hold_lock guards the wheel and the lists of connections. Order: queue->lock, then
+ * hold_lock. No filter, storage or answer is called under either (filters are judged between two looks at the list). */
+#include "broker/internal.h"
+
+#define TICK_NS 10000000ll
+#define SLOTS 2048u /* of 10 ms: 20 s; what lasts longer goes round again */
+static pthread_mutex_t hold_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct zb_pull *wheel[SLOTS];
+static uint64_t occupied[SLOTS / 64];
+static uint64_t done_tick; /* all slots up to it were looked at */
+static uint64_t armed_tick, timer;
+static _Atomic uint64_t n_held;
+
+uint64_t zb_hold_count(void)
+{
+    return atomic_load(&n_held);
+}
+
+/* ---- lists ---- */
+static void queue_link(struct zb_pull *p)
+{
+    struct zb_queue *q = p->queue;
+    p->prev = q->last;
+    p->next = NULL;
+    if (q->last)
+        q->last->next = p;
+    else
+        q->first = p;
+    q->last = p;
+    atomic_fetch_add(&q->n_held, 1);
+}
+
+static void queue_unlink(struct zb_pull *p)
+{
+    struct zb_queue *q = p->queue;
+    if (p->prev)
+        p->prev->next = p->next;
+    else
+        q->first = p->next;
+    if (p->next)
+        p->next->prev = p->prev;
+    else
+        q->last = p->prev;
+    atomic_fetch_sub(&q->n_held, 1);
+}
+
+static void wheel_link(struct zb_pull *p)
+{
+    uint32_t slot = (uint32_t)(p->due_tick % SLOTS);
+    p->wheel_prev = NULL;
+    p->wheel_next = wheel[slot];
+    if (wheel[slot])
+        wheel[slot]->wheel_prev = p;
+    wheel[slot] = p;
+    occupied[slot / 64] |= 1ull << (slot % 64);
+    p->peer_prev = NULL;
+    p->peer_next = p->peer->held;
+    if (p->peer->held)
+        p->peer->held->peer_prev = p;
+    p->peer->held = p;
+}
+
+static void wheel_unlink(struct zb_pull *p)
+{
+    uint32_t slot = (uint32_t)(p->due_tick % SLOTS);
+    if (p->wheel_prev)
+        p->wheel_prev->wheel_next = p->wheel_next;
+    else
+        wheel[slot] = p->wheel_next;
+    if (p->wheel_next)
+        p->wheel_next->wheel_prev = p->wheel_prev;
+    if (!wheel[slot])
+        occupied[slot / 64] &= ~(1ull << (slot % 64));
+    if (p->peer_prev)
+        p->peer_prev->peer_next = p->peer_next;
+    else
+        p->peer->held = p->peer_next;
+    if (p->peer_next)
+        p->peer_next->peer_prev = p->peer_prev;
+}
+
+static uint32_t take(struct zb_pull *p)
+{
+    uint32_t held = ZB_HELD;
+    return atomic_compare_exchange_strong(&p->state, &held, ZB_TAKEN);
+}
+
+/* ---- what becomes of taken ones ---- */
+static void run_job(struct zb_lane *lane, struct zb_job *job)
+{
+    (void)lane;
+    zb_pull_run_again((struct zb_pull *)(void *)job);
+}
+
+static void count_down(void)
+{
+    atomic_fetch_sub(&n_held, 1);
+    zk_metric_add(zb.meter.held, -1);
+}
+
+static void finish(struct zb_pull *p, uint32_t here)
+{
+    count_down();
+    if (here) {
+        zb_pull_run_again(p);
+    } else {
+        p->job.run = run_job;
+        zb_lane_post(p->lane, &p->job);
+    }
+}
+
+/* Taken and out of the queue's list, chained by next: out of the wheel, and on. */
+static void finish_chain(struct zb_pull *chain, uint32_t here)
+{
+    if (!chain)
+        return;
+    pthread_mutex_lock(&hold_lock);
+    for (struct zb_pull *p = chain; p; p = p->next)
+        wheel_unlink(p);
+    pthread_mutex_unlock(&hold_lock);
+    while (chain) {
+        struct zb_pull *next = chain->next;
+        finish(chain, here);
+        chain = next;
+    }
+}
+
+/* Taken and out of the wheel, chained by wheel_next: out of the queue's list. */
+static void leave_queue(struct zb_pull *p)
+{
+    pthread_mutex_lock(&p->queue->lock);
+    queue_unlink(p);
+    pthread_mutex_unlock(&p->queue->lock);
+}
+
+/* ---- time ---- */
+static void wheel_turn(void *arg);
+
+static void wheel_arm(uint64_t tick)
+{
+    if (timer && armed_tick <= tick)
+        return;
+    if (timer)
+        zk_timer_cancel(timer);
+    armed_tick = tick;
+    if (zk_timer_at((int64_t)tick * TICK_NS, wheel_turn, NULL, &timer) != ZR_OK)
+        timer = 0;
+}
+
+static void wheel_arm_next(void)
+{
+    for (uint64_t i = 1; i <= SLOTS;) {
+        uint32_t slot = (uint32_t)((done_tick + i) % SLOTS);
+        uint64_t word = occupied[slot / 64] >> (slot % 64);
+        if (word & 1) {
+            wheel_arm(done_tick + i);
+            return;
+        }
+        i += word ? (uint64_t)__builtin_ctzll(word) : 64 - slot % 64;
+    }
+}
+
+static struct zb_pull *slot_take(uint32_t slot, uint64_t now_tick, struct zb_pull *chain)
+{
+    for (struct zb_pull *p = wheel[slot]; p;) {
+        struct zb_pull *next = p->wheel_next;
+        if (p->due_tick <= now_tick && take(p)) {
+            wheel_unlink(p);
+            p->wheel_next = chain;
+            chain = p;
+        }
+        p = next;
+    }
+    return chain;
+}
+
+static void wheel_turn(void *arg)
+{
+    struct zb_pull *chain = NULL;
+    (void)arg;
+    pthread_mutex_lock(&hold_lock);
+    uint64_t now = (uint64_t)(zk_mono_ns() / TICK_NS);
+    uint64_t from = now - done_tick > SLOTS ? now - SLOTS : done_tick;
+    timer = 0;
+    for (uint64_t t = from + 1; t <= now; t++)
+        chain = slot_take((uint32_t)(t % SLOTS), now, chain);
+    done_tick = now > done_tick ? now : done_tick;
+    wheel_arm_next();
+    pthread_mutex_unlock(&hold_lock);
+    while (chain) {
+        struct zb_pull *next = chain->wheel_next;
+        leave_queue(chain);
+        finish(chain, 0);
+        chain = next;
+    }
+}
+
+/* ---- holding ---- */
+static void take_from_queue(struct zb_queue *q, const struct zb_pull *which, uint32_t here);
+
+static uint32_t link_in(struct zb_pull *p)
+{
+    uint32_t open;
+    pthread_mutex_lock(&p->queue->lock);
+    pthread_mutex_lock(&hold_lock);
+    open = !atomic_load(&p->peer->closed);
+    if (open) {
+        atomic_store(&p->state, ZB_HELD);
+        if (p->due_tick <= done_tick)
+            p->due_tick = done_tick + 1;
+        queue_link(p);
+        wheel_link(p);
+        wheel_arm(p->due_tick);
+    }
+    pthread_mutex_unlock(&hold_lock);
+    pthread_mutex_unlock(&p->queue->lock);
+    return open;
+}
+
+uint32_t zb_hold(struct zb_pull *p, int64_t until_ns)
+{
+    if (atomic_fetch_add(&n_held, 1) >= (uint64_t)ZB_SET(max_held)) {
+        atomic_fetch_sub(&n_held, 1);
+        zk_metric_add(zb.meter.held_refused, 1);
+        return 0;
+    }
+    struct zb_topic *topic = zb_topic_ref(p->topic); /* p may be gone as soon as it is linked */
+    struct zb_queue *queue = p->queue;
+    struct zr_queue *handle = zb_queue_handle(topic, queue);
+    int64_t offset = p->offset, min = 0, max = 0;
+    p->due_tick = (uint64_t)((until_ns + TICK_NS - 1) / TICK_NS);
+    zk_metric_add(zb.meter.held, 1);
+    if (!link_in(p)) {
+        count_down();
+        zk_token_drop(p->token);
+        zb_pull_free(p);
+    } else {
+        atomic_thread_fence(memory_order_seq_cst);
+        zb.storage->bounds(zb.storage_inst, handle, &min, &max);
+        if (max > offset || atomic_load(&zb.stopping))
+            take_from_queue(queue, p, 1);
+    }
+    zb_topic_unref(topic);
+    return 1;
+}
+
+/* which NULL: all. */
+static void take_from_queue(struct zb_queue *q, const struct zb_pull *which, uint32_t here)
+{
+    struct zb_pull *chain = NULL;
+    pthread_mutex_lock(&q->lock);
+    for (struct zb_pull *p = q->first; p;) {
+        struct zb_pull *next = p->next;
+        if ((!which || p == which) && take(p)) {
+            queue_unlink(p);
+            p->next = chain;
+            chain = p;
+        }
+        p = next;
+    }
+    pthread_mutex_unlock(&q->lock);
+    finish_chain(chain, here);
+}
+
+/* ---- arrivals ---- */
+#define MAX_FILTERS 32u
+struct judged { struct zb_filter *filters[MAX_FILTERS]; uint8_t yes[MAX_FILTERS]; uint32_t n, more; };
+
+static void judged_add(struct judged *j, struct zb_filter *f)
+{
+    for (uint32_t i = 0; i < j->n; i++)
+        if (j->filters[i] == f)
+            return;
+    if (j->n == MAX_FILTERS)
+        j->more = 1;
+    else
+        j->filters[j->n++] = zb_filter_ref(f);
+}
+
+static uint32_t judged_yes(const struct judged *j, const struct zb_filter *f)
+{
+    for (uint32_t i = 0; i < j->n; i++)
+        if (j->filters[i] == f)
+            return j->yes[i];
+    return j->more; /* beyond the table: woken without being asked. Else it came after, and has looked for itself */
+}
+
+void zb_hold_arrived(struct zb_queue *queue, int64_t queue_offset, int64_t tags_code, const struct zr_span *properties, uint32_t any_tag, uint32_t here)
+{
+    struct judged j = { .n = 0, .more = 0 };
+    struct zb_pull *chain = NULL;
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load(&queue->n_held) == 0)
+        return;
+    pthread_mutex_lock(&queue->lock);
+    for (struct zb_pull *p = queue->first; p;) {
+        struct zb_pull *next = p->next;
+        if (p->offset <= queue_offset && (!p->match || any_tag)) {
+            if (take(p)) {
+                queue_unlink(p);
+                p->next = chain;
+                chain = p;
+            }
+        } else if (p->offset <= queue_offset) {
+            judged_add(&j, p->match);
+        }
+        p = next;
+    }
+    pthread_mutex_unlock(&queue->lock);
+    for (uint32_t i = 0; i < j.n; i++)
+        j.yes[i] = (uint8_t)zb_filter_match(j.filters[i], tags_code, properties);
+    if (j.n) {
+        pthread_mutex_lock(&queue->lock);
+        for (struct zb_pull *p = queue->first; p;) {
+            struct zb_pull *next = p->next;
+            if (p->offset <= queue_offset && p->match && judged_yes(&j, p->match) && take(p)) {
+                queue_unlink(p);
+                p->next = chain;
+                chain = p;
+            }
+            p = next;
+        }
+        pthread_mutex_unlock(&queue->lock);
+    }
+    for (uint32_t i = 0; i < j.n; i++)
+        zb_filter_unref(j.filters[i]);
+    finish_chain(chain, here);
+}
+
+void zb_hold_wake_topic(struct zb_topic *topic)
+{
+    pthread_mutex_lock(&topic->live->lock);
+    struct zb_queue *q = topic->live->queues;
+    pthread_mutex_unlock(&topic->live->lock);
+    for (; q; q = q->next) /* the list only grows at its head while the topic is referenced */
+        if (atomic_load(&q->n_held))
+            take_from_queue(q, NULL, 0);
+}
+
+static struct zb_pull *take_all(void)
+{
+    struct zb_pull *chain = NULL;
+    pthread_mutex_lock(&hold_lock);
+    for (uint32_t i = 0; i < SLOTS; i++)
+        chain = slot_take(i, UINT64_MAX, chain);
+    pthread_mutex_unlock(&hold_lock);
+    return chain;
+}
+
+void zb_hold_wake_all(void)
+{
+    struct zb_pull *chain = take_all();
+    while (chain) {
+        struct zb_pull *next = chain->wheel_next;
+        leave_queue(chain);
+        finish(chain, 1);
+        chain = next;
+    }
+}
+
+static void drop(struct zb_pull *p)
+{
+    leave_queue(p);
+    count_down();
+    zk_metric_add(zb.meter.held_dropped, 1);
+    zk_token_drop(p->token);
+    zb_pull_free(p);
+}
+
+void zb_hold_drop(struct zb_peer *peer)
+{
+    struct zb_pull *chain = NULL;
+    pthread_mutex_lock(&hold_lock);
+    for (struct zb_pull *p = peer->held; p;) {
+        struct zb_pull *next = p->peer_next;
+        if (take(p)) {
+            wheel_unlink(p);
+            p->wheel_next = chain;
+            chain = p;
+        }
+        p = next;
+    }
+    pthread_mutex_unlock(&hold_lock);
+    while (chain) {
+        struct zb_pull *next = chain->wheel_next;
+        drop(chain);
+        chain = next;
+    }
+}
+
+void zb_hold_open(void)
+{
+    done_tick = (uint64_t)(zk_mono_ns() / TICK_NS);
+}
+
+void zb_hold_close(void)
+{
+    struct zb_pull *chain = take_all();
+    while (chain) {
+        struct zb_pull *next = chain->wheel_next;
+        drop(chain);
+        chain = next;
+    }
+    pthread_mutex_lock(&hold_lock);
+    if (timer)
+        zk_timer_cancel(timer);
+    timer = 0;
+    pthread_mutex_unlock(&hold_lock);
+}
