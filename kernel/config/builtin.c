@@ -40,7 +40,7 @@ static const char broker_registered[] =
 static const char namesrv[] =
     "plugins = (\n"
     "  { use = \"transport-tcp\"; as = \"namesrv\"; settings = { listen = [ \"0.0.0.0:9876\" ]; serves = [ \"routing\" ]; }; },\n"
-    "  { use = \"routing-namesrv\"; }\n);\n";
+    "  { use = \"routing-namesrv\"; settings = { kv_path = \"kvConfig.json\"; config_path = \"namesrv.properties\"; }; }\n);\n"; /* as Apache: $HOME/namesrv/... */
 
 const char *zk_home_dir(void)
 {

@@ -66,6 +66,12 @@ const char *zk_import_namesrv(const struct zk_config_source *source)
     return env ? env : "";
 }
 
+uint32_t zk_import_fetches_namesrv(void)
+{
+    const struct zl_property *fetch = pair("fetchNamesrvAddrByAddressServer");
+    return (fetch && zl_eq_nocase(fetch->value, "true")) || pair("rmqAddressServerDomain") != NULL;
+}
+
 /* ---- values ---------------------------------------------------------------------------------------------------------------------- */
 
 static zr_status java_bool(struct zr_str value, struct zk_conf *c)

@@ -258,7 +258,7 @@ static struct zk_conf *root_of(const struct zk_config_source *source)
         zk_import_read(source);
         namesrv = zk_import_namesrv(source);
     }
-    struct zk_conf *root = zk_builtin(source->face, source->face == ZK_FACE_BARE || *namesrv);
+    struct zk_conf *root = zk_builtin(source->face, source->face == ZK_FACE_BARE || *namesrv || zk_import_fetches_namesrv());
     if (root && source->face != ZK_FACE_BARE)
         zk_import(root, source, namesrv);
     return root;

@@ -32,7 +32,7 @@ static const struct unit byte_units[] = { { "B", 1 },           { "KiB", 1ll << 
                                           { "TB", 1000000000000ll }, { NULL, 0 } };
 /* In ns. */
 static const struct unit time_units[] = { { "ns", 1 },           { "us", 1000 },            { "ms", 1000000 },           { "s", 1000000000ll },
-                                          { "min", 60000000000ll }, { "h", 3600000000000ll }, { "d", 86400000000000ll }, { NULL, 0 } };
+                                          { "min", 60000000000ll }, { "m", 60000000000ll }, { "h", 3600000000000ll }, { "d", 86400000000000ll }, { NULL, 0 } };
 
 static uint32_t unit_is(const struct zr_option *row, const char *unit) { return row->unit && strcmp(row->unit, unit) == 0; }
 static uint32_t is_bytes(const struct zr_option *row) { return unit_is(row, "bytes"); }
@@ -45,7 +45,7 @@ static const struct unit *units_of(const struct zr_option *row)
 
 static const char *units_known(const struct zr_option *row)
 {
-    return is_bytes(row) ? "B, KiB, MiB, GiB, TiB, kB, MB, GB, TB" : time_base(row) ? "ns, us, ms, s, min, h, d" : "none";
+    return is_bytes(row) ? "B, KiB, MiB, GiB, TiB, kB, MB, GB, TB" : time_base(row) ? "ns, us, ms, s, min (or m), h, d" : "none";
 }
 
 /* ---- parsing; a fault's text is left in why -------------------------------------------------------------------------------- */
