@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* read.c - giving records back.
+ *
+ * A read walks queue entries in small arrays, lets the filter judge their tag codes many at a time, and touches the log only
+ * for those that may match. Records that lie side by side become one piece. What stays true:
+ *   1. Nothing behind the visible position is given.
+ *   2. A record is given only if its header says it is that record: size, magic, physical offset. What an earlier process
+ *      wrote, or what was long out of memory, is checked by its body's checksum too: no wrong byte is delivered.
+ *   3. What cannot be given (deleted, damaged, lost) is skipped, and next_offset goes on behind it.
+ *   4. With ZR_READ_NOWAIT no page is touched that is not in memory: records younger than recent_bytes are taken to be there,
+ *      of others mincore is asked.
+ *   5. Without it, what is not in memory is brought in by pread first, so that a failing disk is an errno, not a signal.
+ *   6. Pieces stay valid until unpin: their segments cannot be closed, unmapped or given up before. */
+#include "zs_int.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define ENTRIES 64u
+#define LEAST_SCAN 800u
+#define PAGE 4096u
+#define WINDOW_PAGES 32u
+#define MAX_BYTES (128u << 20)
+
+struct pin { /* more than one segment; a single one is its own pin. The low bit of the number tells them apart */
+    uint32_t n;
+    struct zs_seg *segs[ZS_PINS];
+};
+
+struct reading {
+    struct zr_inst *st;
+    const struct zr_read *req;
+    struct zr_read_result *ret;
+    struct zr_queue *q;
+    struct zs_seg *segs[ZS_PINS];
+    uint32_t n_segs;
+    uint32_t max_messages, max_scan, scanned;
+    uint64_t max_bytes;
+    int64_t next, max, end, last_phys;
+    const uint8_t *window; /* residency of WINDOW_PAGES pages from here, as last asked */
+    uint8_t in_core[WINDOW_PAGES];
+};
+
+/* ---- memory ---------------------------------------------------------------------------------------------------------------- */
+
+uint32_t zs_in_memory(const uint8_t *ptr, uint64_t len)
+{
+    uint8_t core[WINDOW_PAGES];
+    const uint8_t *at = (const uint8_t *)((uintptr_t)ptr & ~(uintptr_t)(PAGE - 1)), *end = ptr + len;
+    while (at < end) {
+        uint64_t pages = ((uint64_t)(end - at) + PAGE - 1) / PAGE;
+        if (pages > WINDOW_PAGES) pages = WINDOW_PAGES;
+        if (mincore((void *)(uintptr_t)at, pages * PAGE, core) != 0) return 1;
+        for (uint64_t i = 0; i < pages; i++)
+            if (!(core[i] & 1)) return 0;
+        at += pages * PAGE;
+    }
+    return 1;
+}
+
+/* The same, with one question for many neighbouring records. */
+static uint32_t window_resident(struct reading *r, const struct zs_seg *seg, const uint8_t *ptr, uint64_t len)
+{
+    const uint8_t *first = (const uint8_t *)((uintptr_t)ptr & ~(uintptr_t)(PAGE - 1));
+    const uint8_t *map_end = seg->map + r->st->segs.size;
+    if (len > (WINDOW_PAGES - 1) * PAGE) return zs_in_memory(ptr, len);
+    if (!r->window || first < r->window || ptr + len > r->window + WINDOW_PAGES * PAGE) {
+        uint64_t bytes = WINDOW_PAGES * PAGE;
+        if (bytes > (uint64_t)(map_end - first)) bytes = (uint64_t)(map_end - first);
+        if (mincore((void *)(uintptr_t)first, bytes, r->in_core) != 0) return 1;
+        r->window = first;
+    }
+    for (const uint8_t *p = first; p < ptr + len; p += PAGE)
+        if (!(r->in_core[(p - r->window) / PAGE] & 1)) return 0;
+    return 1;
+}
+
+int64_t zs_bring_in(struct zr_inst *st, struct zs_seg *seg, int64_t off, uint64_t len)
+{
+    uint8_t scratch[16384];
+    if (off + (int64_t)len > st->segs.size) return -EINVAL;
+    while (len) {
+        uint64_t n = len < sizeof scratch ? len : sizeof scratch;
+        int64_t r = zl_io_read_all(st->io, seg->fd, scratch, n, off);
+        if (r < 0) return r;
+        off += (int64_t)n;
+        len -= n;
+    }
+    return 0;
+}
+
+int64_t zs_store_ms(const uint8_t *record)
+{
+    uint32_t flag = zl_load32(record + 36);
+    return (int64_t)zl_load64(record + 56 + (flag & ZR_SYSFLAG_BORNHOST_V6 ? 12 : 0));
+}
+
+/* Young enough to be in memory as this process wrote it. */
+static uint32_t is_recent(const struct zr_inst *st, int64_t phys, int64_t end)
+{
+    return phys >= atomic_load_explicit(&st->boot_end, memory_order_relaxed) && end - phys <= st->recent_bytes;
+}
+
+/* Does ptr hold the record of this entry? whole: compare the body's checksum too. */
+static uint32_t record_good(const uint8_t *ptr, int64_t phys, uint64_t size, uint32_t whole)
+{
+    uint32_t magic = zl_load32(ptr + 4);
+    struct zl_record rec;
+    const char *why;
+    if (zl_load32(ptr) != size || (int64_t)zl_load64(ptr + 28) != phys) return 0;
+    if (magic != ZL_MAGIC_V1 && magic != ZL_MAGIC_V2) return 0;
+    return !whole || zl_record_parse((struct zr_span){ ptr, size }, 1, &rec, &why) == ZR_OK;
+}
+
+/* ---- one record -------------------------------------------------------------------------------------------------------------- */
+
+#define GOT_RECORD 1
+#define GOT_NOTHING 0  /* gone or damaged: go on behind it */
+#define GOT_BUSY (-1)  /* not in memory */
+#define GOT_FULL (-2)  /* lies in one segment too many for this read */
+
+static struct zs_seg *pinned_seg(struct reading *r, int64_t phys, int *ret_why)
+{
+    uint32_t busy = 0;
+    for (uint32_t i = r->n_segs; i > 0; i--)
+        if (phys >= r->segs[i - 1]->base && phys < r->segs[i - 1]->base + r->st->segs.size) return r->segs[i - 1];
+    if (r->n_segs == ZS_PINS) {
+        *ret_why = GOT_FULL;
+        return NULL;
+    }
+    struct zs_seg *seg = zs_seg_get(r->st, phys, r->req->flags & ZR_READ_NOWAIT, &busy);
+    if (seg) r->segs[r->n_segs++] = seg;
+    *ret_why = busy ? GOT_BUSY : GOT_NOTHING;
+    return seg;
+}
+
+static int record_find(struct reading *r, const struct zs_entry *e, struct zs_seg **ret_seg, const uint8_t **ret_ptr)
+{
+    struct zr_inst *st = r->st;
+    int why = GOT_NOTHING;
+    uint64_t size = (uint64_t)e->size;
+    if (e->phys < atomic_load(&st->begin) || e->phys + e->size > zs_visible(st) || size < 91) return GOT_NOTHING;
+    struct zs_seg *seg = pinned_seg(r, e->phys, &why);
+    if (!seg) return why;
+    int64_t off = e->phys - seg->base;
+    if (off + e->size > st->segs.size) return GOT_NOTHING;
+    const uint8_t *ptr = seg->map + off;
+    uint32_t recent = is_recent(st, e->phys, r->end);
+    if (!recent && !window_resident(r, seg, ptr, size)) {
+        if (r->req->flags & ZR_READ_NOWAIT) return GOT_BUSY;
+        st->io->advise(st->io->ctx, seg->fd, NULL, off, size > (256u << 10) ? size : (256u << 10), ZR_IO_ADVISE_WILLNEED);
+        int64_t rc = zs_bring_in(st, seg, off, size);
+        r->window = NULL;
+        if (rc < 0) {
+            zs_log(st, ZR_LOG_ERROR, "the record at %lld cannot be read: %s", (long long)e->phys, zs_errno_text(rc));
+            zs_count(st, ZS_M_DAMAGED, 1);
+            return GOT_NOTHING;
+        }
+    }
+    if (!record_good(ptr, e->phys, size, !recent)) {
+        zs_count(st, ZS_M_DAMAGED, 1);
+        zs_log(st, ZR_LOG_ERROR, "queue %s %d: the record at %lld is damaged and is skipped", r->q->topic, r->q->id, (long long)e->phys);
+        return GOT_NOTHING;
+    }
+    *ret_seg = seg;
+    *ret_ptr = ptr;
+    return GOT_RECORD;
+}
+
+static uint32_t matches(struct reading *r, const uint8_t *ptr, uint64_t size)
+{
+    struct zl_record rec;
+    const char *why;
+    if (zl_record_parse((struct zr_span){ ptr, size }, 0, &rec, &why) != ZR_OK) return 0;
+    return r->req->filter->by_properties(r->req->prog, rec.properties) == ZR_MATCH_YES;
+}
+
+/* Adds the record to the answer; 0: the array of pieces is full. */
+static uint32_t piece_add(struct reading *r, const struct zs_seg *seg, const uint8_t *ptr, uint64_t size)
+{
+    struct zr_read_result *ret = r->ret;
+    struct zr_piece *last = ret->n_pieces ? &r->req->pieces[ret->n_pieces - 1] : NULL;
+    if (last && last->fd == seg->fd && last->ptr + last->len == ptr) {
+        last->len += size;
+    } else {
+        if (ret->n_pieces == r->req->cap_pieces) return 0;
+        r->req->pieces[ret->n_pieces++] = (struct zr_piece){ .ptr = ptr, .len = size, .off = ptr - seg->map, .fd = seg->fd };
+    }
+    ret->bytes += size;
+    ret->n_messages++;
+    return 1;
+}
+
+/* ---- the walk ------------------------------------------------------------------------------------------------------------------ */
+
+/* RocketMQ's limits of one answer: the first message always goes. */
+static uint32_t answer_full(const struct reading *r, const struct zs_entry *e)
+{
+    const struct zs_conf *c = &r->st->conf;
+    const struct zr_read_result *ret = r->ret;
+    uint32_t cold = r->end - e->phys > r->st->memory_bytes;
+    int64_t bytes = cold ? c->max_cold_bytes : c->max_hot_bytes, count = cold ? c->max_cold_messages : c->max_hot_messages;
+    if (ret->n_messages == 0) return 0;
+    if (ret->n_messages >= r->max_messages || ret->n_messages >= (uint64_t)count) return 1;
+    return ret->bytes + (uint64_t)e->size > r->max_bytes || ret->bytes + (uint64_t)e->size > (uint64_t)bytes;
+}
+
+/* Looks at one entry. 1: go on; 0: the answer ends before it; -1: it would have to wait. */
+static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verdict)
+{
+    struct zs_seg *seg;
+    const uint8_t *ptr;
+    if (zs_entry_real(e)) {
+        if (answer_full(r, e)) return 0;
+        r->last_phys = e->phys;
+        if (verdict == ZR_MATCH_NO) {
+            r->ret->n_filtered++;
+            if (r->ret->n_messages == 0) r->ret->what = ZR_READ_NO_MATCHED_MESSAGE;
+            return 1;
+        }
+    }
+    int got = zs_entry_real(e) ? record_find(r, e, &seg, &ptr) : GOT_NOTHING;
+    if (got == GOT_BUSY) return -1;
+    if (got == GOT_FULL) return 0;
+    if (got == GOT_NOTHING) {
+        if (r->ret->n_messages == 0) r->ret->what = ZR_READ_MESSAGE_WAS_REMOVING;
+        return 1;
+    }
+    if (verdict == ZR_MATCH_ASK && !matches(r, ptr, (uint64_t)e->size)) {
+        r->ret->n_filtered++;
+        if (r->ret->n_messages == 0) r->ret->what = ZR_READ_NO_MATCHED_MESSAGE;
+        return 1;
+    }
+    if (!piece_add(r, seg, ptr, (uint64_t)e->size)) return 0;
+    r->ret->what = ZR_READ_FOUND;
+    return 1;
+}
+
+/* Up to ENTRIES entries at next, judged by the filter. How many; 0: none can be had; -EAGAIN. */
+static int64_t chunk_load(struct reading *r, struct zs_entry *entries, uint8_t *verdicts)
+{
+    uint8_t raw[ENTRIES * ZS_ENTRY];
+    int64_t tags[ENTRIES], want = r->max - r->next;
+    if (want > (int64_t)ENTRIES) want = ENTRIES;
+    if (want > (int64_t)(r->max_scan - r->scanned)) want = r->max_scan - r->scanned;
+    int64_t n = zs_queue_copy(r->st, r->q, r->next, (uint32_t)want, raw, r->req->flags & ZR_READ_NOWAIT);
+    if (n <= 0) return n;
+    for (int64_t i = 0; i < n; i++) {
+        zs_entry_load(raw + i * ZS_ENTRY, &entries[i]);
+        tags[i] = entries[i].tags;
+    }
+    if (r->req->filter && r->req->prog) r->req->filter->by_tags(r->req->prog, tags, (uint32_t)n, verdicts);
+    else memset(verdicts, ZR_MATCH_YES, (size_t)n);
+    return n;
+}
+
+/* An entry that is lost. Makes it anew from the log, or, where that may not be done now, says that it must wait. */
+static int lost_entry(struct reading *r)
+{
+    if (r->ret->n_messages) return 0; /* what is there first */
+    if (r->req->flags & ZR_READ_NOWAIT) return -1;
+    return zs_heal(r->st, r->q, r->next) ? 1 : 0;
+}
+
+static void skip_lost(struct reading *r)
+{
+    int64_t per = r->st->conf.queue_file_size / ZS_ENTRY, behind = (r->next / per + 1) * per;
+    r->next = behind < r->max ? behind : r->max;
+    r->ret->what = ZR_READ_OFFSET_FOUND_NULL;
+}
+
+/* 0, or -1: nothing could be given without waiting. */
+static int walk(struct reading *r)
+{
+    struct zs_entry entries[ENTRIES];
+    uint8_t verdicts[ENTRIES];
+    while (r->next < r->max && r->scanned < r->max_scan) {
+        int64_t n = chunk_load(r, entries, verdicts);
+        if (n == -EAGAIN) return r->ret->n_messages ? 0 : -1;
+        uint32_t lost = n <= 0;
+        for (int64_t i = 0; i < n; i++) {
+            if (entries[i].size <= 0) {
+                lost = 1;
+                break;
+            }
+            int go = entry_take(r, &entries[i], verdicts[i]);
+            if (go <= 0) return go < 0 && r->ret->n_messages == 0 ? -1 : 0;
+            r->next++;
+            r->scanned++;
+        }
+        if (!lost) continue;
+        int go = lost_entry(r);
+        if (go < 0) return -1;
+        if (go == 0) {
+            if (r->ret->n_messages == 0) skip_lost(r);
+            return 0;
+        }
+    }
+    return 0;
+}
+
+/* The cases in which no entry is looked at, in RocketMQ's order. 1: that was one. */
+static uint32_t out_of_bounds(struct reading *r, int64_t min)
+{
+    struct zr_read_result *ret = r->ret;
+    int64_t offset = r->req->offset;
+    if (r->max == 0) {
+        ret->what = ZR_READ_NO_MESSAGE_IN_QUEUE;
+        ret->next_offset = 0;
+    } else if (offset < min) {
+        ret->what = ZR_READ_OFFSET_TOO_SMALL;
+        ret->next_offset = min;
+    } else if (offset == r->max) {
+        ret->what = ZR_READ_OFFSET_OVERFLOW_ONE;
+        ret->next_offset = offset;
+    } else if (offset > r->max) {
+        ret->what = ZR_READ_OFFSET_OVERFLOW_BADLY;
+        ret->next_offset = r->max;
+    } else {
+        return 0;
+    }
+    return 1;
+}
+
+static void release_unused(struct reading *r, uint32_t keep)
+{
+    while (r->n_segs > keep) zs_seg_put(r->st, r->segs[--r->n_segs]);
+}
+
+/* Turns the pinned segments into one number. 0: no memory; nothing is pinned any more. */
+static uint64_t pin_make(struct reading *r)
+{
+    if (r->n_segs == 1) return (uint64_t)(uintptr_t)r->segs[0];
+    struct pin *p = malloc(sizeof *p);
+    if (!p) {
+        release_unused(r, 0);
+        return 0;
+    }
+    p->n = r->n_segs;
+    memcpy(p->segs, r->segs, r->n_segs * sizeof *p->segs);
+    return (uint64_t)(uintptr_t)p | 1u;
+}
+
+void zs_unpin(struct zr_inst *st, uint64_t pin)
+{
+    if (pin == 0) return;
+    if (!(pin & 1)) {
+        zs_seg_put(st, (struct zs_seg *)(uintptr_t)pin);
+        return;
+    }
+    struct pin *p = (struct pin *)(uintptr_t)(pin & ~(uint64_t)1);
+    for (uint32_t i = 0; i < p->n; i++) zs_seg_put(st, p->segs[i]);
+    free(p);
+}
+
+static zr_status finish(struct reading *r, int went)
+{
+    struct zr_read_result *ret = r->ret;
+    if (went < 0) {
+        release_unused(r, 0);
+        return ZR_EAGAIN;
+    }
+    ret->next_offset = r->next;
+    ret->far_behind = r->end - r->last_phys > r->st->memory_bytes;
+    if (ret->n_messages == 0) {
+        release_unused(r, 0);
+        return ZR_OK;
+    }
+    ret->pin = pin_make(r);
+    if (ret->pin) return ZR_OK;
+    ret->n_pieces = ret->n_messages = 0;
+    ret->bytes = 0;
+    return ZR_ENOMEM;
+}
+
+static void reading_limits(struct reading *r)
+{
+    const struct zr_read *req = r->req;
+    r->max_messages = req->max_messages ? req->max_messages : 1;
+    r->max_bytes = req->max_bytes == 0 || req->max_bytes > MAX_BYTES ? MAX_BYTES : (req->max_bytes < 100 ? 100 : req->max_bytes);
+    r->max_scan = req->max_scan ? req->max_scan : (req->max_messages > LEAST_SCAN ? req->max_messages : LEAST_SCAN);
+}
+
+static void result_clear(struct zr_read_result *ret)
+{
+    ret->next_offset = ret->min_offset = ret->max_offset = 0;
+    ret->bytes = ret->pin = 0;
+    ret->n_pieces = ret->n_messages = ret->n_filtered = ret->far_behind = 0;
+    ret->what = ZR_READ_NO_MATCHED_LOGIC_QUEUE;
+}
+
+zr_status zs_read(struct zr_inst *st, const struct zr_read *req, struct zr_read_result *ret)
+{
+    struct reading r = { .st = st, .req = req, .ret = ret };
+    result_clear(ret);
+    if (req->cap_pieces == 0) return ZR_EINVAL;
+    r.q = req->queue ? req->queue : zs_queue_find(st, req->topic, req->queue_id);
+    if (!r.q) return ZR_OK;
+    reading_limits(&r);
+    zs_bounds(st, r.q, &ret->min_offset, &ret->max_offset);
+    r.max = ret->max_offset;
+    r.next = req->offset;
+    r.end = atomic_load(&st->end);
+    if (out_of_bounds(&r, ret->min_offset)) return ZR_OK;
+    ret->what = ZR_READ_NO_MATCHED_MESSAGE;
+    return finish(&r, walk(&r));
+}
+
+/* ---- single records ---------------------------------------------------------------------------------------------------------------- */
+
+struct zs_seg *zs_record_get(struct zr_inst *st, int64_t phys, int32_t size, uint32_t check, struct zl_record *ret)
+{
+    uint32_t busy;
+    const char *why;
+    int64_t visible = atomic_load(&st->end);
+    if (phys < atomic_load(&st->begin) || phys + 91 > visible) return NULL;
+    struct zs_seg *seg = zs_seg_get(st, phys, 0, &busy);
+    if (!seg) return NULL;
+    int64_t off = phys - seg->base, left = st->segs.size - off;
+    if (left > visible - phys) left = visible - phys;
+    const uint8_t *ptr = seg->map + off;
+    uint32_t recent = is_recent(st, phys, visible);
+    if (left < 91 || (!recent && zs_bring_in(st, seg, off, 91) < 0)) goto no;
+    uint32_t real = zl_load32(ptr);
+    if ((int64_t)real > left || real < 91 || real > ZS_MAX_RECORD || (size && (uint32_t)size != real)) goto no;
+    if (!recent && check && zs_bring_in(st, seg, off, real) < 0) goto no;
+    if (!record_good(ptr, phys, real, 0)) goto no;
+    if (zl_record_parse((struct zr_span){ ptr, real }, check && !recent, ret, &why) != ZR_OK) goto no;
+    return seg;
+no:
+    zs_seg_put(st, seg);
+    return NULL;
+}
+
+zr_status zs_record_at(struct zr_inst *st, int64_t physical, struct zr_piece *ret_piece, uint64_t *ret_pin)
+{
+    struct zl_record rec;
+    if (physical < 0 || physical >= zs_visible(st)) return ZR_ENOENT;
+    struct zs_seg *seg = zs_record_get(st, physical, 0, 1, &rec);
+    if (!seg) return ZR_ENOENT;
+    int64_t off = physical - seg->base;
+    *ret_piece = (struct zr_piece){ .ptr = seg->map + off, .len = rec.size, .off = off, .fd = seg->fd };
+    *ret_pin = (uint64_t)(uintptr_t)seg;
+    return ZR_OK;
+}
+
+uint32_t zs_resident(struct zr_inst *st, struct zr_queue *q, int64_t offset)
+{
+    uint8_t raw[ZS_ENTRY];
+    struct zs_entry e;
+    uint32_t busy = 0;
+    if (!q || zs_queue_copy(st, q, offset, 1, raw, 0) != 1) return 0;
+    zs_entry_load(raw, &e);
+    int64_t end = atomic_load(&st->end);
+    if (!zs_entry_real(&e) || e.phys < atomic_load(&st->begin) || e.phys + e.size > end) return 0;
+    if (is_recent(st, e.phys, end)) return 1;
+    struct zs_seg *seg = zs_seg_get(st, e.phys, 1, &busy);
+    if (!seg) return 0;
+    int64_t off = e.phys - seg->base;
+    uint32_t in = off + e.size <= st->segs.size && zs_in_memory(seg->map + off, (uint64_t)e.size);
+    zs_seg_put(st, seg);
+    return in;
+}
+
+/* ---- by time ------------------------------------------------------------------------------------------------------------------------- */
+
+/* The store time of an offset; 0: its record cannot be had. */
+static uint32_t ms_of(struct zr_inst *st, struct zr_queue *q, int64_t offset, int64_t *ret_ms)
+{
+    uint8_t raw[ZS_ENTRY];
+    struct zs_entry e;
+    uint32_t busy;
+    if (zs_queue_copy(st, q, offset, 1, raw, 0) != 1) return 0;
+    zs_entry_load(raw, &e);
+    if (!zs_entry_real(&e) || e.size < 91 || e.phys < atomic_load(&st->begin) || e.phys + e.size > atomic_load(&st->end)) return 0;
+    struct zs_seg *seg = zs_seg_get(st, e.phys, 0, &busy);
+    if (!seg) return 0;
+    int64_t off = e.phys - seg->base;
+    uint32_t good = off + e.size <= st->segs.size && zs_bring_in(st, seg, off, 91) >= 0 &&
+                    record_good(seg->map + off, e.phys, (uint64_t)e.size, 0);
+    if (good) *ret_ms = zs_store_ms(seg->map + off);
+    zs_seg_put(st, seg);
+    return good;
+}
+
+zr_status zs_time_at(struct zr_inst *st, struct zr_queue *q, int64_t offset, int64_t *ret_store_ms)
+{
+    int64_t min, max;
+    zs_bounds(st, q, &min, &max);
+    if (offset < min || offset >= max || !ms_of(st, q, offset, ret_store_ms)) return ZR_ENOENT;
+    return ZR_OK;
+}
+
+/* The first offset in [lo, hi) whose store time is at or after ms (strict: after); hi: none. Damaged ones count as the next. */
+static int64_t first_from(struct zr_inst *st, struct zr_queue *q, int64_t lo, int64_t hi, int64_t ms, uint32_t strict)
+{
+    while (lo < hi) {
+        int64_t mid = lo + (hi - lo) / 2, at = mid, t = 0;
+        while (at < hi && !ms_of(st, q, at, &t)) at++;
+        if (at == hi || t > ms || (t == ms && !strict)) hi = mid;
+        else lo = at + 1;
+    }
+    return lo;
+}
+
+zr_status zs_offset_at(struct zr_inst *st, struct zr_queue *q, int64_t store_ms, uint32_t upper, int64_t *ret_offset)
+{
+    int64_t min, max;
+    *ret_offset = 0;
+    if (!q) return ZR_OK;
+    zs_bounds(st, q, &min, &max);
+    int64_t at = first_from(st, q, min, max, store_ms, upper);
+    if (upper && at > min) at--; /* the last at or before */
+    *ret_offset = at;
+    return ZR_OK;
+}

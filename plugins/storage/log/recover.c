@@ -1,0 +1,506 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* recover.c - from what lies on the disk to a store that agrees with itself.
+ *
+ *   load segments ──> load snapshot, queues ──> find where to begin reading ──> read records, giving each its queue entry
+ *        ──> the tail: behind the last valid record ──> cut log and queues there ──> positions
+ *
+ * WHERE TO BEGIN. After a clean stop: at the end that the queues or the snapshot know, if a valid record ends there; nothing
+ * is read then but that record. After a kill: at the snapshot's position, or that of the checkpoint (offset 40), or by
+ * checkpoint's times; at each, only if a valid record is there. When nothing of that holds: further back, at last at the
+ * log's begin.
+ *
+ * What stays true when it is done:
+ *   1. end is behind the last valid record. The log was cut only where nothing valid follows; damage before that stays
+ *      where it is, is reported with its position, and reading skips it.
+ *   2. Behind end there are only zeroes, so that nothing old can be taken for a record later.
+ *   3. Every record from the place where reading began has its queue entry; no entry points behind end; no entry was given
+ *      to a topic that was removed.
+ *
+ * Runs alone, before any thread of the store; zs_heal runs at any time, on a worker. */
+#include "zs_int.h"
+#include <errno.h>
+#include <stdlib.h>
+
+#define SNAPSHOT_REACH (1ll << 30) /* a snapshot that is further behind the checkpoint than this was made before another broker ran */
+#define HEAL_MAX 65536
+
+struct recovery {
+    struct zr_inst *st;
+    struct zs_snapshot snap;
+    uint32_t clean, use_snap;
+    int64_t start;   /* reading began here */
+    int64_t tail;    /* and ended here */
+    int64_t last_phys, last_ms;
+    uint64_t n_records, n_entries, n_damaged, n_conflicts;
+    int64_t damaged_bytes;
+};
+
+/* ---- entries from records ------------------------------------------------------------------------------------------------ */
+
+int64_t zs_tags_of(struct zr_inst *st, const struct zl_record *r)
+{
+    if (zl_is(r->topic, "SCHEDULE_TOPIC_XXXX")) {
+        int32_t level;
+        struct zr_str text = zl_props_get(r->properties, "DELAY");
+        if (text.len && zl_parse_i32(text, &level) == ZR_OK && level > 0) {
+            if (st->conf.n_levels && (uint32_t)level > st->conf.n_levels) level = (int32_t)st->conf.n_levels;
+            return r->store_ms + ((uint32_t)level <= st->conf.n_levels ? st->conf.level_ms[level - 1] : 1000);
+        }
+    }
+    return zl_tags_code(zl_props_get(r->properties, "TAGS"));
+}
+
+static zr_status push_entry(struct zr_inst *st, struct zr_queue *q, const struct zs_entry *e)
+{
+    zr_status rc = zs_queue_reserve(st, q);
+    if (rc == ZR_EFULL || atomic_load(&st->tail_bytes) > st->conf.max_tail_bytes) {
+        int64_t r = zs_queues_drain(st);
+        if (r < 0) return zs_raise(st, zs_status_of(r), r, "queue files cannot be written: %s", zs_errno_text(r));
+        if (rc == ZR_EFULL) rc = zs_queue_reserve(st, q);
+        else zs_queue_unreserve(q), zs_queues_sweep(st, 1), rc = zs_queue_reserve(st, q);
+    }
+    if (rc != ZR_OK) return rc;
+    zs_queue_push(st, q, e);
+    return ZR_OK;
+}
+
+/* The queue begins anew at offset next: a topic that was made again, or one whose beginning is gone. */
+static zr_status restart_queue(struct zr_inst *st, struct zr_queue *q, int64_t next, int64_t phys)
+{
+    int64_t r = zs_queues_drain(st);
+    if (r >= 0) r = zs_qfile_cut(st, q, 0);
+    if (r < 0) return zs_raise(st, zs_status_of(r), r, "queue %s %d cannot be cut: %s", q->topic, q->id, zs_errno_text(r));
+    zs_queue_reset(st, q, next, phys);
+    atomic_store(&q->min, next);
+    return ZR_OK;
+}
+
+/* Entries that stand for the messages before this record that the log has lost. */
+static zr_status fill_gap(struct zr_inst *st, struct zr_queue *q, const struct zl_record *r)
+{
+    const struct zs_entry filler = { .phys = 0, .size = ZS_FILLER, .tags = 0 };
+    int64_t next = atomic_load(&q->next);
+    zr_status rc = ZR_OK;
+    if (next == 0 || r->queue_offset - next > (r->physical_offset - q->end_phys) / 91 + 1)
+        return restart_queue(st, q, r->queue_offset, r->physical_offset);
+    zs_log(st, ZR_LOG_WARN, "queue %s %d: the messages from %lld to %lld are not in the log", q->topic, q->id, (long long)next,
+           (long long)r->queue_offset);
+    for (; next < r->queue_offset && rc == ZR_OK; next++) rc = push_entry(st, q, &filler);
+    return rc;
+}
+
+static zr_status dispatch(struct recovery *rec, const struct zl_record *r)
+{
+    struct zr_inst *st = rec->st;
+    zr_status rc = ZR_OK;
+    if (!zs_has_entry(r->sys_flag) || r->queue_id < 0 || r->queue_offset < 0) return ZR_OK;
+    if (zs_queue_name_ok(r->topic) != ZR_OK || zs_removed_covers(st, r->topic, r->physical_offset)) return ZR_OK;
+    struct zr_queue *q = zs_queue(st, r->topic, r->queue_id, 1);
+    if (!q) return ZR_ENOMEM;
+    int64_t next = atomic_load(&q->next);
+    if (next > 0 && r->physical_offset + r->size <= q->end_phys) return ZR_OK; /* has its entry */
+    if (r->queue_offset < next && r->queue_offset > 0) {
+        rec->n_conflicts++;
+        return ZR_OK;
+    }
+    if (r->queue_offset == 0 && next > 0) rc = restart_queue(st, q, 0, r->physical_offset);
+    else if (r->queue_offset > next) rc = fill_gap(st, q, r);
+    if (rc != ZR_OK) return rc;
+    struct zs_entry e = { .phys = r->physical_offset, .size = (int32_t)r->size, .tags = zs_tags_of(st, r) };
+    rec->n_entries++;
+    return push_entry(st, q, &e);
+}
+
+/* ---- where to begin reading ------------------------------------------------------------------------------------------------ */
+
+/* Does a valid record begin at phys and end at end (or does a blank lead from there to end)? */
+static uint32_t ends_at(struct recovery *rec, int64_t phys, int64_t end)
+{
+    struct zl_record r;
+    if (phys < 0 || !zs_scan_one(rec->st, phys, &r)) return 0;
+    int64_t stop = phys + r.size, size = rec->st->segs.size, base = zs_segs_first(rec->st);
+    if (stop != end && ((end - base) % size != 0 || end <= stop || end - stop >= size)) return 0;
+    rec->last_phys = phys;
+    rec->last_ms = r.store_ms;
+    return 1;
+}
+
+static uint32_t start_by_snapshot(struct recovery *rec)
+{
+    const struct zs_snapshot *s = &rec->snap;
+    if (!rec->use_snap || s->pos < atomic_load(&rec->st->begin) || !ends_at(rec, s->last_phys, s->pos)) return 0;
+    rec->start = s->pos;
+    return 1;
+}
+
+/* The end of the record that the farthest queue entry points to. */
+static uint32_t start_by_queues(struct recovery *rec)
+{
+    uint64_t n;
+    int64_t best = -1;
+    struct zr_queue **list = zs_queues_list(rec->st, &n), *q = NULL;
+    for (uint64_t i = 0; list && i < n; i++)
+        if (atomic_load(&list[i]->next) > 0 && list[i]->end_phys > best) {
+            q = list[i];
+            best = q->end_phys;
+        }
+    free(list);
+    uint8_t raw[ZS_ENTRY];
+    struct zs_entry e;
+    if (!q || zs_qfile_read(rec->st, q, atomic_load(&q->next) - 1, 1, raw) != 1) return 0;
+    zs_entry_load(raw, &e);
+    if (!zs_entry_real(&e) || e.phys + e.size != best || !ends_at(rec, e.phys, best)) return 0;
+    rec->start = best;
+    return 1;
+}
+
+static uint32_t start_by_checkpoint(struct recovery *rec)
+{
+    struct zl_record r;
+    int64_t phys = rec->st->checkpoint.logics_phys;
+    if (phys <= 0 || phys < atomic_load(&rec->st->begin) || !zs_scan_one(rec->st, phys, &r)) return 0;
+    rec->start = phys;
+    return 1;
+}
+
+/* The newest segment whose first record is valid and not newer than what the checkpoint's times cover (before: at least that). */
+static void start_by_segments(struct recovery *rec, uint32_t any_time)
+{
+    struct zr_inst *st = rec->st;
+    struct zl_record r;
+    int64_t covered = st->checkpoint.physic_ms < st->checkpoint.logics_ms ? st->checkpoint.physic_ms : st->checkpoint.logics_ms;
+    int64_t first = zs_segs_first(st);
+    rec->start = first;
+    for (int64_t base = zs_segs_last(st); base > first; base -= st->segs.size)
+        if (zs_scan_one(st, base, &r) && (any_time || r.store_ms <= covered - 3000)) {
+            rec->start = base;
+            return;
+        }
+}
+
+static void find_start(struct recovery *rec)
+{
+    rec->last_phys = -1;
+    if (rec->clean) {
+        if (start_by_snapshot(rec)) { /* another broker may have gone on from there: then the queues know more */
+            int64_t pos = rec->start;
+            if (!start_by_queues(rec) || rec->start < pos) start_by_snapshot(rec);
+            return;
+        }
+        if (!start_by_queues(rec)) start_by_segments(rec, 1);
+        return;
+    }
+    if (start_by_snapshot(rec) || start_by_checkpoint(rec)) return;
+    start_by_segments(rec, 0);
+}
+
+/* ---- reading ----------------------------------------------------------------------------------------------------------------- */
+
+/* A remain of an earlier life of the log that happens to stand right behind its end: older than what is before it, and its
+ * queue had that offset already. */
+static uint32_t is_stale(struct recovery *rec, const struct zl_record *r)
+{
+    if (rec->last_phys < 0 || r->store_ms >= rec->last_ms || !zs_has_entry(r->sys_flag)) return 0;
+    struct zr_queue *q = zs_queue_find(rec->st, r->topic, r->queue_id);
+    return q && r->queue_offset < atomic_load(&q->next) && r->physical_offset >= q->end_phys;
+}
+
+static void report_damage(struct recovery *rec, int64_t from, int64_t to, const char *why)
+{
+    rec->n_damaged++;
+    rec->damaged_bytes += to - from;
+    zs_count(rec->st, ZS_M_DAMAGED, 1);
+    zs_log(rec->st, ZR_LOG_ERROR, "the log is damaged from %lld to %lld (%lld bytes): %s; valid records follow and are kept",
+           (long long)from, (long long)to, (long long)(to - from), why);
+}
+
+static zr_status read_log(struct recovery *rec)
+{
+    struct zr_inst *st = rec->st;
+    struct zs_scan s;
+    struct zl_record r;
+    zr_status rc = ZR_OK;
+    zs_scan_open(&s, st, rec->start, zs_segs_last(st) + st->segs.size, 1);
+    for (;;) {
+        int64_t at = s.pos;
+        int what = zs_scan_next(&s, &r);
+        rec->tail = s.pos;
+        if (what == ZS_SCAN_STOP) rc = ZR_ENOMEM;
+        if (what == ZS_SCAN_END || what == ZS_SCAN_STOP) break;
+        if (what == ZS_SCAN_BAD) {
+            const char *why = s.why;
+            int64_t from = s.pos;
+            if (!zs_scan_resync(&s)) break;
+            report_damage(rec, from, s.pos, why);
+            continue;
+        }
+        if (is_stale(rec, &r)) {
+            zs_log(st, ZR_LOG_WARN, "remains of an older log from %lld on are not taken for messages", (long long)r.physical_offset);
+            rec->tail = at;
+            break;
+        }
+        rc = dispatch(rec, &r);
+        if (rc != ZR_OK) break;
+        rec->n_records++;
+        rec->last_phys = r.physical_offset;
+        rec->last_ms = r.store_ms;
+    }
+    zs_scan_close(&s);
+    return rc;
+}
+
+/* ---- cutting ------------------------------------------------------------------------------------------------------------------ */
+
+/* Makes [tail, end of its segment) zero: by giving the file its end there, and then its full size again. */
+static zr_status cut_segment(struct zr_inst *st, int64_t tail)
+{
+    uint32_t busy;
+    int64_t nonzero = 0;
+    struct zs_seg *seg = zs_seg_get(st, tail, 0, &busy);
+    if (!seg) return ZR_OK;
+    int64_t base = seg->base;
+    int64_t r = zs_is_zero(st, seg->fd, tail - base, base + st->segs.size - tail, &nonzero);
+    zs_seg_put(st, seg);
+    if (r > 0) return ZR_OK;
+    zs_seg_shut(st, tail); /* nothing maps it while it is short */
+    char path[ZS_PATH];
+    zs_seg_path(st, base, path);
+    int64_t fd = r < 0 ? r : st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
+    r = fd;
+    if (fd >= 0) {
+        r = st->io->ftruncate(st->io->ctx, (int32_t)fd, tail - base);
+        if (r >= 0) r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->segs.size);
+        if (r >= 0) r = st->io->fdatasync(st->io->ctx, (int32_t)fd);
+        st->io->close(st->io->ctx, (int32_t)fd);
+    }
+    if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be cut at %lld: %s", path, (long long)tail, zs_errno_text(r));
+    zs_log(st, ZR_LOG_WARN, "the log was cut at %lld: what followed (first at %lld) held no whole record", (long long)tail,
+           (long long)(base + nonzero));
+    return ZR_OK;
+}
+
+static zr_status cut_log(struct recovery *rec)
+{
+    struct zr_inst *st = rec->st;
+    for (int64_t last = zs_segs_last(st); last > rec->tail; last = zs_segs_last(st)) {
+        zs_log(st, ZR_LOG_INFO, "segment %020lld holds no record and is deleted", (long long)last);
+        zr_status rc = zs_seg_drop(st, 0);
+        if (rc != ZR_OK) return rc;
+    }
+    return cut_segment(st, rec->tail);
+}
+
+static zr_status cut_queues(struct recovery *rec)
+{
+    struct zr_inst *st = rec->st;
+    uint64_t n;
+    int64_t r = zs_queues_drain(st);
+    struct zr_queue **list = zs_queues_list(st, &n);
+    if (!list) return ZR_ENOMEM;
+    for (uint64_t i = 0; i < n && r >= 0; i++) {
+        struct zr_queue *q = list[i];
+        r = zs_queue_truncate(st, q, rec->tail);
+        if (r >= 0 && !rec->clean) r = zs_qfile_cut(st, q, atomic_load(&q->next)); /* torn entries behind its end */
+    }
+    free(list);
+    return r < 0 ? zs_raise(st, zs_status_of(r), r, "a queue file cannot be cut: %s", zs_errno_text(r)) : ZR_OK;
+}
+
+/* ---- all of it ------------------------------------------------------------------------------------------------------------------ */
+
+/* Queues without a log: most likely the log's disk is not mounted. Going on would give every offset a second time. */
+static zr_status empty_log(struct recovery *rec, uint64_t found)
+{
+    uint64_t n, used = 0;
+    struct zr_queue **list = zs_queues_list(rec->st, &n);
+    for (uint64_t i = 0; list && i < n; i++) used += atomic_load(&list[i]->next) > 0;
+    free(list);
+    if (found && used)
+        return zs_raise(rec->st, ZR_ECORRUPT, 0, "%s is empty, but %s holds %llu queues: is the log's disk mounted? (to begin anew, delete %s too)",
+                        rec->st->log_dir, rec->st->queue_dir, (unsigned long long)used, rec->st->queue_dir);
+    return ZR_OK;
+}
+
+static void choose_snapshot(struct recovery *rec)
+{
+    struct zr_inst *st = rec->st;
+    zs_snapshot_load(st, &rec->snap);
+    int64_t last = zs_segs_last(st);
+    rec->use_snap = rec->snap.valid && last >= 0 && rec->snap.pos <= last + st->segs.size &&
+                    st->checkpoint.logics_phys - rec->snap.pos < SNAPSHOT_REACH;
+}
+
+static void report(struct recovery *rec, int64_t began_ns)
+{
+    struct zr_inst *st = rec->st;
+    zs_log(st, ZR_LOG_INFO,
+           "the log goes from %lld to %lld, %s; %llu queues; read from %lld: %llu records, %llu entries made; %lld ms",
+           (long long)atomic_load(&st->begin), (long long)rec->tail, rec->clean ? "closed cleanly" : "not closed cleanly",
+           (unsigned long long)st->n_queues, (long long)rec->start, (unsigned long long)rec->n_records,
+           (unsigned long long)rec->n_entries, (long long)((zs_mono(st) - began_ns) / 1000000));
+    if (rec->n_damaged)
+        zs_log(st, ZR_LOG_ERROR, "%llu damaged places with %lld bytes were skipped", (unsigned long long)rec->n_damaged,
+               (long long)rec->damaged_bytes);
+    if (rec->n_conflicts)
+        zs_log(st, ZR_LOG_WARN, "%llu records have a queue offset that was given to another message before; they are in the log only",
+               (unsigned long long)rec->n_conflicts);
+}
+
+/* Consumers of this store see only what is flushed; what a killed process wrote may still be in the page cache alone. */
+static zr_status flush_read(struct recovery *rec)
+{
+    int64_t r = zs_flush_range(rec->st, rec->start, rec->tail);
+    return r < 0 ? zs_raise(rec->st, ZR_EIO, r, "the log cannot be made durable: %s", zs_errno_text(r)) : ZR_OK;
+}
+
+static void set_positions(struct recovery *rec)
+{
+    struct zr_inst *st = rec->st;
+    uint32_t busy;
+    uint64_t n;
+    int64_t last = zs_segs_last(st);
+    atomic_store(&st->end, rec->tail);
+    atomic_store(&st->boot_end, rec->tail);
+    atomic_store(&st->flushed, rec->clean || st->conf.sync ? rec->tail : (rec->start < rec->tail ? rec->start : rec->tail));
+    st->last_phys = rec->last_phys;
+    atomic_store(&st->last_ms, rec->last_phys >= 0 ? rec->last_ms : 0);
+    st->flushed_ms = st->checkpoint.physic_ms;
+    st->saved_pos = rec->clean && rec->snap.valid && rec->snap.pos == rec->tail ? rec->tail : -1;
+    st->active = last >= 0 ? zs_seg_get(st, last, 0, &busy) : NULL;
+    struct zr_queue **list = zs_queues_list(st, &n);
+    for (uint64_t i = 0; list && i < n; i++) {
+        struct zr_queue *q = list[i];
+        q->assign = q->visible = atomic_load(&q->next);
+    }
+    free(list);
+}
+
+zr_status zs_recover(struct zr_inst *st)
+{
+    struct recovery rec = { .st = st, .clean = !zs_abort_there(st), .last_phys = -1 };
+    int64_t began = zs_mono(st);
+    uint64_t found = 0;
+    st->recovering = 1;
+    zr_status rc = zs_segs_load(st);
+    int64_t first = rc == ZR_OK ? zs_segs_first(st) : -1;
+    atomic_store(&st->begin, first < 0 ? 0 : first);
+    if (rc == ZR_OK) choose_snapshot(&rec);
+    if (rc == ZR_OK) zs_removed_load(st);
+    if (rc == ZR_OK) rc = zs_queues_load(st, rec.use_snap ? &rec.snap : NULL, rec.clean, &found);
+    if (rc == ZR_OK && first < 0) rc = empty_log(&rec, found);
+    if (rc == ZR_OK && first >= 0) {
+        find_start(&rec);
+        rc = read_log(&rec);
+        if (rc == ZR_OK) rc = cut_log(&rec);
+        if (rc == ZR_OK) rc = cut_queues(&rec);
+        if (rc == ZR_OK && st->conf.sync && !rec.clean) rc = flush_read(&rec);
+    }
+    if (rc == ZR_OK) {
+        set_positions(&rec);
+        if (first >= 0) report(&rec, began);
+        if (st->conf.index) rc = zs_index_open(st, &rec.snap, rec.clean);
+    }
+    zs_snapshot_free(&rec.snap);
+    zs_queues_sweep(st, 1);
+    st->recovering = 0;
+    return rc;
+}
+
+/* ---- healing: queue entries that were lost, made anew from the log ----------------------------------------------------------- */
+
+struct heal {
+    struct zr_inst *st;
+    struct zr_queue *q;
+    int64_t from, to;           /* offsets to fill, [from, to) */
+    int64_t phys_from, phys_to; /* where their records can be */
+    uint8_t *raw;               /* new entries */
+    uint64_t n_found;
+};
+
+static uint32_t stored_entry(struct zr_inst *st, struct zr_queue *q, int64_t offset, struct zs_entry *ret)
+{
+    uint8_t raw[ZS_ENTRY];
+    if (zs_queue_copy(st, q, offset, 1, raw, 0) != 1) return 0;
+    zs_entry_load(raw, ret);
+    return ret->size > 0;
+}
+
+/* The lost entries around offset, and the part of the log between the records of their neighbours. */
+static void heal_range(struct heal *h, int64_t offset, int64_t min, int64_t next)
+{
+    struct zs_entry e;
+    h->from = offset;
+    h->to = offset + 1;
+    h->phys_from = atomic_load(&h->st->begin);
+    h->phys_to = zs_visible(h->st);
+    while (h->from > min && h->to - h->from < HEAL_MAX && !stored_entry(h->st, h->q, h->from - 1, &e)) h->from--;
+    while (h->to < next && h->to - h->from < HEAL_MAX && !stored_entry(h->st, h->q, h->to, &e)) h->to++;
+    for (int64_t at = h->from - 1; at >= min; at--)
+        if (stored_entry(h->st, h->q, at, &e) && zs_entry_real(&e)) {
+            if (e.phys + e.size > h->phys_from) h->phys_from = e.phys + e.size;
+            break;
+        }
+    for (int64_t at = h->to; at < next; at++)
+        if (stored_entry(h->st, h->q, at, &e) && zs_entry_real(&e)) {
+            if (e.phys < h->phys_to) h->phys_to = e.phys;
+            break;
+        }
+}
+
+/* Finds the records in the log. 0: it was not read to the end, and nothing may be said of what was not found. */
+static uint32_t heal_scan(struct heal *h)
+{
+    struct zs_scan s;
+    struct zl_record r;
+    struct zr_str topic = { h->q->topic, h->q->topic_len };
+    int what;
+    zs_scan_open(&s, h->st, h->phys_from, h->phys_to, 1);
+    while ((what = zs_scan_next(&s, &r)) != ZS_SCAN_END && what != ZS_SCAN_STOP && h->n_found < (uint64_t)(h->to - h->from)) {
+        if (what == ZS_SCAN_BAD) {
+            if (!zs_scan_resync(&s)) {
+                what = ZS_SCAN_END;
+                break;
+            }
+            continue;
+        }
+        if (r.queue_id != h->q->id || r.queue_offset < h->from || r.queue_offset >= h->to || !zs_has_entry(r.sys_flag)) continue;
+        if (!zl_eq(r.topic, topic) || zs_removed_covers(h->st, r.topic, r.physical_offset)) continue;
+        struct zs_entry e = { .phys = r.physical_offset, .size = (int32_t)r.size, .tags = zs_tags_of(h->st, &r) };
+        zs_entry_store(h->raw + (uint64_t)(r.queue_offset - h->from) * ZS_ENTRY, &e);
+        h->n_found++;
+    }
+    zs_scan_close(&s);
+    return what == ZS_SCAN_END || h->n_found == (uint64_t)(h->to - h->from);
+}
+
+uint32_t zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset)
+{
+    struct heal h = { .st = st, .q = q };
+    const struct zs_entry filler = { .phys = 0, .size = ZS_FILLER, .tags = 0 };
+    struct zs_entry e;
+    uint32_t done = 0;
+    pthread_mutex_lock(&st->heal_lock);
+    int64_t min = atomic_load(&q->min), next = atomic_load(&q->next);
+    if (stored_entry(st, q, offset, &e)) { /* somebody else was quicker */
+        pthread_mutex_unlock(&st->heal_lock);
+        return 1;
+    }
+    heal_range(&h, offset, min, next);
+    uint64_t n = (uint64_t)(h.to - h.from);
+    h.raw = malloc(n * ZS_ENTRY);
+    for (uint64_t i = 0; h.raw && i < n; i++) zs_entry_store(h.raw + i * ZS_ENTRY, &filler);
+    if (h.raw && heal_scan(&h)) {
+        pthread_mutex_lock(&st->drain_lock);
+        int64_t r = atomic_load(&q->dead) || h.to > q->persisted ? -EAGAIN : zs_qfile_write(st, q, h.from, (uint32_t)n, h.raw);
+        if (r >= 0) r = zs_qfile_sync(st, q, h.from, h.to);
+        pthread_mutex_unlock(&st->drain_lock);
+        done = r >= 0;
+    }
+    free(h.raw);
+    pthread_mutex_unlock(&st->heal_lock);
+    zs_log(st, done ? ZR_LOG_WARN : ZR_LOG_ERROR, "queue %s %d: entries %lld to %lld were lost; %llu of %llu found again in the log%s",
+           q->topic, q->id, (long long)h.from, (long long)h.to, (unsigned long long)h.n_found, (unsigned long long)n,
+           done ? "" : ", but not stored");
+    zs_count(st, ZS_M_HEALED, (int64_t)h.n_found);
+    return done;
+}

@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* scan.c - reading the log record by record, for recovery, healing and the index.
+ *
+ * Reads go through pread, not through a mapping: a disk that fails is an errno here and not a signal, and a file system of a
+ * test sees every read. A record counts as valid when magic, lengths, its physical offset (it must be where it says it is)
+ * and, if asked for, its body's checksum agree. A blank counts when it says exactly what is left of its segment.
+ *
+ * After something invalid, zs_scan_resync looks for the next record that is valid in that sense, byte by byte: the physical
+ * offset in it makes an accident next to impossible. Holes of sparse files are stepped over where the seam can tell them. */
+#include "zs_int.h"
+#include <errno.h>
+#include <stdlib.h>
+
+#define WINDOW (1u << 20)
+#define HEADER 92u /* enough to judge a header: everything up to the body's length, and its own size */
+
+void zs_scan_open(struct zs_scan *s, struct zr_inst *st, int64_t pos, int64_t limit, uint32_t crc)
+{
+    *s = (struct zs_scan){ .st = st, .pos = pos, .limit = limit, .crc = crc, .why = "" };
+}
+
+static void leave_segment(struct zs_scan *s)
+{
+    if (s->seg) zs_seg_put(s->st, s->seg);
+    s->seg = NULL;
+    s->len = 0;
+}
+
+void zs_scan_close(struct zs_scan *s)
+{
+    leave_segment(s);
+    free(s->buf);
+    s->buf = NULL;
+}
+
+static int64_t seg_end(const struct zs_scan *s) { return s->seg->base + s->st->segs.size; }
+
+/* Pins the segment that pos lies in; 0: there is none. */
+static uint32_t enter_segment(struct zs_scan *s, int64_t pos)
+{
+    uint32_t busy;
+    if (s->seg && pos >= s->seg->base && pos < seg_end(s)) return 1;
+    leave_segment(s);
+    s->seg = zs_seg_get(s->st, pos, 0, &busy);
+    return s->seg != NULL;
+}
+
+static int64_t room_at(const struct zs_scan *s, int64_t pos)
+{
+    int64_t end = seg_end(s) < s->limit ? seg_end(s) : s->limit;
+    return end - pos;
+}
+
+static uint32_t buf_reach(struct zs_scan *s, uint64_t cap)
+{
+    if (cap <= s->cap) return 1;
+    uint8_t *buf = realloc(s->buf, cap);
+    if (!buf) return 0;
+    s->buf = buf;
+    s->cap = cap;
+    return 1;
+}
+
+/* Has at least need bytes from pos on in the buffer (fewer at the end of segment or limit): how many, or -errno. */
+static int64_t load(struct zs_scan *s, int64_t pos, uint64_t need)
+{
+    int64_t room = room_at(s, pos);
+    if ((int64_t)need > room) need = (uint64_t)room;
+    if (s->len && pos >= s->buf_at && pos + (int64_t)need <= s->buf_at + (int64_t)s->len)
+        return s->buf_at + (int64_t)s->len - pos;
+    uint64_t want = need > WINDOW ? need : WINDOW;
+    if ((int64_t)want > room) want = (uint64_t)room;
+    if (!buf_reach(s, want)) return -ENOMEM;
+    int64_t r = zl_io_read_all(s->st->io, s->seg->fd, s->buf, want, pos - s->seg->base);
+    s->buf_at = pos;
+    s->len = r < 0 ? 0 : want;
+    return r < 0 ? r : (int64_t)want;
+}
+
+static int bad(struct zs_scan *s, const char *why)
+{
+    s->why = why;
+    return ZS_SCAN_BAD;
+}
+
+/* The record at pos, which lies in s->seg. ZS_SCAN_END stands for a blank here. */
+static int judge(struct zs_scan *s, int64_t pos, struct zl_record *ret)
+{
+    const char *why = "it is no record";
+    int64_t n = load(s, pos, HEADER), room = room_at(s, pos);
+    if (n == -ENOMEM) return ZS_SCAN_STOP;
+    if (n < 0) return bad(s, "it cannot be read from the disk");
+    if (n < (int64_t)ZS_BLANK) return bad(s, "too few bytes are left for a record");
+    const uint8_t *p = s->buf + (pos - s->buf_at);
+    uint32_t size = zl_load32(p), magic = zl_load32(p + 4);
+    if (magic == ZL_MAGIC_BLANK) {
+        if ((int64_t)size != seg_end(s) - pos) return bad(s, "a blank that does not reach the segment's end");
+        return ZS_SCAN_END;
+    }
+    if (magic != ZL_MAGIC_V1 && magic != ZL_MAGIC_V2) return bad(s, magic || size ? "no magic number" : "zeroes");
+    if (n < 36 || (int64_t)size > room || size > ZS_MAX_RECORD) return bad(s, "its size is impossible");
+    if ((int64_t)zl_load64(p + 28) != pos) return bad(s, "its physical offset is another one");
+    n = load(s, pos, size);
+    if (n == -ENOMEM) return ZS_SCAN_STOP;
+    if (n < 0) return bad(s, "it cannot be read from the disk");
+    struct zr_span bytes = { s->buf + (pos - s->buf_at), (uint64_t)n };
+    zr_status rc = zl_record_parse(bytes, s->crc, ret, &why);
+    if (rc != ZR_OK) return bad(s, rc == ZR_ECORRUPT ? why : "its lengths do not agree");
+    return ZS_SCAN_RECORD;
+}
+
+int zs_scan_next(struct zs_scan *s, struct zl_record *ret)
+{
+    for (;;) {
+        if (s->pos >= s->limit) return ZS_SCAN_END;
+        if (!enter_segment(s, s->pos)) return bad(s, "its segment is missing");
+        int r = judge(s, s->pos, ret);
+        if (r == ZS_SCAN_RECORD) s->pos += ret->size;
+        if (r != ZS_SCAN_END) return r;
+        s->pos = seg_end(s);
+    }
+}
+
+/* Steps over a hole: the next place at or behind pos that may hold data, in the same segment; its end if there is none. */
+static int64_t skip_hole(struct zs_scan *s, int64_t pos)
+{
+    const struct zr_io_v1 *io = s->st->io;
+    if (!ZR_HAS(struct zr_io_v1, io, seek_data) || !io->seek_data) return pos;
+    int64_t at = io->seek_data(io->ctx, s->seg->fd, pos - s->seg->base);
+    if (at == -ENXIO) return seg_end(s);
+    return at > pos - s->seg->base ? s->seg->base + at : pos;
+}
+
+/* Looks for a magic number in [pos, ...) of the buffered window and judges the records that may stand there. */
+static int64_t search_window(struct zs_scan *s, int64_t pos, int64_t n)
+{
+    static const uint8_t magic[3] = { 0xDA, 0xA3, 0x20 };
+    int64_t at = pos, end = pos + n;
+    while (at + 8 <= end) {
+        const uint8_t *p = s->buf + (at - s->buf_at);
+        const uint8_t *hit = memmem(p + 4, (size_t)(end - at - 4), magic, sizeof magic);
+        if (!hit) return -1;
+        int64_t start = at + (hit - 4 - p);
+        struct zl_record r;
+        int64_t buf_at = s->buf_at;
+        if (judge(s, start, &r) == ZS_SCAN_RECORD) return start;
+        at = start + 1;
+        if (s->buf_at != buf_at || s->len == 0) { /* judging moved the window */
+            int64_t again = load(s, at, 64);
+            if (again < 0) return -1;
+            end = at + again;
+        }
+    }
+    return -1;
+}
+
+static int64_t search_segment(struct zs_scan *s, int64_t pos)
+{
+    while (room_at(s, pos) > (int64_t)HEADER) {
+        pos = skip_hole(s, pos);
+        if (room_at(s, pos) <= (int64_t)HEADER) return -1;
+        int64_t n = load(s, pos, WINDOW);
+        if (n < 0) { /* this page cannot be read: behind it may be what can */
+            pos = (pos / 4096 + 1) * 4096;
+            continue;
+        }
+        int64_t found = search_window(s, pos, n);
+        if (found >= 0) return found;
+        if (n <= (int64_t)HEADER) return -1;
+        pos += n - 40; /* a magic number may lie across the windows */
+        if (room_at(s, pos) <= 40 + (int64_t)HEADER) return -1;
+    }
+    return -1;
+}
+
+int zs_scan_resync(struct zs_scan *s)
+{
+    int64_t pos = s->pos + 1;
+    while (pos < s->limit) {
+        if (!enter_segment(s, pos)) {
+            pos = zs_seg_next(s->st, pos);
+            if (pos < 0) return 0;
+            continue;
+        }
+        struct zl_record r;
+        int64_t found = pos == s->seg->base && judge(s, pos, &r) == ZS_SCAN_RECORD ? pos : search_segment(s, pos);
+        if (found >= 0) {
+            s->pos = found;
+            return 1;
+        }
+        pos = seg_end(s);
+    }
+    return 0;
+}
+
+uint32_t zs_scan_one(struct zr_inst *st, int64_t phys, struct zl_record *ret)
+{
+    struct zs_scan s;
+    zs_scan_open(&s, st, phys, INT64_MAX, 1);
+    uint32_t good = phys >= 0 && enter_segment(&s, phys) && judge(&s, phys, ret) == ZS_SCAN_RECORD;
+    zs_scan_close(&s);
+    ret->body = ret->properties = (struct zr_span){ NULL, 0 };
+    ret->topic = (struct zr_str){ NULL, 0 };
+    return good;
+}

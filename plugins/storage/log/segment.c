@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* segment.c - the files of the log: finding, opening, mapping, pinning, making ahead, deleting.
+ *
+ * What stays true:
+ *   1. A segment's file has its full size before it is mapped or written, and is never made shorter while it is mapped;
+ *      so no load from a mapping can fall behind the end of its file.
+ *   2. A segment with pins stays open and mapped, also after it was deleted.
+ *   3. The table is contiguous in numbers; a file that is missing in the middle is a NULL in it.
+ *   4. A name that was made but whose folder was not synced is remembered (name_unsynced); the flusher syncs it before it
+ *      counts anything in that segment as flushed.
+ *
+ * LOCKING: segs.lock guards the table, each segment's refs, map and fd. It is held over open and mmap of one file, never
+ * over reading or writing. prep_lock guards the one segment that is made ahead; not held over its making. */
+#include "zs_int.h"
+#include <errno.h>
+#include <stdlib.h>
+
+void zs_seg_path(struct zr_inst *st, int64_t base, char *to)
+{
+    if (!zs_path(to, "%s/%020lld", st->log_dir, (long long)base)) to[0] = 0;
+}
+
+/* ---- the table ---------------------------------------------------------------------------------------------------- */
+
+static int64_t slot_of(const struct zs_segs *s, int64_t pos)
+{
+    if (s->n == 0 || pos < s->first) return -1;
+    int64_t i = (pos - s->first) / s->size;
+    return i < (int64_t)s->n ? i : -1;
+}
+
+static void seg_close(struct zr_inst *st, struct zs_seg *seg)
+{
+    if (seg->map) st->io->unmap(st->io->ctx, seg->map, (uint64_t)st->segs.size);
+    if (seg->fd >= 0) {
+        st->io->close(st->io->ctx, seg->fd);
+        if (!seg->gone) st->segs.n_open--;
+    }
+    seg->map = NULL;
+    seg->fd = -1;
+}
+
+/* Closes the segment that was not used for the longest time, if more than the maximum are open. */
+static void seg_evict(struct zr_inst *st)
+{
+    struct zs_segs *s = &st->segs;
+    while (s->n_open > s->max_open) {
+        struct zs_seg *oldest = NULL;
+        for (uint64_t i = 0; i < s->n; i++) {
+            struct zs_seg *seg = s->at[i];
+            if (seg && seg->fd >= 0 && seg->refs == 0 && (!oldest || seg->used < oldest->used)) oldest = seg;
+        }
+        if (!oldest) return;
+        seg_close(st, oldest);
+    }
+}
+
+static uint32_t seg_open(struct zr_inst *st, struct zs_seg *seg)
+{
+    if (seg->fd < 0) {
+        char path[ZS_PATH];
+        zs_seg_path(st, seg->base, path);
+        int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
+        if (fd < 0) {
+            zs_log(st, ZR_LOG_ERROR, "%s cannot be opened: %s", path, zs_errno_text(fd));
+            return 0;
+        }
+        seg->fd = (int32_t)fd;
+        st->segs.n_open++;
+    }
+    if (!seg->map) {
+        struct zr_io_stat stat;
+        const void *map = NULL;
+        int64_t r = st->io->fstat(st->io->ctx, seg->fd, &stat);
+        if (r >= 0 && stat.size < (uint64_t)st->segs.size) r = -EIO; /* cut by somebody else: not a byte behind its end */
+        if (r >= 0) r = st->io->map(st->io->ctx, seg->fd, 0, (uint64_t)st->segs.size, &map);
+        if (r < 0) {
+            zs_log(st, ZR_LOG_ERROR, "segment %020lld cannot be mapped: %s", (long long)seg->base, zs_errno_text(r));
+            return 0;
+        }
+        seg->map = map;
+    }
+    return 1;
+}
+
+struct zs_seg *zs_seg_get(struct zr_inst *st, int64_t pos, uint32_t nowait, uint32_t *ret_busy)
+{
+    struct zs_segs *s = &st->segs;
+    struct zs_seg *seg = NULL;
+    pthread_mutex_lock(&s->lock);
+    int64_t i = slot_of(s, pos);
+    if (i >= 0) seg = s->at[i];
+    if (seg && !seg->map) {
+        if (nowait) {
+            *ret_busy = 1;
+            seg = NULL;
+        } else if (!seg_open(st, seg)) {
+            seg = NULL;
+        }
+    }
+    if (seg) {
+        seg->refs++;
+        seg->used = ++s->clock;
+        if (s->n_open > s->max_open) seg_evict(st);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return seg;
+}
+
+void zs_seg_put(struct zr_inst *st, struct zs_seg *seg)
+{
+    uint32_t end = 0;
+    pthread_mutex_lock(&st->segs.lock);
+    if (--seg->refs == 0 && seg->gone) {
+        seg_close(st, seg);
+        end = 1;
+    }
+    pthread_mutex_unlock(&st->segs.lock);
+    if (end) free(seg);
+}
+
+void zs_seg_shut(struct zr_inst *st, int64_t pos)
+{
+    pthread_mutex_lock(&st->segs.lock);
+    int64_t i = slot_of(&st->segs, pos);
+    struct zs_seg *seg = i >= 0 ? st->segs.at[i] : NULL;
+    if (seg && seg->refs == 0) seg_close(st, seg);
+    pthread_mutex_unlock(&st->segs.lock);
+}
+
+/* Makes the table reach base, with NULLs between. Under the lock. */
+static uint32_t table_reach(struct zs_segs *s, int64_t base)
+{
+    if (s->n == 0) s->first = base;
+    uint64_t want = (uint64_t)((base - s->first) / s->size) + 1;
+    if (want > s->cap) {
+        uint64_t cap = s->cap ? s->cap : 16;
+        while (cap < want) cap *= 2;
+        struct zs_seg **at = realloc(s->at, cap * sizeof *at);
+        if (!at) return 0;
+        s->at = at;
+        s->cap = cap;
+    }
+    while (s->n < want) s->at[s->n++] = NULL;
+    return 1;
+}
+
+struct zs_seg *zs_seg_add(struct zr_inst *st, int64_t base, int32_t fd)
+{
+    struct zs_segs *s = &st->segs;
+    struct zs_seg *seg = calloc(1, sizeof *seg);
+    if (!seg) return NULL;
+    seg->base = base;
+    seg->fd = fd;
+    seg->refs = 1;
+    pthread_mutex_lock(&s->lock);
+    if ((s->n && base < s->first) || !table_reach(s, base)) {
+        pthread_mutex_unlock(&s->lock);
+        free(seg);
+        return NULL;
+    }
+    s->at[(base - s->first) / s->size] = seg;
+    if (fd >= 0) s->n_open++;
+    uint64_t n = s->n;
+    pthread_mutex_unlock(&s->lock);
+    zs_gauge(st, ZS_M_SEGMENTS, (int64_t)n);
+    return seg;
+}
+
+int64_t zs_segs_first(struct zr_inst *st)
+{
+    pthread_mutex_lock(&st->segs.lock);
+    int64_t r = st->segs.n ? st->segs.first : -1;
+    pthread_mutex_unlock(&st->segs.lock);
+    return r;
+}
+
+int64_t zs_segs_last(struct zr_inst *st)
+{
+    pthread_mutex_lock(&st->segs.lock);
+    int64_t r = st->segs.n ? st->segs.first + (int64_t)(st->segs.n - 1) * st->segs.size : -1;
+    pthread_mutex_unlock(&st->segs.lock);
+    return r;
+}
+
+int64_t zs_seg_next(struct zr_inst *st, int64_t base)
+{
+    struct zs_segs *s = &st->segs;
+    int64_t r = -1;
+    pthread_mutex_lock(&s->lock);
+    int64_t i = base < s->first ? -1 : (base - s->first) / s->size;
+    for (i++; i < (int64_t)s->n; i++)
+        if (s->at[i]) {
+            r = s->at[i]->base;
+            break;
+        }
+    pthread_mutex_unlock(&s->lock);
+    return r;
+}
+
+zr_status zs_seg_drop(struct zr_inst *st, uint32_t first)
+{
+    struct zs_segs *s = &st->segs;
+    char path[ZS_PATH];
+    uint32_t end = 0;
+    pthread_mutex_lock(&s->lock);
+    struct zs_seg *seg = s->n ? s->at[first ? 0 : s->n - 1] : NULL;
+    if (!seg) {
+        pthread_mutex_unlock(&s->lock);
+        return ZR_ENOENT;
+    }
+    zs_seg_path(st, seg->base, path);
+    int64_t r = st->io->unlink(st->io->ctx, path);
+    if (r < 0 && r != -ENOENT) {
+        pthread_mutex_unlock(&s->lock);
+        return zs_raise(st, zs_status_of(r), r, "%s cannot be deleted: %s", path, zs_errno_text(r));
+    }
+    if (first) {
+        uint64_t k = 1;
+        while (k < s->n && !s->at[k]) k++; /* the holes behind it go too */
+        memmove(s->at, s->at + k, (s->n - k) * sizeof *s->at);
+        s->n -= k;
+        s->first += (int64_t)k * s->size;
+    } else {
+        s->n--;
+        while (s->n && !s->at[s->n - 1]) s->n--;
+    }
+    if (seg->fd >= 0) s->n_open--;
+    seg->gone = 1;
+    if (seg->refs == 0) {
+        seg_close(st, seg);
+        end = 1;
+    }
+    uint64_t n = s->n;
+    pthread_mutex_unlock(&s->lock);
+    if (end) free(seg);
+    zs_gauge(st, ZS_M_SEGMENTS, (int64_t)n);
+    return ZR_OK;
+}
+
+void zs_segs_free(struct zr_inst *st)
+{
+    struct zs_segs *s = &st->segs;
+    for (uint64_t i = 0; i < s->n; i++)
+        if (s->at[i]) {
+            seg_close(st, s->at[i]);
+            free(s->at[i]);
+        }
+    free(s->at);
+    s->at = NULL;
+    s->n = s->cap = s->n_open = 0;
+}
+
+/* ---- what a start finds ------------------------------------------------------------------------------------------- */
+
+struct found {
+    int64_t base;
+    uint64_t size;
+};
+struct found_list {
+    struct zr_inst *st;
+    struct found *at;
+    uint64_t n, cap;
+    uint32_t no_memory;
+};
+
+static int32_t found_name(void *ctx, const char *name)
+{
+    struct found_list *l = ctx;
+    int64_t base;
+    if (!zs_name_offset(name, &base)) {
+        zs_log(l->st, ZR_LOG_WARN, "%s/%s is no segment of the log and is left alone", l->st->log_dir, name);
+        return 0;
+    }
+    if (l->n == l->cap) {
+        uint64_t cap = l->cap ? l->cap * 2 : 64;
+        struct found *at = realloc(l->at, cap * sizeof *at);
+        if (!at) return (int32_t)(l->no_memory = 1);
+        l->at = at;
+        l->cap = cap;
+    }
+    l->at[l->n++] = (struct found){ base, 0 };
+    return 0;
+}
+
+static int by_base(const void *a, const void *b)
+{
+    int64_t x = ((const struct found *)a)->base, y = ((const struct found *)b)->base;
+    return x < y ? -1 : x > y;
+}
+
+/* The size that the files were made with. It shows in their names; a single file must do with its length. */
+static int64_t found_size(const struct found_list *l, int64_t configured)
+{
+    int64_t step = INT64_MAX;
+    for (uint64_t i = 1; i < l->n; i++)
+        if (l->at[i].base - l->at[i - 1].base < step) step = l->at[i].base - l->at[i - 1].base;
+    uint32_t fits = 1;
+    for (uint64_t i = 0; i < l->n; i++)
+        if (l->at[i].base % configured) fits = 0;
+    if (l->n > 1) {
+        if (step == configured) return configured;
+        if (fits && step > configured && l->at[0].size == (uint64_t)configured) return configured; /* holes */
+        return step;
+    }
+    if (l->at[0].size > (uint64_t)configured) return (int64_t)l->at[0].size;
+    return configured;
+}
+
+/* A file of the wrong length is given the right one: cut short by an accident, zeroes follow, which the recovery understands. */
+static zr_status found_mend(struct zr_inst *st, const struct found *f)
+{
+    char path[ZS_PATH];
+    if (f->size == (uint64_t)st->segs.size) return ZR_OK;
+    zs_seg_path(st, f->base, path);
+    int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
+    int64_t r = fd;
+    if (fd >= 0) {
+        r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->segs.size);
+        st->io->close(st->io->ctx, (int32_t)fd);
+    }
+    if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be mended: %s", path, zs_errno_text(r));
+    zs_log(st, ZR_LOG_WARN, "%s had %llu bytes instead of %lld: given its full length; what was lost is reported when it is met",
+           path, (unsigned long long)f->size, (long long)st->segs.size);
+    return ZR_OK;
+}
+
+static zr_status found_add(struct zr_inst *st, const struct found_list *l)
+{
+    for (uint64_t i = 0; i < l->n; i++) {
+        const struct found *f = &l->at[i];
+        if ((f->base - l->at[0].base) % st->segs.size) {
+            return zs_raise(st, ZR_ECORRUPT, 0, "%s/%020lld does not lie on a multiple of the segment size %lld",
+                            st->log_dir, (long long)f->base, (long long)st->segs.size);
+        }
+        zr_status rc = found_mend(st, f);
+        if (rc != ZR_OK) return rc;
+        struct zs_seg *seg = zs_seg_add(st, f->base, -1);
+        if (!seg) return ZR_ENOMEM;
+        zs_seg_put(st, seg);
+        if (i && f->base - l->at[i - 1].base != st->segs.size)
+            zs_log(st, ZR_LOG_ERROR, "%s: the log from %lld to %lld is missing", st->log_dir,
+                   (long long)(l->at[i - 1].base + st->segs.size), (long long)f->base);
+    }
+    return ZR_OK;
+}
+
+zr_status zs_segs_load(struct zr_inst *st)
+{
+    struct found_list l = { .st = st };
+    zr_status rc = ZR_OK;
+    char path[ZS_PATH];
+    st->segs.size = st->conf.segment_size;
+    int64_t r = st->io->list(st->io->ctx, st->log_dir, found_name, &l);
+    if (l.no_memory) rc = ZR_ENOMEM;
+    else if (r < 0) rc = zs_raise(st, zs_status_of(r), r, "%s cannot be read: %s", st->log_dir, zs_errno_text(r));
+    for (uint64_t i = 0; rc == ZR_OK && i < l.n; i++) {
+        struct zr_io_stat stat;
+        zs_seg_path(st, l.at[i].base, path);
+        r = st->io->stat(st->io->ctx, path, &stat);
+        if (r < 0) rc = zs_raise(st, zs_status_of(r), r, "%s cannot be looked at: %s", path, zs_errno_text(r));
+        l.at[i].size = stat.size;
+    }
+    if (rc == ZR_OK && l.n) {
+        qsort(l.at, l.n, sizeof *l.at, by_base);
+        st->segs.size = found_size(&l, st->conf.segment_size);
+        if (st->segs.size != st->conf.segment_size)
+            zs_log(st, ZR_LOG_WARN, "segment_size is %lld in the configuration; the log was made with %lld, which is kept",
+                   (long long)st->conf.segment_size, (long long)st->segs.size);
+        rc = found_add(st, &l);
+    }
+    free(l.at);
+    return rc;
+}
+
+/* ---- making --------------------------------------------------------------------------------------------------------- */
+
+int64_t zs_seg_create(struct zr_inst *st, int64_t base, uint32_t preallocate)
+{
+    char path[ZS_PATH];
+    zs_seg_path(st, base, path);
+    int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE | ZR_IO_CREATE, 0644);
+    if (fd < 0) return fd;
+    int64_t r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->segs.size);
+    if (r >= 0 && preallocate) {
+        r = st->io->fallocate(st->io->ctx, (int32_t)fd, 0, st->segs.size);
+        if (r == -EOPNOTSUPP || r == -ENOSPC) r = 0; /* sparse then: appends say when the disk is full */
+    }
+    if (r < 0) {
+        st->io->close(st->io->ctx, (int32_t)fd); /* the name stays: another thread may be making the same segment */
+        return r;
+    }
+    return fd;
+}
+
+void zs_prepare_want(struct zr_inst *st, int64_t base)
+{
+    pthread_mutex_lock(&st->prep_lock);
+    if (st->prep_base != base && st->prep_want != base) {
+        st->prep_want = base;
+        pthread_cond_signal(&st->prep_cond);
+    }
+    pthread_mutex_unlock(&st->prep_lock);
+}
+
+int32_t zs_prepared_take(struct zr_inst *st, int64_t base)
+{
+    int32_t fd = -1;
+    pthread_mutex_lock(&st->prep_lock);
+    if (st->prep_base == base) {
+        fd = st->prep_fd;
+        st->prep_base = -1;
+        st->prep_fd = -1;
+    }
+    if (st->prep_want == base) st->prep_want = -1;
+    pthread_mutex_unlock(&st->prep_lock);
+    return fd;
+}
+
+/* The thread that makes the next segment. If the appender came first, both made the same file in the same way. */
+void zs_prepare_main(void *arg)
+{
+    struct zr_inst *st = arg;
+    pthread_mutex_lock(&st->prep_lock);
+    while (!atomic_load(&st->stopping)) {
+        int64_t base = st->prep_want;
+        if (base < 0 || base == st->prep_base) {
+            pthread_cond_wait(&st->prep_cond, &st->prep_lock);
+            continue;
+        }
+        pthread_mutex_unlock(&st->prep_lock);
+        int64_t fd = zs_seg_create(st, base, st->conf.preallocate);
+        if (fd >= 0) st->io->sync_dir(st->io->ctx, st->log_dir);
+        else zs_log(st, ZR_LOG_WARN, "the next segment %020lld cannot be made yet: %s", (long long)base, zs_errno_text(fd));
+        pthread_mutex_lock(&st->prep_lock);
+        if (st->prep_want == base) {
+            st->prep_want = -1;
+            if (fd >= 0) {
+                st->prep_base = base;
+                st->prep_fd = (int32_t)fd;
+                fd = -1;
+            }
+        }
+        if (fd >= 0) st->io->close(st->io->ctx, (int32_t)fd);
+    }
+    pthread_mutex_unlock(&st->prep_lock);
+}
+
+/* At a stop: a segment that was made ahead and never used is no part of the log. */
+void zs_prepared_drop(struct zr_inst *st)
+{
+    char path[ZS_PATH];
+    if (st->prep_base < 0) return;
+    st->io->close(st->io->ctx, st->prep_fd);
+    zs_seg_path(st, st->prep_base, path);
+    st->io->unlink(st->io->ctx, path);
+    st->prep_base = -1;
+    st->prep_fd = -1;
+}

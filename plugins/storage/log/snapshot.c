@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* snapshot.c - Zarya's own two documents beside RocketMQ's files, in <root>/zarya/. A directory without them opens as well
+ * (that is what Apache's brokers leave); they make recovery quick and let it see damage that the files themselves hide.
+ *
+ * queues: what every queue had when its entries were last made durable.
+ *     0 u64 magic "ZRQUEUE1" | 8 i64 pos | 16 i64 begin | 24 i64 lastPhys | 32 i64 lastMs | 40 i64 indexPos | 48 i64 indexLast | 56 u32 clean
+ *    60 u32 count | count times { i64 min | i64 next | i64 endPhys | i32 queueId | u16 len | topic } | u32 CRC-32 of all before
+ *   All records below pos have their entry in the files. clean: pos is the log's end, and the store was closed.
+ *
+ * removed: a line "position topic" for every topic that was removed: records of it below that position belong to no queue, and
+ *   no recovery may give them one. A line is dropped when the log begins behind its position.
+ *
+ * Both are written by zl_io_replace: at every instant the document or its .bak is whole. */
+#include "zs_int.h"
+#include <errno.h>
+#include <stdlib.h>
+
+#define MAGIC 0x5A52515545554531ull
+#define HEAD 64u
+#define ROW 30u
+#define MAX_BYTES (1ull << 30)
+
+/* ---- queues ----------------------------------------------------------------------------------------------------------- */
+
+static uint32_t hints_parse(struct zs_snapshot *s)
+{
+    const uint8_t *p = s->bytes.ptr;
+    uint64_t len = s->bytes.len;
+    if (len < HEAD + 4 || zl_load64(p) != MAGIC) return 0;
+    if (zl_crc32(0, p, len - 4) != zl_load32(p + len - 4)) return 0;
+    s->pos = (int64_t)zl_load64(p + 8);
+    s->begin = (int64_t)zl_load64(p + 16);
+    s->last_phys = (int64_t)zl_load64(p + 24);
+    s->last_ms = (int64_t)zl_load64(p + 32);
+    s->index_pos = (int64_t)zl_load64(p + 40);
+    s->index_last = (int64_t)zl_load64(p + 48);
+    s->clean = zl_load32(p + 56);
+    uint64_t n = zl_load32(p + 60), at = HEAD;
+    s->hints = calloc(n + 1, sizeof *s->hints);
+    if (!s->hints) return 0;
+    for (uint64_t i = 0; i < n; i++) {
+        struct zs_hint *h = &s->hints[i];
+        if (at + ROW > len - 4) return 0;
+        h->min = (int64_t)zl_load64(p + at);
+        h->next = (int64_t)zl_load64(p + at + 8);
+        h->end_phys = (int64_t)zl_load64(p + at + 16);
+        h->id = (int32_t)zl_load32(p + at + 24);
+        h->topic = (struct zr_str){ (const char *)p + at + ROW, zl_load16(p + at + 28) };
+        at += ROW + h->topic.len;
+        if (at > len - 4 || zs_queue_name_ok(h->topic) != ZR_OK || h->min < 0 || h->next < h->min || h->id < 0) return 0;
+    }
+    s->n = n;
+    return at == len - 4;
+}
+
+void zs_snapshot_free(struct zs_snapshot *s)
+{
+    zl_buf_free(&s->bytes);
+    free(s->hints);
+    s->hints = NULL;
+    s->n = 0;
+}
+
+void zs_snapshot_load(struct zr_inst *st, struct zs_snapshot *ret)
+{
+    static const char *const endings[2] = { "", ".bak" };
+    char path[ZS_PATH];
+    memset(ret, 0, sizeof *ret);
+    for (int i = 0; i < 2 && !ret->valid; i++) {
+        zl_buf_init(&ret->bytes, MAX_BYTES);
+        if (!zs_path(path, "%s/queues%s", st->own_dir, endings[i])) return;
+        if (zl_io_load(st->io, path, &ret->bytes) > 0) {
+            ret->valid = hints_parse(ret);
+            if (!ret->valid) zs_log(st, ZR_LOG_WARN, "%s is damaged and is not used", path);
+            if (i) ret->clean = 0; /* one that was replaced: older than the last stop */
+        }
+        if (!ret->valid) zs_snapshot_free(ret);
+    }
+}
+
+static void hint_add(struct zr_inst *st, struct zl_buf *out, struct zr_queue *q)
+{
+    int64_t min = zs_queue_min(st, q);
+    zl_buf_be64(out, (uint64_t)(min < q->synced ? min : q->synced));
+    zl_buf_be64(out, (uint64_t)q->synced);
+    zl_buf_be64(out, (uint64_t)q->synced_end);
+    zl_buf_be32(out, (uint32_t)q->id);
+    zl_buf_be16(out, (uint16_t)q->topic_len);
+    zl_buf_add(out, q->topic, q->topic_len);
+}
+
+int64_t zs_snapshot_save(struct zr_inst *st, int64_t pos, int64_t last_phys, int64_t last_ms, uint32_t clean)
+{
+    char path[ZS_PATH];
+    struct zl_buf out;
+    uint64_t n;
+    uint32_t rows = 0;
+    struct zr_queue **at = zs_queues_list(st, &n);
+    if (!at || !zs_path(path, "%s/queues", st->own_dir)) {
+        free(at);
+        return -ENOMEM;
+    }
+    zl_buf_init(&out, MAX_BYTES);
+    zl_buf_be64(&out, MAGIC);
+    zl_buf_be64(&out, (uint64_t)pos);
+    zl_buf_be64(&out, (uint64_t)atomic_load(&st->begin));
+    zl_buf_be64(&out, (uint64_t)last_phys);
+    zl_buf_be64(&out, (uint64_t)last_ms);
+    zl_buf_be64(&out, (uint64_t)zs_index_pos(st));
+    zl_buf_be64(&out, (uint64_t)zs_index_last(st));
+    zl_buf_be32(&out, clean);
+    zl_buf_be32(&out, 0);
+    pthread_mutex_lock(&st->drain_lock);
+    for (uint64_t i = 0; i < n; i++) {
+        if (at[i]->synced == 0 || atomic_load(&at[i]->dead)) continue; /* never used */
+        hint_add(st, &out, at[i]);
+        rows++;
+    }
+    pthread_mutex_unlock(&st->drain_lock);
+    free(at);
+    int64_t r = -ENOMEM;
+    if (!out.failed) {
+        zl_store32(out.ptr + 60, rows);
+        zl_buf_be32(&out, zl_crc32(0, out.ptr, out.len));
+        if (!out.failed) r = zl_io_replace(st->io, path, zl_buf_as_span(&out));
+    }
+    zl_buf_free(&out);
+    return r;
+}
+
+/* ---- removed topics ------------------------------------------------------------------------------------------------------ */
+
+static uint32_t removed_put(struct zr_inst *st, struct zr_str topic, int64_t position)
+{
+    for (uint64_t i = 0; i < st->n_removed; i++) {
+        struct zs_removed *r = st->removed[i];
+        if (r->len == topic.len && memcmp(r->topic, topic.ptr, topic.len) == 0) {
+            if (position > r->position) r->position = position;
+            return 1;
+        }
+    }
+    struct zs_removed **at = realloc(st->removed, (st->n_removed + 1) * sizeof *at);
+    if (!at) return 0;
+    st->removed = at;
+    struct zs_removed *r = malloc(sizeof *r + topic.len);
+    if (!r) return 0;
+    r->position = position;
+    r->len = (uint32_t)topic.len;
+    memcpy(r->topic, topic.ptr, topic.len);
+    st->removed[st->n_removed++] = r;
+    return 1;
+}
+
+void zs_removed_load(struct zr_inst *st)
+{
+    static const char *const endings[2] = { "", ".bak" };
+    char path[ZS_PATH];
+    struct zl_buf text;
+    zl_buf_init(&text, MAX_BYTES);
+    for (int i = 0; i < 2; i++)
+        if (zs_path(path, "%s/removed%s", st->own_dir, endings[i]) && zl_io_load(st->io, path, &text) >= 0) break;
+    struct zr_str rest = zl_buf_as_str(&text), line, number;
+    while (rest.len && zl_split(&rest, '\n', &line)) {
+        int64_t position;
+        if (!zl_split(&line, ' ', &number) || zl_parse_i64(number, &position) != ZR_OK) continue;
+        if (zs_queue_name_ok(line) == ZR_OK) removed_put(st, line, position);
+    }
+    zl_buf_free(&text);
+}
+
+static int64_t removed_save(struct zr_inst *st)
+{
+    char path[ZS_PATH];
+    struct zl_buf out;
+    if (!zs_path(path, "%s/removed", st->own_dir)) return -ENAMETOOLONG;
+    zl_buf_init(&out, MAX_BYTES);
+    for (uint64_t i = 0; i < st->n_removed; i++) {
+        zl_buf_i64(&out, st->removed[i]->position);
+        zl_buf_u8(&out, ' ');
+        zl_buf_add(&out, st->removed[i]->topic, st->removed[i]->len);
+        zl_buf_u8(&out, '\n');
+    }
+    int64_t r = out.failed ? -ENOMEM : zl_io_replace(st->io, path, zl_buf_as_span(&out));
+    zl_buf_free(&out);
+    return r;
+}
+
+int64_t zs_removed_add(struct zr_inst *st, struct zr_str topic, int64_t position)
+{
+    pthread_mutex_lock(&st->removed_lock);
+    int64_t r = removed_put(st, topic, position) ? removed_save(st) : -ENOMEM;
+    pthread_mutex_unlock(&st->removed_lock);
+    return r;
+}
+
+uint32_t zs_removed_covers(struct zr_inst *st, struct zr_str topic, int64_t phys)
+{
+    uint32_t covered = 0;
+    pthread_mutex_lock(&st->removed_lock);
+    for (uint64_t i = 0; i < st->n_removed && !covered; i++) {
+        const struct zs_removed *r = st->removed[i];
+        covered = phys < r->position && r->len == topic.len && memcmp(r->topic, topic.ptr, topic.len) == 0;
+    }
+    pthread_mutex_unlock(&st->removed_lock);
+    return covered;
+}
+
+void zs_removed_prune(struct zr_inst *st)
+{
+    int64_t begin = atomic_load(&st->begin);
+    uint64_t kept = 0;
+    pthread_mutex_lock(&st->removed_lock);
+    uint64_t before = st->n_removed;
+    for (uint64_t i = 0; i < before; i++) {
+        if (st->removed[i]->position <= begin) free(st->removed[i]);
+        else st->removed[kept++] = st->removed[i];
+    }
+    st->n_removed = kept;
+    if (kept != before) removed_save(st);
+    pthread_mutex_unlock(&st->removed_lock);
+}
+
+void zs_removed_free(struct zr_inst *st)
+{
+    for (uint64_t i = 0; i < st->n_removed; i++) free(st->removed[i]);
+    free(st->removed);
+    st->removed = NULL;
+    st->n_removed = 0;
+}

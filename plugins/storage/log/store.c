@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* store.c - the life of a store: made, warmed (locked, recovered, threads started), drained, cooled; and what concerns all of
+ * it: what it says of itself, and removing a topic.
+ *
+ *   zs_create ──> zs_warm ──> zs_activate ──> zs_drain ──> zs_cool ──> zs_destroy
+ *
+ * A stop is clean when everything appended is flushed, every queue entry and the index are on disk, and the snapshot says so;
+ * only then does `abort` go. */
+#include "zs_int.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* ---- made and ended ---------------------------------------------------------------------------------------------------------- */
+
+static uint32_t ask_services(struct zr_inst *st)
+{
+    const struct zr_host *h = st->host;
+    st->io = h->query(h, ZR_SVC_IO);
+    st->log = h->query(h, ZR_SVC_LOG);
+    st->err = h->query(h, ZR_SVC_ERR);
+    st->dur = h->query(h, ZR_SVC_DURABILITY);
+    st->timer = h->query(h, ZR_SVC_TIMER);
+    st->work = h->query(h, ZR_SVC_WORK);
+    st->metrics = h->query(h, ZR_SVC_METRICS);
+    return st->io && st->log && st->err && st->dur && st->timer && st->work;
+}
+
+static void make_locks(struct zr_inst *st)
+{
+    pthread_mutexattr_t attr;
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP); /* spins a little before it sleeps: it is held for microseconds */
+    pthread_mutex_init(&st->append_lock, &attr);
+    pthread_mutexattr_destroy(&attr);
+    pthread_mutex_t *const plain[] = { &st->segs.lock, &st->files.lock, &st->stage_lock, &st->prep_lock, &st->dirty_lock,
+                                       &st->drain_lock, &st->removed_lock, &st->heal_lock, &st->flush_lock, &st->work_lock,
+                                       &st->clean_lock };
+    for (uint64_t i = 0; i < sizeof plain / sizeof *plain; i++) pthread_mutex_init(plain[i], NULL);
+    pthread_rwlock_init(&st->table_lock, NULL);
+    pthread_cond_t *const conds[] = { &st->prep_cond, &st->flush_cond, &st->flushed_cond, &st->work_cond, &st->clean_cond };
+    for (uint64_t i = 0; i < sizeof conds / sizeof *conds; i++) zs_cond_init(conds[i]);
+}
+
+static void end_locks(struct zr_inst *st)
+{
+    pthread_mutex_t *const all[] = { &st->append_lock, &st->segs.lock, &st->files.lock, &st->stage_lock, &st->prep_lock,
+                                     &st->dirty_lock, &st->drain_lock, &st->removed_lock, &st->heal_lock, &st->flush_lock,
+                                     &st->work_lock, &st->clean_lock };
+    for (uint64_t i = 0; i < sizeof all / sizeof *all; i++) pthread_mutex_destroy(all[i]);
+    pthread_rwlock_destroy(&st->table_lock);
+    pthread_cond_t *const conds[] = { &st->prep_cond, &st->flush_cond, &st->flushed_cond, &st->work_cond, &st->clean_cond };
+    for (uint64_t i = 0; i < sizeof conds / sizeof *conds; i++) pthread_cond_destroy(conds[i]);
+}
+
+static uint32_t make_paths(struct zr_inst *st)
+{
+    const char *root = st->conf.root;
+    uint32_t ok = st->conf.log_dir && st->conf.log_dir[0] ? zs_path(st->log_dir, "%s", st->conf.log_dir)
+                                                          : zs_path(st->log_dir, "%s/commitlog", root);
+    return ok && zs_path(st->queue_dir, "%s/consumequeue", root) && zs_path(st->index_dir, "%s/index", root) &&
+           zs_path(st->own_dir, "%s/zarya", root);
+}
+
+static void measure_memory(struct zr_inst *st)
+{
+    int64_t memory = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    if (memory <= 0) memory = 1ll << 30;
+    st->memory_bytes = (int64_t)((double)memory * st->conf.ratio_memory);
+    st->recent_bytes = memory / 32;
+    if (st->recent_bytes < (16ll << 20)) st->recent_bytes = 16ll << 20;
+    if (st->recent_bytes > (256ll << 20)) st->recent_bytes = 256ll << 20;
+}
+
+struct zr_inst *zs_create(const struct zr_host *host, const struct zs_conf *conf)
+{
+    struct zr_inst *st = calloc(1, sizeof *st);
+    if (!st) return NULL;
+    st->host = host;
+    st->conf = *conf;
+    st->lock_fd = st->checkpoint_fd = st->prep_fd = -1;
+    st->prep_want = st->prep_base = st->prep_asked = ZS_NONE;
+    st->last_phys = -1;
+    st->log_ratio = st->queue_ratio = -1;
+    if (!ask_services(st) || !make_paths(st)) {
+        free(st);
+        return NULL;
+    }
+    st->segs.size = conf->segment_size;
+    st->segs.max_open = (uint64_t)conf->max_open_segments;
+    make_locks(st);
+    measure_memory(st);
+    return st;
+}
+
+const struct zr_host *zs_host(const struct zr_inst *st) { return st->host; }
+
+void zs_destroy(struct zr_inst *st)
+{
+    if (!st) return;
+    end_locks(st);
+    free(st);
+}
+
+/* ---- warm --------------------------------------------------------------------------------------------------------------------- */
+
+static zr_status make_folders(struct zr_inst *st)
+{
+    const char *const all[] = { st->conf.root, st->log_dir, st->queue_dir, st->index_dir, st->own_dir };
+    for (uint64_t i = 0; i < sizeof all / sizeof *all; i++) {
+        int64_t r = zl_io_mkdirs(st->io, all[i]);
+        if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be made: %s", all[i], zs_errno_text(r));
+    }
+    return ZR_OK;
+}
+
+static void declare_metrics(struct zr_inst *st)
+{
+#define ROW(n, u, d, k) { ZR_HDR(struct zr_metric, 0), n, u, d, k, 0 }
+    static const struct zr_metric rows[ZS_N_METRICS] = {
+        [ZS_M_MESSAGES] = ROW("zarya_store_messages_total", "messages", "Messages appended.", ZR_METRIC_COUNTER),
+        [ZS_M_BYTES] = ROW("zarya_store_bytes_total", "bytes", "Bytes of records appended.", ZR_METRIC_COUNTER),
+        [ZS_M_FLUSHES] = ROW("zarya_store_flushes_total", NULL, "Flushes of the log.", ZR_METRIC_COUNTER),
+        [ZS_M_FLUSH_NS] = ROW("zarya_store_flush_ns", "ns", "Duration of a flush of the log.", ZR_METRIC_HISTOGRAM),
+        [ZS_M_DAMAGED] = ROW("zarya_store_damaged_total", NULL, "Damaged places and records met.", ZR_METRIC_COUNTER),
+        [ZS_M_SEGMENTS] = ROW("zarya_store_segments", NULL, "Segments of the log.", ZR_METRIC_GAUGE),
+        [ZS_M_TAIL] = ROW("zarya_store_tail_bytes", "bytes", "Memory of queue entries not evicted.", ZR_METRIC_GAUGE),
+        [ZS_M_HELPED] = ROW("zarya_store_helped_total", NULL, "Appends that had to write queue files.", ZR_METRIC_COUNTER),
+        [ZS_M_HEALED] = ROW("zarya_store_healed_total", "entries", "Lost queue entries made anew.", ZR_METRIC_COUNTER),
+        [ZS_M_REFUSED] = ROW("zarya_store_refused_total", "messages", "Messages not appended.", ZR_METRIC_COUNTER),
+    };
+#undef ROW
+    if (st->metrics) st->metrics_on = st->metrics->declare(st->host, rows, ZS_N_METRICS, &st->metric0) == ZR_OK;
+}
+
+static void wake_all(struct zr_inst *st)
+{
+    pthread_mutex_t *const locks[] = { &st->prep_lock, &st->flush_lock, &st->work_lock };
+    pthread_cond_t *const conds[] = { &st->prep_cond, &st->flush_cond, &st->work_cond };
+    for (int i = 0; i < 3; i++) {
+        pthread_mutex_lock(locks[i]);
+        pthread_cond_broadcast(conds[i]);
+        pthread_mutex_unlock(locks[i]);
+    }
+    zs_index_stop(st);
+}
+
+static void join_threads(struct zr_inst *st)
+{
+    atomic_store(&st->stopping, 1);
+    wake_all(st);
+    while (st->n_threads) st->work->join(st->host, st->threads[--st->n_threads]);
+}
+
+static zr_status start_threads(struct zr_inst *st)
+{
+    static const struct {
+        const char *name;
+        void (*main)(void *);
+    } rows[] = { { "store-flush", zs_flush_main }, { "store-queues", zs_queue_writer_main }, { "store-segment", zs_prepare_main },
+                 { "store-index", zs_index_main } };
+    atomic_store(&st->stopping, 0);
+    for (uint32_t i = 0; i < (st->index ? 4u : 3u); i++) {
+        zr_status rc = st->work->spawn(st->host, rows[i].name, rows[i].main, st, &st->threads[i]);
+        if (rc != ZR_OK) {
+            join_threads(st);
+            return rc;
+        }
+        st->n_threads++;
+    }
+    return ZR_OK;
+}
+
+/* Gives back what warm took; each part may not be there yet. */
+static void release_all(struct zr_inst *st)
+{
+    zs_index_free(st);
+    if (st->active) zs_seg_put(st, st->active);
+    st->active = NULL;
+    zs_prepared_drop(st);
+    zs_qfiles_free(st);
+    zs_queues_free(st);
+    zs_segs_free(st);
+    zs_removed_free(st);
+    zs_stages_free(st);
+    if (st->checkpoint_fd >= 0) st->io->close(st->io->ctx, st->checkpoint_fd);
+    st->checkpoint_fd = -1;
+    zs_lock_drop(st);
+}
+
+zr_status zs_warm(struct zr_inst *st)
+{
+    atomic_store(&st->closing, 0);
+    atomic_store(&st->failed, 0);
+    declare_metrics(st);
+    zr_status rc = make_folders(st);
+    if (rc == ZR_OK) rc = zs_lock_take(st);
+    if (rc == ZR_OK) rc = zs_checkpoint_open(st);
+    if (rc == ZR_OK) rc = zs_qfiles_init(st);
+    if (rc == ZR_OK) rc = zs_recover(st);
+    if (rc == ZR_OK) {
+        int64_t r = zs_abort_make(st);
+        if (r < 0) rc = zs_raise(st, zs_status_of(r), r, "%s/abort cannot be made: %s", st->conf.root, zs_errno_text(r));
+    }
+    if (rc == ZR_OK) {
+        zs_disk_look(st);
+        st->saved_at_ns = zs_mono(st);
+        rc = start_threads(st);
+    }
+    if (rc != ZR_OK) {
+        release_all(st);
+        return rc;
+    }
+    st->warm = 1;
+    return ZR_OK;
+}
+
+void zs_activate(struct zr_inst *st)
+{
+    st->dur->advance(st->host, ZR_MARK_WRITTEN, atomic_load(&st->end));
+    st->dur->advance(st->host, ZR_MARK_FLUSHED, atomic_load(&st->flushed));
+    zs_clean_start(st);
+}
+
+/* ---- the way down ------------------------------------------------------------------------------------------------------------- */
+
+void zs_drain(struct zr_inst *st, struct zr_done done)
+{
+    pthread_mutex_lock(&st->append_lock); /* an append that is under way ends first */
+    atomic_store(&st->closing, 1);
+    int64_t end = atomic_load(&st->end);
+    pthread_mutex_unlock(&st->append_lock);
+    zs_flush_wait(st, end);
+    done.call(done.ctx, ZR_OK);
+}
+
+void zs_cool(struct zr_inst *st)
+{
+    if (!st->warm) return;
+    st->warm = 0;
+    atomic_store(&st->closing, 1);
+    zs_clean_stop(st);
+    join_threads(st); /* the flusher ends when all is flushed, or cannot be */
+    uint32_t whole = !atomic_load(&st->failed) && atomic_load(&st->flushed) == atomic_load(&st->end);
+    zs_index_close(st, whole);
+    int64_t r = whole ? zs_save(st, 1) : -EIO;
+    if (r >= 0) r = zs_abort_drop(st);
+    if (r >= 0) zs_log(st, ZR_LOG_INFO, "the store was closed at %lld", (long long)atomic_load(&st->end));
+    else zs_log(st, ZR_LOG_WARN, "the store could not be closed cleanly; the next start recovers");
+    release_all(st);
+}
+
+void zs_retune(struct zr_inst *st, const struct zs_conf *conf)
+{
+    struct zs_conf *c = &st->conf;
+    pthread_mutex_lock(&st->flush_lock);
+    c->flush_interval_ms = conf->flush_interval_ms;
+    pthread_cond_signal(&st->flush_cond);
+    pthread_mutex_unlock(&st->flush_lock);
+    c->retention_hours = conf->retention_hours;
+    c->delete_hours = conf->delete_hours;
+    c->clean_forcibly = conf->clean_forcibly;
+    c->ratio_clean = conf->ratio_clean;
+    c->ratio_force = conf->ratio_force;
+    c->ratio_refuse = conf->ratio_refuse;
+    c->max_hot_bytes = conf->max_hot_bytes;
+    c->max_hot_messages = conf->max_hot_messages;
+    c->max_cold_bytes = conf->max_cold_bytes;
+    c->max_cold_messages = conf->max_cold_messages;
+}
+
+/* ---- the whole of it ------------------------------------------------------------------------------------------------------------ */
+
+static struct zr_str why_not(struct zr_inst *st)
+{
+    if (atomic_load(&st->failed)) return zl_str(st->why_failed);
+    if (atomic_load(&st->closing)) return zl_str("the store is shutting down");
+    if (atomic_load(&st->disk_over)) return zl_str("the disk is fuller than disk_refuse_ratio allows");
+    if (atomic_load(&st->disk_full)) return zl_str("the disk is full or cannot be written");
+    return (struct zr_str){ NULL, 0 };
+}
+
+static int64_t earliest_ms(struct zr_inst *st)
+{
+    struct zl_record r;
+    struct zs_seg *seg = zs_record_get(st, atomic_load(&st->begin), 0, 0, &r);
+    if (!seg) return -1;
+    zs_seg_put(st, seg);
+    return r.store_ms;
+}
+
+void zs_info(struct zr_inst *st, struct zr_storage_info *ret)
+{
+    ret->positions.begin = atomic_load(&st->begin);
+    ret->positions.flushed = atomic_load(&st->flushed);
+    ret->positions.written = atomic_load(&st->end);
+    ret->positions.visible = zs_visible(st);
+    ret->positions.dispatched = st->index ? zs_index_pos(st) : ret->positions.written;
+    ret->earliest_ms = earliest_ms(st);
+    ret->n_topics = zs_count_topics(st);
+    ret->n_queues = st->n_queues;
+    zs_disk_look(st);
+    pthread_mutex_lock(&st->work_lock);
+    ret->disk_total = st->disk_total;
+    ret->disk_available = st->disk_available;
+    ret->log_disk_ratio = st->log_ratio;
+    ret->queue_disk_ratio = st->queue_ratio;
+    pthread_mutex_unlock(&st->work_lock);
+    ret->log_path = zl_str(st->log_dir);
+    ret->queue_path = zl_str(st->queue_dir);
+    ret->sync = st->conf.sync;
+    ret->why_not = why_not(st);
+    ret->writable = ret->why_not.len == 0;
+}
+
+/* The order makes it final: no entry can be added from the mark on, the note of it is on disk before the first file goes, and
+ * records before the mark are passed over by every later recovery. */
+zr_status zs_remove_topic(struct zr_inst *st, struct zr_str topic)
+{
+    uint64_t n;
+    int64_t worst = 0;
+    if (zs_queue_name_ok(topic) != ZR_OK) return ZR_EINVAL;
+    pthread_mutex_lock(&st->append_lock);
+    struct zr_queue **gone = zs_queues_take(st, topic, &n);
+    for (uint64_t i = 0; gone && i < n; i++) atomic_store(&gone[i]->dead, 1);
+    int64_t position = atomic_load(&st->end);
+    pthread_mutex_unlock(&st->append_lock);
+    if (!gone) return ZR_ENOMEM;
+    int64_t r = n ? zs_removed_add(st, topic, position) : 0;
+    if (r >= 0) {
+        pthread_mutex_lock(&st->drain_lock);
+        for (uint64_t i = 0; i < n; i++) {
+            int64_t one = zs_qfiles_remove(st, gone[i]);
+            if (one < 0) worst = one;
+        }
+        pthread_mutex_unlock(&st->drain_lock);
+    }
+    free(gone);
+    if (r < 0 || worst < 0) {
+        r = r < 0 ? r : worst;
+        return zs_raise(st, zs_status_of(r), r, "topic %.*s could not be removed wholly: %s", (int)topic.len, topic.ptr, zs_errno_text(r));
+    }
+    zs_log(st, ZR_LOG_INFO, "topic %.*s with %llu queues was removed at %lld", (int)topic.len, topic.ptr, (unsigned long long)n,
+           (long long)position);
+    return ZR_OK;
+}

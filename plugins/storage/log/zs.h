@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* zs.h - the store library seen from outside: RocketMQ's commit log, consume queues, hash index and their recovery.
+ *
+ * A storage plugin fills zs_conf from its options, makes a store with zs_create, and puts the functions below into its
+ * zr_storage_v1. The store is the plugin's struct zr_inst. Thread words and meanings are those of zarya/storage.h. */
+#ifndef ZS_H
+#define ZS_H
+#include "zarya/plugin.h"
+#include "zarya/storage.h"
+
+#define ZS_MAX_LEVELS 64u
+
+struct zs_conf {
+    const char *root;    /* the store's folder, absolute */
+    const char *log_dir; /* the log's folder, or "" for <root>/commitlog */
+    uint32_t sync;       /* 1: visible follows flushed */
+    uint32_t preallocate; /* 1: fallocate segments when they are prepared */
+    uint32_t index;      /* 1: keep hash index files */
+    uint32_t clean_forcibly; /* 1: delete segments before their age when the disk is fuller than ratio_force */
+    int64_t flush_interval_ms;
+    int64_t checkpoint_interval_ms;
+    int64_t segment_size;
+    int64_t queue_file_size; /* a multiple of 20 */
+    int64_t max_message_size;
+    int64_t index_slots, index_entries;
+    int64_t retention_hours;
+    int64_t clean_interval_ms;
+    int64_t max_hot_bytes, max_hot_messages, max_cold_bytes, max_cold_messages;
+    int64_t max_open_queue_files, max_open_segments;
+    int64_t max_tail_bytes; /* queue entries kept in memory before an appender must help writing them */
+    double ratio_memory;    /* share of physical memory that the log's tail is likely to occupy */
+    double ratio_clean, ratio_force, ratio_refuse; /* used shares of the disk: delete expired, delete any, refuse appends */
+    uint32_t delete_hours;  /* bit h: hour h of the local day */
+    uint32_t n_levels;
+    int64_t level_ms[ZS_MAX_LEVELS]; /* delays of SCHEDULE_TOPIC_XXXX, for entries made anew by a recovery */
+};
+
+/* Parses "04" or "04;16" (hours) and "1s 5s 10s 1m 2h" (delay levels). ZR_EINVAL. */
+zr_status zs_parse_hours(struct zr_str text, uint32_t *ret_mask);
+zr_status zs_parse_levels(struct zr_str text, int64_t *ret_ms, uint32_t *ret_n);
+
+/* Memory only; conf is copied (its strings must live as long as the store). NULL: no memory or a service is missing. */
+struct zr_inst *zs_create(const struct zr_host *host, const struct zs_conf *conf);
+void zs_destroy(struct zr_inst *st);
+const struct zr_host *zs_host(const struct zr_inst *st);
+/* Takes the lock, recovers, starts the threads. What it took is given back when it fails. */
+zr_status zs_warm(struct zr_inst *st);
+void zs_activate(struct zr_inst *st);
+/* No append is taken any more; done when all that was appended is flushed (or cannot be). */
+void zs_drain(struct zr_inst *st, struct zr_done done);
+void zs_cool(struct zr_inst *st);
+/* Live settings: flush_interval_ms, retention_hours, delete_hours, the ratios and the transfer limits. */
+void zs_retune(struct zr_inst *st, const struct zs_conf *conf);
+
+/* ---- zr_storage_v1 ---- */
+void zs_append(struct zr_inst *st, const struct zr_msg *msgs, uint32_t n, struct zr_put *puts, int64_t *ret_end);
+void zs_want_flushed(struct zr_inst *st, int64_t position);
+struct zr_queue *zs_queue(struct zr_inst *st, struct zr_str topic, int32_t queue_id, uint32_t create);
+void zs_bounds(struct zr_inst *st, struct zr_queue *q, int64_t *ret_min, int64_t *ret_max);
+zr_status zs_read(struct zr_inst *st, const struct zr_read *req, struct zr_read_result *ret);
+void zs_unpin(struct zr_inst *st, uint64_t pin);
+zr_status zs_offset_at(struct zr_inst *st, struct zr_queue *q, int64_t store_ms, uint32_t upper, int64_t *ret_offset);
+zr_status zs_time_at(struct zr_inst *st, struct zr_queue *q, int64_t offset, int64_t *ret_store_ms);
+uint32_t zs_resident(struct zr_inst *st, struct zr_queue *q, int64_t offset);
+uint32_t zs_entries(struct zr_inst *st, struct zr_queue *q, int64_t offset, int64_t *physical, uint32_t *sizes,
+                    int64_t *tag_codes, uint32_t cap);
+void zs_each_queue(struct zr_inst *st,
+                   int32_t (*each)(void *ctx, struct zr_str topic, int32_t queue_id, struct zr_queue *queue), void *ctx);
+zr_status zs_remove_topic(struct zr_inst *st, struct zr_str topic);
+zr_status zs_record_at(struct zr_inst *st, int64_t physical, struct zr_piece *ret_piece, uint64_t *ret_pin);
+int32_t zs_find_key(struct zr_inst *st, struct zr_str topic, struct zr_str key, uint32_t unique, int64_t begin_ms,
+                    int64_t end_ms, int64_t *physical, uint32_t cap);
+void zs_info(struct zr_inst *st, struct zr_storage_info *ret);
+zr_status zs_clean(struct zr_inst *st, uint64_t *ret_removed);
+#endif
