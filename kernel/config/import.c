@@ -282,6 +282,27 @@ static uint32_t is_refused(const struct zl_property *p, const struct zk_apache_k
     return 1;
 }
 
+/* Limits that broker and storage both have: one key of Apache's sets both. */
+static void put_also(struct zk_conf *root, const struct zk_conf *c)
+{
+    static const struct { const char *key, *option; } also[] = {
+        { "maxMessageSize", "max_message_size" },
+        { "maxTransferBytesOnMessageInMemory", "hot_bytes" },
+        { "maxTransferCountOnMessageInMemory", "hot_messages" },
+    };
+    struct zk_conf *settings = settings_of(root, "storage-commitlog");
+    for (uint32_t i = 0; settings && i < sizeof also / sizeof *also; i++) {
+        if (strcmp(also[i].key, c->origin) != 0)
+            continue;
+        struct zk_conf *copy = zk_conf_new(c->kind, also[i].option, c->file, c->line);
+        copy->text = c->text;
+        copy->i = c->i;
+        copy->soft = 1;
+        copy->origin = c->origin;
+        zk_conf_put(settings, copy);
+    }
+}
+
 static void put_pair(struct zk_conf *root, uint32_t face, const struct zl_property *p, const char *file)
 {
     const struct zk_apache_key *key = zk_apache_key(zk_conf_dup(p->key));
@@ -309,6 +330,8 @@ static void put_pair(struct zk_conf *root, uint32_t face, const struct zl_proper
     }
     transform(c, key->how == ZK_KEY_PLUGIN ? key->arg : NULL);
     zk_conf_put(to, c);
+    if (key->how == ZK_KEY_SAME)
+        put_also(root, c);
 }
 
 /* A slave that copies nothing, and a master whose answers wait for nobody, would be lies. */
