@@ -213,8 +213,7 @@ void tcp_conn_kill(struct zr_conn *conn)
     unlink_conn(lane, conn);
     atomic_fetch_sub(&lane->n_conns, 1u);
     if (conn->listener != UINT32_MAX) {
-        atomic_fetch_sub(&inst->n_conns, 1u);
-        tcp_address_leave(inst, &conn->peer);
+        tr_admit_leave(&inst->admit, &conn->peer);
     }
     if (conn->known || conn->listener != UINT32_MAX) {
         tr_count_closed(&inst->report, why);

@@ -222,93 +222,7 @@ static void rest(struct tcp_listener *l, int64_t ns)
     l->rest_until = l->lane->now_ns + ns;
 }
 
-/* ---- limits ----------------------------------------------------------------------------------------------------- */
-
-static struct tcp_address **find_address(struct zr_inst *inst, const struct zr_addr *addr)
-{
-    struct tcp_address **at = &inst->addresses[zl_hash(addr->ip, sizeof addr->ip) % TCP_ADDRESS_BUCKETS];
-    while (*at && memcmp((*at)->addr.ip, addr->ip, sizeof addr->ip) != 0) {
-        at = &(*at)->next;
-    }
-    return at;
-}
-
-static uint32_t address_enters(struct zr_inst *inst, const struct zr_addr *addr)
-{
-    uint32_t may = 0;
-    if (inst->set->max_per_address == 0) {
-        return 1;
-    }
-    pthread_mutex_lock(&inst->lock);
-    struct tcp_address **at = find_address(inst, addr);
-    if (!*at && (*at = calloc(1, sizeof **at))) {
-        (*at)->addr = *addr;
-    }
-    if (*at && (*at)->n < (uint64_t)inst->set->max_per_address) {
-        (*at)->n++;
-        may = 1;
-    }
-    pthread_mutex_unlock(&inst->lock);
-    return may;
-}
-
-void tcp_address_leave(struct zr_inst *inst, const struct zr_addr *addr)
-{
-    if (inst->set->max_per_address == 0) {
-        return;
-    }
-    pthread_mutex_lock(&inst->lock);
-    struct tcp_address **at = find_address(inst, addr), *entry = *at;
-    if (entry && --entry->n == 0) {
-        *at = entry->next;
-        free(entry);
-    }
-    pthread_mutex_unlock(&inst->lock);
-}
-
-/* A bucket of one second's worth of tokens. 0: used up; *ret_ns until there is one again. */
-static uint32_t take_rate_token(struct zr_inst *inst, int64_t now, int64_t *ret_ns)
-{
-    int64_t rate = inst->set->accept_rate, each = rate ? 1000000000ll / rate : 0;
-    uint32_t may = 1;
-    if (rate == 0) {
-        return 1;
-    }
-    pthread_mutex_lock(&inst->lock);
-    if (inst->rate_ns == 0 || now - inst->rate_ns > 1000000000ll) {
-        inst->rate_tokens = rate;
-        inst->rate_ns = now;
-    }
-    int64_t fresh = (now - inst->rate_ns) / each;
-    inst->rate_tokens = inst->rate_tokens + fresh < rate ? inst->rate_tokens + fresh : rate;
-    inst->rate_ns += fresh * each;
-    if (inst->rate_tokens > 0) {
-        inst->rate_tokens--;
-    } else {
-        may = 0;
-        *ret_ns = each > 10000000ll ? each : 10000000ll;
-    }
-    pthread_mutex_unlock(&inst->lock);
-    return may;
-}
-
-/* Nobody was there to take it. */
-static void give_rate_token(struct zr_inst *inst)
-{
-    if (inst->set->accept_rate) {
-        pthread_mutex_lock(&inst->lock);
-        inst->rate_tokens++;
-        pthread_mutex_unlock(&inst->lock);
-    }
-}
-
 /* ---- accepting -------------------------------------------------------------------------------------------------- */
-
-static void refuse(struct zr_inst *inst, int fd)
-{
-    tr_count(&inst->report, TR_M_REFUSED, 1);
-    close(fd);
-}
 
 static void out_of_descriptors(struct tcp_listener *l, int error)
 {
@@ -319,7 +233,8 @@ static void out_of_descriptors(struct tcp_listener *l, int error)
         close(l->reserve);
         int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd >= 0) {
-            refuse(inst, fd);
+            tr_count(&inst->report, TR_M_REFUSED, 1);
+            close(fd);
         }
         l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
         if (fd >= 0) {
@@ -331,21 +246,6 @@ static void out_of_descriptors(struct tcp_listener *l, int error)
     rest(l, REST_NS);
 }
 
-static uint32_t may_enter(struct zr_inst *inst, const struct zr_addr *peer)
-{
-    if (atomic_fetch_add(&inst->n_conns, 1u) >= inst->max_connections) {
-        tr_log_rare(&inst->report, TR_RARE_FULL, "connection refused: %llu connections are there, which is the limit (option max_connections)",
-                     (unsigned long long)inst->max_connections);
-    } else if (!address_enters(inst, peer)) {
-        tr_log_rare(&inst->report, TR_RARE_ADDRESS, "connection refused: an address has %lld connections, which is the limit (option max_per_address)",
-                     (long long)inst->set->max_per_address);
-    } else {
-        return 1;
-    }
-    atomic_fetch_sub(&inst->n_conns, 1u);
-    return 0;
-}
-
 static void enter(struct tcp_listener *l, int fd, const struct sockaddr *sa)
 {
     struct zr_inst *inst = l->lane->inst;
@@ -353,17 +253,17 @@ static void enter(struct tcp_listener *l, int fd, const struct sockaddr *sa)
     socklen_t len = sizeof local;
     struct zr_addr peer;
     tr_addr_from(&peer, sa);
-    if (!may_enter(inst, &peer)) {
-        refuse(inst, fd);
+    if (!tr_admit_enter(&inst->admit, &peer)) {
+        close(fd);
         return;
     }
     struct tcp_lane *lane = tcp_lane_choose(inst);
     struct zr_conn *conn = tcp_conn_new(lane, fd);
     if (!conn) {
         atomic_fetch_sub(&lane->n_conns, 1u);
-        atomic_fetch_sub(&inst->n_conns, 1u);
-        tcp_address_leave(inst, &peer);
-        refuse(inst, fd);
+        tr_admit_leave(&inst->admit, &peer);
+        tr_count(&inst->report, TR_M_REFUSED, 1);
+        close(fd);
         return;
     }
     tcp_socket_tune(inst, fd);
@@ -385,7 +285,7 @@ void tcp_listener_ready(struct tcp_listener *l)
         struct sockaddr_storage ss;
         socklen_t len = sizeof ss;
         int64_t wait = 0;
-        if (!take_rate_token(inst, l->lane->now_ns, &wait)) {
+        if (!tr_admit_take(&inst->admit, l->lane->now_ns, &wait)) {
             rest(l, wait);
             return;
         }
@@ -395,7 +295,7 @@ void tcp_listener_ready(struct tcp_listener *l)
             continue;
         }
         int error = errno;
-        give_rate_token(inst);
+        tr_admit_give(&inst->admit);
         if (error == EAGAIN) {
             return;
         } else if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) {

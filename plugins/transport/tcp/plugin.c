@@ -2,18 +2,16 @@
 /* plugin.c - transport-tcp as the host sees it: manifest, options, life, table of interface zarya.transport/1. */
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include "tcp.h"
 
 ZR_MANIFEST("id = transport-tcp\n"
             "version = 1.0.0\n"
             "abi = 1.0\n"
             "provides = zarya.transport/1\n");
-
-#define FILES_KEPT_BACK 1024u /* descriptors that are not for connections, or a quarter when there are few */
 
 static const char *const proxy_choices[] = { "off", "auto", NULL };
 #define S struct tcp_settings
@@ -97,20 +95,10 @@ static zr_status plugin_create(const struct zr_host *host, const void *settings,
         free(inst);
         return ZR_ENOMEM;
     }
-    pthread_mutex_init(&inst->lock, NULL);
+    tr_admit_init(&inst->admit, &inst->report);
     tr_report_metrics(&inst->report, metrics);
     *ret = inst;
     return ZR_OK;
-}
-
-static uint64_t connections_by_rlimit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) {
-        return 1000000;
-    }
-    uint64_t files = limit.rlim_cur, kept = files / 4 < FILES_KEPT_BACK ? files / 4 : FILES_KEPT_BACK;
-    return files > kept ? files - kept : 1;
 }
 
 static void stop_lanes(struct zr_inst *inst, uint32_t n)
@@ -148,13 +136,24 @@ static void fini_lanes(struct zr_inst *inst, uint32_t n)
     memset(inst->lanes, 0, inst->n_lanes * sizeof inst->lanes[0]);
 }
 
+/* sendfile has no MSG_NOSIGNAL: a peer that goes away must not end the process. */
+static void ignore_sigpipe(void)
+{
+    struct sigaction action;
+    if (sigaction(SIGPIPE, NULL, &action) == 0 && action.sa_handler == SIG_DFL) {
+        action.sa_handler = SIG_IGN;
+        (void)sigaction(SIGPIPE, &action, NULL);
+    }
+}
+
 static zr_status plugin_warm(struct zr_inst *inst)
 {
     zr_status status = ZR_OK;
     uint32_t n = 0;
+    ignore_sigpipe();
     atomic_store(&inst->closing, 0u);
     atomic_store(&inst->lanes_drained, 0u);
-    inst->max_connections = inst->set->max_connections ? (uint64_t)inst->set->max_connections : connections_by_rlimit();
+    tr_admit_limits(&inst->admit, inst->set->max_connections, inst->set->max_per_address, inst->set->accept_rate);
     for (; n < inst->n_lanes && status == ZR_OK; n++) {
         status = tcp_lane_init(inst, &inst->lanes[n], n);
     }
@@ -200,7 +199,7 @@ static void plugin_cool(struct zr_inst *inst)
 
 static void plugin_destroy(struct zr_inst *inst)
 {
-    pthread_mutex_destroy(&inst->lock);
+    tr_admit_fini(&inst->admit);
     free(inst->lanes);
     free(inst);
 }

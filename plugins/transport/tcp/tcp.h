@@ -12,8 +12,8 @@
  *   5. Input memory given to data in a turn is neither moved nor reused before turn_end returned.
  *
  * LOCKING. conn.lock guards fd, armed, the output queue and ending; it is held over non-blocking system calls, never over
- * calls to the host. lane.lock guards the inbox, inst.lock the table of addresses; both are leaves and may be taken with
- * conn.lock held. lookup.lock comes before lane.lock. */
+ * calls to the host. lane.lock guards the inbox; it is a leaf and may be taken with conn.lock held. lookup.lock comes
+ * before lane.lock. */
 #ifndef TRANSPORT_TCP_H
 #define TRANSPORT_TCP_H
 #include <pthread.h>
@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include "zarya/zarya.h"
 #include "../common/address.h"
+#include "../common/admit.h"
 #include "../common/queue.h"
 #include "../common/report.h"
 #include "../common/wheel.h"
@@ -36,7 +37,6 @@
 #define TCP_ACCEPT_BATCH 64u
 #define TCP_DIAL_ADDRESSES 8u
 #define TCP_MAX_DIALS 1024u           /* look-ups and connects under way in one instance */
-#define TCP_ADDRESS_BUCKETS 1024u
 
 struct tcp_settings {
     struct zr_list listen, serves, fast;
@@ -146,27 +146,22 @@ struct tcp_lane {
     int64_t drain_flush_ns;
 };
 
-struct tcp_address { struct tcp_address *next; struct zr_addr addr; uint32_t n; };
-
 struct zr_inst {
     const struct zr_host *host;
     const struct tcp_settings *set;
     const struct zr_work_v1 *work;
     const struct zr_sink_v1 *sink;
     struct tr_report report;
-    uint64_t max_connections;
+    struct tr_admit admit;
     struct tcp_listener *listeners;  /* array */
     struct zr_listener *published;   /* array of what listeners() gives */
     uint32_t n_listeners;
     struct tcp_lane *lanes;
     uint32_t n_lanes, serves;
-    _Atomic uint32_t n_conns, n_dials, next_lane, closing;
+    _Atomic uint32_t n_dials, next_lane, closing;
     _Atomic uint64_t output_mem;
     _Atomic uint32_t lanes_drained;
     struct zr_done drain_done;
-    pthread_mutex_t lock;
-    struct tcp_address *addresses[TCP_ADDRESS_BUCKETS];
-    int64_t rate_ns, rate_tokens; /* accepting lane; lock */
 };
 
 /* lane.c - the reactor. */
@@ -212,7 +207,6 @@ void tcp_listener_start(struct tcp_listener *listener);       /* lane */
 void tcp_listener_stop(struct tcp_listener *listener);        /* lane */
 void tcp_listener_ready(struct tcp_listener *listener);       /* lane */
 zr_status tcp_listen_check(const struct tcp_settings *set, char *why, size_t cap);
-void tcp_address_leave(struct zr_inst *inst, const struct zr_addr *addr);
 
 /* dial.c - connections we open. */
 zr_status tcp_dial(struct zr_inst *inst, struct zr_str url, int64_t timeout_ns, void *dial_ctx);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* test_proxy.c - the PROXY header parser by itself: every prefix, every cut, and broken ones. */
-#include <criterion/criterion.h>
+#include "tests.h"
 #include <stdlib.h>
 #include <string.h>
 #include "proxy.h"

@@ -2,7 +2,7 @@
 /* test_transport.c - the same promises of zarya/transport.h, asked of every transport that carries byte streams. Each CASE
  * runs once for each of them, over the listener that `flavours` names. Nothing here asserts how long something takes; every
  * wait ends with its event, or with the test's own limit. */
-#include <criterion/criterion.h>
+#include "tests.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -37,7 +37,6 @@ static struct rig *rig_make(const struct flavour *f, const struct setting *more)
     struct setting all[MAX_SETTINGS] = { { f->lanes, "2" } };
     char listen[128];
     uint32_t n = 1, has_listen = 0;
-    signal(SIGPIPE, SIG_IGN); /* the test's own sockets */
     for (; more && more->name; more++) {
         all[n++] = *more;
         has_listen |= strcmp(more->name, "listen") == 0;
