@@ -248,6 +248,7 @@ Test(json_header, escapes)
         { "\\ud83dx", "?x" },
         { "\\ud83d\\u0041", "?A" },
         { "\\ude00\\ud83d", "??" },
+        { "\\ud83d\\ue000", "?\xee\x80\x80" },
         { "\\ud83d\\ud83d\\ude00", "?\xf0\x9f\x98\x80" },
         { "plain text of more than sixteen bytes\\u0001and again more than sixteen bytes, as it should be\\n", "plain text of more than sixteen "
           "bytes\001and again more than sixteen bytes, as it should be\n" },
@@ -348,7 +349,7 @@ Test(json_header, holds_64_fields)
 
 Test(json_header, scratch_too_small_is_refused)
 {
-    const char text[] = "{\"remark\":\"0123456789012345678901234567890123456789\\n0123456789\"}";
+    const char text[] = "{\"remark\":\"0123456789\\n0123456789012345678901234567890123456789\"}";
     struct zr_span f = frame_of(0, text, sizeof(text) - 1, NULL, 0);
     for (uint64_t cap = 0; cap < 51; cap++) {
         struct zr_span scratch = exact(text, cap);
@@ -429,6 +430,27 @@ Test(binary_header, malformed_one_by_one)
     cr_assert_eq(binary_changed(28, 10), ZR_EINVAL);
     cr_assert_eq(binary_changed(28, 0xFFFFFFFF), ZR_EINVAL);
     cr_assert_eq(binary_changed(28, 9), ZR_OK);
+}
+
+Test(binary_header, bytes_behind_it_are_refused)
+{
+    uint8_t bytes[sizeof(route_binary) + 1] = { 0 };
+    memcpy(bytes, route_binary, sizeof(route_binary));
+    struct decoded *d = decode(ZL_TYPE_BINARY, bytes, sizeof(bytes));
+    cr_assert_eq(d->status, ZR_EINVAL);
+    done(d);
+}
+
+Test(binary_header, a_negative_name_length_is_refused_where_so_many_bytes_follow)
+{
+    static uint8_t bytes[21 + 2 + 32768 + 4 + 1];
+    memcpy(bytes, route_binary, 17);
+    zl_store32(bytes + 17, sizeof(bytes) - 21);
+    zl_store16(bytes + 21, 0x8000);
+    zl_store32(bytes + sizeof(bytes) - 5, 1);
+    struct decoded *d = decode(ZL_TYPE_BINARY, bytes, sizeof(bytes));
+    cr_assert_eq(d->status, ZR_EINVAL);
+    done(d);
 }
 
 Test(header, frames_that_disagree_with_themselves)
@@ -542,6 +564,31 @@ Test(encode, a_failure_leaves_the_buffer_alone)
     cr_assert_eq(zl_command_encode(&out, &c, ZL_TYPE_JSON, 1, 7, UINT64_MAX - 3), ZR_EFULL);
     cr_assert_eq(out.len, 0);
     zl_buf_free(&out);
+}
+
+/* Short text is looked at a word at a time: every character that must be escaped, in every place of every length. */
+Test(encode, escapes_everywhere_in_short_text)
+{
+    for (uint64_t n = 1; n <= 33; n++) {
+        for (uint64_t at = 0; at < n; at++) {
+            for (int c = 0; c < 0x20 + 3; c++) {
+                char text[33], scratch[512];
+                memset(text, at % 2 ? '~' : ' ', sizeof(text));
+                text[at] = c < 0x20 ? (char)c : "\"\\\x7f"[c - 0x20];
+                struct zr_field field = { S("k"), { text, n } };
+                struct zr_command command_ = command(1, &field, 1);
+                struct zl_buf out;
+                struct zl_header h;
+                const char *why = "";
+                zl_buf_init(&out, 2000);
+                cr_assert_eq(zl_command_encode(&out, &command_, ZL_TYPE_JSON, 0, 0, 0), ZR_OK);
+                for (uint64_t i = 8; i < out.len; i++) cr_assert_geq(out.ptr[i], 0x20);
+                cr_assert_eq(zl_header_decode(zl_buf_as_span(&out), &h, scratch, sizeof(scratch), &why), ZR_OK, "%s", why);
+                cr_assert(zl_eq(h.fields[0].value, field.value), "%lu %lu %d", (unsigned long)n, (unsigned long)at, c);
+                zl_buf_free(&out);
+            }
+        }
+    }
 }
 
 static void check_round_trip(uint32_t type)

@@ -360,6 +360,7 @@ Test(json_writer, too_deep_fails_and_does_not_overrun)
     for (int i = 0; i < 100; i++) zl_jw_begin(&w, '[');
     cr_assert_eq(out.failed, 1);
     for (int i = 0; i < 120; i++) zl_jw_end(&w, ']');
+    cr_assert_eq(w.depth, 0);
     zl_buf_free(&out);
 }
 

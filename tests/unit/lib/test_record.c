@@ -149,6 +149,22 @@ Test(record, malformed_one_by_one)
     cr_assert_eq(parse_changed(4, ZL_MAGIC_BLANK, 0, &why), ZR_ENOENT);
 }
 
+Test(record, a_byte_too_many_is_no_part_of_it)
+{
+    struct zr_msg msg = sample();
+    struct zr_span r = encode(&msg);
+    uint8_t *more = malloc(r.len + 1);
+    struct zl_record got;
+    const char *why = NULL;
+    memcpy(more, r.ptr, r.len);
+    more[r.len] = 'x';
+    cr_assert_eq(zl_record_parse((struct zr_span){ more, r.len + 1 }, 1, &got, &why), ZR_OK);
+    zl_store32(more, (uint32_t)r.len + 1);
+    cr_assert_eq(zl_record_parse((struct zr_span){ more, r.len + 1 }, 0, &got, &why), ZR_ECORRUPT);
+    free(more);
+    release(r);
+}
+
 Test(record, small_sizes_with_long_hosts)
 {
     uint8_t bytes[120] = { 0 };
@@ -277,7 +293,7 @@ Test(batch, malformed_at_every_length)
 {
     struct zl_batch_item item = { .body = span("body"), .properties = span("A\0011\002") }, got;
     struct zl_buf out;
-    zl_buf_init(&out, 100);
+    zl_buf_init(&out, 100000);
     zl_batch_add(&out, &item);
     for (uint64_t n = 1; n < out.len; n++) {
         struct zr_span piece = exact(out.ptr, n);
@@ -291,6 +307,9 @@ Test(batch, malformed_at_every_length)
     cr_assert_eq(zl_batch_next(zl_buf_as_span(&out), &pos, &got), ZR_EINVAL);
     zl_store32(out.ptr + 16, 4);
     zl_store16(out.ptr + 24, 0x8000); /* properties length negative */
+    cr_assert_eq(zl_batch_next(zl_buf_as_span(&out), &pos, &got), ZR_EINVAL);
+    cr_assert_not_null(zl_buf_reserve(&out, 70000));
+    out.len += 70000; /* also where so many bytes follow */
     cr_assert_eq(zl_batch_next(zl_buf_as_span(&out), &pos, &got), ZR_EINVAL);
     pos = 0;
     cr_assert_eq(zl_batch_next((struct zr_span){ NULL, 0 }, &pos, &got), ZR_ENOENT);

@@ -84,6 +84,8 @@ Test(text, hashes_as_java)
     cr_assert_eq(zl_java_hash(S("\xc3")), 0xFFFD);
     cr_assert_eq(zl_java_hash(S("\xe6\xa0")), 31 * 0xFFFD + 0xFFFD);
     cr_assert_eq(zl_java_hash(S("\xc0\x80")), 31 * 0xFFFD + 0xFFFD);
+    cr_assert_eq(zl_java_hash(S("\x9f\x80")), 31 * 0xFFFD + 0xFFFD);
+    cr_assert_eq(zl_java_hash(S("\xf4\x90\x80\x80")), ((31 * 0xFFFDLL + 0xFFFD) * 31 + 0xFFFD) * 31 + 0xFFFD); /* beyond U+10FFFF */
 }
 
 Test(text, hash_never_reads_beyond_its_text)
