@@ -405,8 +405,9 @@ static void stop_serving(void)
     zk_hooks_run(ZR_POINT_STOPPING, &stopping, &verdict);
     if (zk_node.with_broker)
         zk_broker_stop();
+    zk_plugins_drain(ZK_DRAIN_CALLERS, zk_node.set.drain_timeout * 1000000);
     zk_remoting_stop();
-    zk_plugins_drain(zk_node.set.drain_timeout * 1000000);
+    zk_plugins_drain(ZK_DRAIN_ALL, zk_node.set.drain_timeout * 1000000);
     if (zk_node.with_broker)
         zk_broker_close();
     zk_plugins_cool();

@@ -483,7 +483,7 @@ const struct zk_apache_key zk_apache_keys[] = {
     KEY("statefulAuthorizationCacheExpiredSecond", 'i', B),
     KEY("statefulAuthorizationCacheMaxNum", 'i', B),
     KEY("storePathBrokerIdentity", 's', B|I),
-    PLUGIN("storePathCommitLog", 's', B|I, "storage-commitlog", "path_commitlog", NULL),
+    SPECIAL("storePathCommitLog", 's', B|I),
     KEY("storePathDLedgerCommitLog", 's', B|I),
     KEY("storePathEpochFile", 's', B|I),
     SPECIAL("storePathRootDir", 's', B|I),

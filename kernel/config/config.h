@@ -47,6 +47,7 @@ struct zk_conf *zk_builtin(uint32_t face, uint32_t with_namesrv);
 const char *zk_home_dir(void);
 /* For ~/ at the front and ${user.home} anywhere. */
 struct zr_str zk_expand(struct zr_str path);
+const char *zk_absolute(struct zr_str path); /* by the working directory; without slashes at its end */
 
 /* ---- Apache's keys ---- */
 #define ZK_KEY_SAME 0u    /* the row of the section broker with the same name, if there is one; else it has no effect */

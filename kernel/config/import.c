@@ -231,6 +231,19 @@ static void put_namesrv(struct zk_conf *root, const struct zk_config_source *sou
         zk_conf_put(settings, zk_conf_new_str("namesrv", zl_str(namesrv), from, source->namesrv || !p ? 0 : p->line));
 }
 
+static void put_log_path(struct zk_conf *root, const char *file)
+{
+    const struct zl_property *p = pair("storePathCommitLog");
+    struct zk_conf *settings = settings_of(root, "storage-commitlog");
+    struct zr_str path = p ? zk_expand(zl_trim(p->value)) : (struct zr_str){ NULL, 0 };
+    if (path.len == 0 || !settings)
+        return;
+    if (memchr(path.ptr, ',', path.len))
+        zk_problem(file, p->line, "storePathCommitLog: this store keeps its log in one folder, and what lies in the others would not be seen");
+    else
+        zk_conf_put(settings, zk_conf_new_str("path_commitlog", zl_str(zk_absolute(path)), file, p->line));
+}
+
 /* Paths of documents that lie elsewhere in Apache's layout: an option of the plugin if it has one. */
 static void put_path(struct zk_conf *root, const char *key, const char *option, const char *file)
 {
@@ -357,6 +370,7 @@ void zk_import(struct zk_conf *root, const struct zk_config_source *source, cons
     put_namesrv(root, source, namesrv);
     if (source->face == ZK_FACE_BROKER) {
         check_role(root, file);
+        put_log_path(root, file);
     } else {
         put_path(root, "kvConfigPath", "kv_path", file);
         put_path(root, "configStorePath", "config_path", file);

@@ -203,7 +203,7 @@ static struct zr_str host_name(void)
     return zl_str(zk_conf_dup(zl_str(name)));
 }
 
-static const char *absolute(struct zr_str path)
+const char *zk_absolute(struct zr_str path)
 {
     char cwd[PATH_MAX];
     const char *p = zk_conf_dup(path);
@@ -230,7 +230,7 @@ static void finish_node(void)
     if (set->data.len == 0)
         set->data = zl_str(default_data());
     set->data = zk_expand(set->data);
-    zk_node.data_dir = absolute(set->data);
+    zk_node.data_dir = zk_absolute(set->data);
     zk_node.ip1 = set->ip1.len ? set->ip1 : zk_address_choose();
     zk_node.ip2 = set->ip2.len ? set->ip2 : zk_node.ip1;
 }

@@ -390,6 +390,18 @@ static void print_quoted(struct zr_str s, struct zl_buf *out)
     zl_buf_cstr(out, "\"");
 }
 
+/* The shorter form that is read back as the same number. */
+static void print_f64(double f, struct zl_buf *out)
+{
+    char text[40];
+    snprintf(text, sizeof text, "%.15g", f);
+    if (strtod(text, NULL) != f)
+        snprintf(text, sizeof text, "%.17g", f);
+    zl_buf_cstr(out, text);
+    if (!strpbrk(text, ".en")) /* a float of libconfig has a point or an exponent */
+        zl_buf_cstr(out, ".0");
+}
+
 static void print_value(const struct zr_option *row, const uint8_t *at, struct zl_buf *out)
 {
     int64_t i;
@@ -410,7 +422,7 @@ static void print_value(const struct zr_option *row, const uint8_t *at, struct z
         break;
     case ZR_OPT_F64:
         memcpy(&f, at, sizeof f);
-        zl_buf_fmt(out, f == (double)(int64_t)f && f < 1e15 && f > -1e15 ? "%.1f" : "%.17g", f);
+        print_f64(f, out);
         break;
     case ZR_OPT_STR:
         memcpy(&s, at, sizeof s);

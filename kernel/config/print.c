@@ -92,6 +92,11 @@ static void print_special(const char *key, struct zl_buf *out)
         for (uint64_t i = 0; i < ns->n; i++)
             zl_buf_fmt(out, "%s%.*s", i ? ";" : "", (int)ns->items[i].len, ns->items[i].ptr);
         zl_buf_cstr(out, "\n");
+    } else if (strcmp(key, "storePathCommitLog") == 0) {
+        const struct zk_instance *in = instance_named("storage-commitlog");
+        struct zk_rows rows = { in ? in->plugin->options : NULL, in ? in->plugin->n_options : 0, 0, "" };
+        if (in)
+            print_row(key, &rows, "path_commitlog", in->settings, out);
     } else if (strcmp(key, "storePathRootDir") == 0) {
         zl_buf_fmt(out, "storePathRootDir=%s\n", zk_node.data_dir);
     }
@@ -117,6 +122,25 @@ static uint32_t print_word(const struct zk_apache_key *k, const struct zr_option
     return found;
 }
 
+/* Numbers that Apache keeps in another unit: shares in percent, times in seconds. */
+static uint32_t print_number(const struct zk_apache_key *k, const struct zr_option *row, const void *settings, struct zl_buf *out)
+{
+    const uint8_t *at = (const uint8_t *)settings + row->offset;
+    double share;
+    int64_t ms;
+    if (k->arg && strcmp(k->arg, "%") == 0 && row->type == ZR_OPT_F64) {
+        memcpy(&share, at, sizeof share);
+        zl_buf_fmt(out, "%s=%d\n", k->key, (int)(share * 100 + 0.5));
+        return 1;
+    }
+    if (k->arg && strcmp(k->arg, "s") == 0 && row->type == ZR_OPT_I64 && row->unit && strcmp(row->unit, "ms") == 0) {
+        memcpy(&ms, at, sizeof ms);
+        zl_buf_fmt(out, "%s=%lld\n", k->key, (long long)(ms / 1000));
+        return 1;
+    }
+    return 0;
+}
+
 static void print_plugin_key(const struct zk_apache_key *k, struct zl_buf *out)
 {
     const struct zk_instance *in = instance_named(!zk_node.with_broker && strcmp(k->as, "broker") == 0 ? "namesrv" : k->as);
@@ -124,7 +148,7 @@ static void print_plugin_key(const struct zk_apache_key *k, struct zl_buf *out)
         return;
     struct zk_rows rows = { in->plugin->options, in->plugin->n_options, in->plugin->settings_size, k->as };
     const struct zr_option *row = zk_row_named(&rows, k->option);
-    if (row && !print_word(k, row, in->settings, out))
+    if (row && !print_word(k, row, in->settings, out) && !print_number(k, row, in->settings, out))
         print_row(k->key, &rows, k->option, in->settings, out);
 }
 

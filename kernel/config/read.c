@@ -226,7 +226,7 @@ static void read_conf_d(struct zk_conf *root, const char *folder)
     if (rc == -ENOENT)
         return;
     if (rc != 0) {
-        zk_problem(folder, 0, rc > 0 ? "holds more than %u files" : "cannot be read (%u)", rc > 0 ? CONF_D_MAX : (uint32_t)-rc);
+        zk_problem(folder, 0, "%s", rc > 0 ? "holds more files than are read (1024)" : zk_conf_fmt("cannot be read: %s", strerrordesc_np((int)-rc)));
         return;
     }
     qsort(names->name, names->n, sizeof *names->name, by_name);

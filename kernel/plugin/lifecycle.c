@@ -25,7 +25,9 @@ struct made {
     struct zk_instance in;
     struct zr_plugin descriptor;
     struct zk_manifest note;
-    uint32_t loaded, dropped, drain_asked, drain_done;
+    uint32_t loaded, dropped;
+    uint32_t drain; /* DRAIN_* */
+    uint32_t reserved;
 };
 
 static struct made *all;              /* by configured order, n_all */
@@ -384,6 +386,11 @@ void zk_plugins_activate(void)
 
 /* ---- stopping ------------------------------------------------------------------------------------------------------------------------- */
 
+#define DRAIN_NO 0u
+#define DRAIN_ASKED 1u
+#define DRAIN_ANSWERED 2u
+#define DRAIN_GIVEN_UP 3u /* a late answer changes nothing */
+
 static pthread_mutex_t drain_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t drain_wake;
 static uint32_t drains_open;
@@ -393,15 +400,27 @@ static void drain_done(void *ctx, zr_status status)
     struct made *m = ctx;
     (void)status;
     pthread_mutex_lock(&drain_lock);
-    uint32_t twice = m->drain_done;
-    if (!twice) {
-        m->drain_done = 1;
+    uint32_t was = m->drain;
+    if (was == DRAIN_ASKED) {
+        m->drain = DRAIN_ANSWERED;
         drains_open--;
         pthread_cond_signal(&drain_wake);
     }
     pthread_mutex_unlock(&drain_lock);
-    if (twice)
+    if (was == DRAIN_ANSWERED)
         zk_log(ZR_LOG_ERROR, "%s answered drain twice", m->in.as);
+}
+
+static void drain_ask(struct made *m)
+{
+    pthread_mutex_lock(&drain_lock);
+    m->drain = DRAIN_ASKED;
+    drains_open++;
+    pthread_mutex_unlock(&drain_lock);
+    if (m->descriptor.drain)
+        m->descriptor.drain(m->in.inst, (struct zr_done){ drain_done, m });
+    else
+        drain_done(m, ZR_OK);
 }
 
 static void drain_wait(int64_t deadline_ns)
@@ -413,41 +432,51 @@ static void drain_wait(int64_t deadline_ns)
     pthread_mutex_unlock(&drain_lock);
 }
 
-static uint32_t drain_is_done(struct made *m)
+/* 1: it was asked and did not answer; from now on nobody waits for it. */
+static uint32_t drain_give_up(struct made *m)
 {
     pthread_mutex_lock(&drain_lock);
-    uint32_t done = m->drain_done;
+    uint32_t late = m->drain == DRAIN_ASKED;
+    if (late) {
+        m->drain = DRAIN_GIVEN_UP;
+        drains_open--;
+    }
     pthread_mutex_unlock(&drain_lock);
-    return done;
+    return late;
 }
 
-void zk_plugins_drain(int64_t timeout_ns)
+static void drain_init(void)
 {
+    static uint32_t done;
     pthread_condattr_t attr;
+    if (done)
+        return;
+    done = 1;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&drain_wake, &attr);
     pthread_condattr_destroy(&attr);
-    for (uint32_t i = zk_n_instances; i-- > 0;) {
-        struct made *m = made_at(i);
-        if (m->in.stage != ZK_ACTIVE)
-            continue;
-        pthread_mutex_lock(&drain_lock);
-        drains_open++;
-        m->drain_asked = 1;
-        pthread_mutex_unlock(&drain_lock);
-        if (m->descriptor.drain)
-            m->descriptor.drain(m->in.inst, (struct zr_done){ drain_done, m });
-        else
-            drain_done(m, ZR_OK);
-    }
+}
+
+static uint32_t only_calls(const struct zk_instance *in)
+{
+    return in->registry && !in->requests && !in->hooks && !in->transport && !in->storage && !in->filter;
+}
+
+void zk_plugins_drain(uint32_t which, int64_t timeout_ns)
+{
+    drain_init();
+    for (uint32_t i = zk_n_instances; i-- > 0;)
+        if (zk_instances[i]->stage == ZK_ACTIVE && (which == ZK_DRAIN_ALL || only_calls(zk_instances[i])))
+            drain_ask(made_at(i));
     drain_wait(zk_mono_ns() + timeout_ns);
     for (uint32_t i = zk_n_instances; i-- > 0;) {
         struct made *m = made_at(i);
-        if (m->drain_asked && !drain_is_done(m))
+        if (m->in.stage != ZK_ACTIVE || (which == ZK_DRAIN_CALLERS && !only_calls(&m->in)))
+            continue;
+        if (drain_give_up(m))
             zk_log(ZR_LOG_WARN, "%s did not finish what it had open within %lld ms; it is stopped all the same", m->in.as, (long long)(timeout_ns / 1000000));
-        if (m->in.stage == ZK_ACTIVE)
-            set_stage(&m->in, ZK_DRAINED);
+        set_stage(&m->in, ZK_DRAINED);
     }
 }
 

@@ -43,6 +43,12 @@ static zr_status check_header(const struct view *v, Elf64_Ehdr *ret)
         return refuse(v->path, "L03", "was built for another processor");
     if (ret->e_phentsize != sizeof(Elf64_Phdr) || !within(v, ret->e_phoff, (uint64_t)ret->e_phnum * sizeof(Elf64_Phdr)))
         return refuse(v->path, "L03", "is a damaged ELF file (program headers)");
+    for (uint32_t i = 0; i < ret->e_phnum; i++) { /* a file that ends early would take the loader, and us, down with SIGBUS */
+        Elf64_Phdr ph;
+        memcpy(&ph, v->p + ret->e_phoff + i * sizeof ph, sizeof ph);
+        if (ph.p_type == PT_LOAD && !within(v, ph.p_offset, ph.p_filesz))
+            return refuse(v->path, "L03", "is a damaged ELF file (it ends within a segment)");
+    }
     return ZR_OK;
 }
 

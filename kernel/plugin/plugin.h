@@ -68,8 +68,12 @@ zr_status zk_plugins_check(void);
 zr_status zk_plugins_create(void);
 zr_status zk_plugins_warm(void);
 void zk_plugins_activate(void);
-/* Asks all active ones to drain and waits until they did, at most timeout_ns; says who did not. */
-void zk_plugins_drain(int64_t timeout_ns);
+/* Asks active ones to drain and waits until they did, at most timeout_ns; says who did not. First those that only call others
+ * (a registry without handlers: its last act is a request, so it needs remoting); then, when remoting has stopped and nobody is
+ * called any more, all that are left. */
+#define ZK_DRAIN_CALLERS 0u
+#define ZK_DRAIN_ALL 1u
+void zk_plugins_drain(uint32_t which, int64_t timeout_ns);
 void zk_plugins_cool(void);    /* warm and drained ones, in reverse order */
 void zk_plugins_destroy(void); /* all, in reverse order */
 

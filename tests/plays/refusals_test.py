@@ -163,6 +163,8 @@ bad("an empty file", "test-empty", "L03: {so} is no ELF file", make=False)
 data = open(PLUGINS + "/test-a.so", "rb").read()
 open(PLUGINS + "/test-cut.so", "wb").write(data[:100])
 bad("a cut file", "test-cut", "L03: {so} is a damaged ELF file (program headers)", make=False)
+open(PLUGINS + "/test-half.so", "wb").write(data[:len(data) // 3])
+bad("half a file", "test-half", "L03: {so} is a damaged ELF file (it ends within a segment)", make=False)
 open(PLUGINS + "/test-foreign.so", "wb").write(data[:18] + b"\x02\x00" + data[20:])
 bad("another processor's file", "test-foreign", "L03: {so} was built for another processor", make=False)
 bad("no note", "test-nonote", "L04: {so} has no Zarya manifest note (is it a plugin? ZR_MANIFEST is missing)", T_NO_NOTE=True)
@@ -308,6 +310,14 @@ if have:
     write(BROKER, "brokerName=b\n")
     check("namesrvAddr=10.8.8.8:9876\n" in zarya("broker", "-c", BROKER, "-p", env={"NAMESRV_ADDR": "10.8.8.8:9876"})[1], "NAMESRV_ADDR is taken when the file names none")
     check("namesrvAddr" not in zarya("broker", "-c", BROKER, "-p", env={"NAMESRV_ADDR": ""})[1], "without a name server the broker runs alone")
+    write(BROKER, "brokerName=b\nstorePathCommitLog=/a/x,/b/y\n")
+    status, out, err = zarya("broker", "-c", BROKER, "--check")
+    check(status == 1 and f"zarya: {BROKER}:2: storePathCommitLog: this store keeps its log in one folder, and what lies in the others would not be seen" in err.splitlines(),
+          "a log in several folders is refused", err)
+    write(BROKER, "brokerName=b\nmaxMessageSize=8388608\nserverChannelMaxIdleTimeSeconds=60\ndiskMaxUsedSpaceRatio=80\nstorePathCommitLog=st/log\n")
+    out = zarya("broker", "-c", BROKER, "--print-config")[1]
+    check(all(t in out for t in ('maxMessageSize = "8 MiB";', 'max_message_size = "8 MiB";', 'idle_timeout = "1 min";', "disk_clean_ratio = 0.8;",
+                                 f'path_commitlog = "{os.getcwd()}/st/log";')), "keys of Apache's in other units and places", out)
     for key, value in (("aclEnable", "true"), ("authenticationEnabled", "true"), ("enableDLegerCommitLog", "true"), ("storeType", "defaultRocksDB"), ("brokerRole", "SLAVE")):
         write(BROKER, f"brokerName=b\n{key}={value}\n")
         status, out, err = zarya("broker", "-c", BROKER, "--check")
