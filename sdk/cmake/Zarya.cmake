@@ -28,7 +28,7 @@ set(ZARYA_PLUGIN_DIR ${CMAKE_INSTALL_LIBDIR}/zarya/1)
 function(_zarya_compile target)
   target_compile_definitions(${target} PRIVATE _GNU_SOURCE)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes
-    -Wno-missing-field-initializers -Wno-format-truncation -fno-strict-aliasing -fno-omit-frame-pointer)
+    -Wno-missing-field-initializers $<$<C_COMPILER_ID:GNU>:-Wno-format-truncation> -fno-strict-aliasing -fno-omit-frame-pointer)
   if(ZARYA_SANITIZE STREQUAL "address")
     target_compile_options(${target} PRIVATE -fsanitize=address,undefined -fno-sanitize-recover=all)
     target_link_options(${target} PRIVATE -fsanitize=address,undefined)
