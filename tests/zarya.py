@@ -104,7 +104,9 @@ class Zarya:
     """One `zarya` process from a configuration file of its own."""
 
     def __init__(self, directory=None, broker=True, namesrv=True, namesrv_addr=None, name="broker-a", cluster="DefaultCluster",
-                 broker_conf="", storage="", transport="transport-tcp", extra_plugins="", ports=None, features=True, node=""):
+                 broker_conf="", storage="", transport="transport-tcp", extra_plugins="", ports=None, features=True, node="",
+                 routing="", listen=()):
+        """routing: more settings of routing-remote. listen: more addresses of the broker, in quotes."""
         self.dir = directory or temp_dir()
         self.data = os.path.join(self.dir, "data")
         self.port, self.ns_port = ports or (free_port(), free_port())
@@ -112,13 +114,17 @@ class Zarya:
         self.addr = f"127.0.0.1:{self.port}"
         self.ns = namesrv_addr or f"127.0.0.1:{self.ns_port}"
         plugins = []
+        nng = transport == "transport-nng"
+        at = lambda port: f'"{"tcp://" if nng else ""}127.0.0.1:{port}"'
         if namesrv:
-            plugins.append(f'{{ use = "transport-tcp"; as = "namesrv"; settings = {{ listen = "127.0.0.1:{self.ns_port}"; serves = ["routing"]; threads = 1; }}; }}')
+            plugins.append(f'{{ use = "{transport}"; as = "namesrv"; settings = {{ listen = {at(self.ns_port)}; serves = ["routing"]; {"" if nng else "threads = 1;"} }}; }}')
             plugins.append('{ use = "routing-namesrv"; }')
         if broker:
-            plugins.append(f'{{ use = "{transport}"; as = "broker"; settings = {{ listen = "127.0.0.1:{self.port}"; fast = "127.0.0.1:{self.port - 2}"; serves = ["broker"]; }}; }}')
+            listens = ", ".join((at(self.port), *listen))
+            fast = "" if nng else f"fast = {at(self.port - 2)}; "
+            plugins.append(f'{{ use = "{transport}"; as = "broker"; settings = {{ listen = [{listens}]; {fast}serves = ["broker"]; }}; }}')
             plugins.append(f'{{ use = "storage-commitlog"; settings = {{ {storage} }}; }}')
-            plugins.append(f'{{ use = "routing-remote"; settings = {{ namesrv = "{self.ns}"; }}; }}')
+            plugins.append(f'{{ use = "routing-remote"; settings = {{ namesrv = "{self.ns}"; {routing} }}; }}')
             plugins.append('{ use = "filter-tag"; }')
             if features:
                 plugins += [f'{{ use = "feature-{f}"; }}' for f in ("admin", "ordered", "query")]
