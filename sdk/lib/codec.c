@@ -107,7 +107,7 @@ static uint32_t string_unescape(struct scanner *s, const char *begin, const char
     uint64_t plain = (uint64_t)(hit - begin);
     if ((uint64_t)(s->to_end - s->to) < plain) return FAIL(s, "scratch too small");
     char *text = s->to;
-    memcpy(text, begin, plain);
+    if (plain) memcpy(text, begin, plain);
     s->to += plain;
     s->p = hit;
     if (!scan_unescape(&s->p, s->end, quote, &s->to, s->to_end)) return FAIL(s, "bad escape or open string in header");
@@ -451,7 +451,7 @@ zr_status zl_header_decode(struct zr_span frame, struct zl_header *ret, char *sc
     ret->type = word >> 24;
     ret->has_ext = ret->n_fields = 0;
     if (ret->type == ZL_TYPE_JSON) {
-        struct scanner s = { (const char *)text, (const char *)text + len, scratch, scratch + cap_scratch, NULL };
+        struct scanner s = { (const char *)text, (const char *)text + len, scratch, scratch ? scratch + cap_scratch : NULL, NULL };
         if (json_decode(&s, ret)) return ZR_OK;
         *ret_why = s.why;
         return ZR_EINVAL;
