@@ -4,8 +4,8 @@
  * Offset id:  hex of address (4 or 16 bytes), i32 port, i64 physical offset      32 or 56 digits
  * Unique id:  hex of IPv4 (4), process (2), a random word (4), ms since the month began (4), counter (2)     32 digits
  *
- * LOCKING: none. The counter of unique ids is atomic; the parts that do not change are filled in once under pthread_once; the
- * bounds of the month are kept for each thread. */
+ * LOCKING: month_lock is held over the C library's time zone functions, once a month for each thread; nothing is called out under it.
+ * The counter of unique ids is atomic; the parts that do not change are filled in once under pthread_once. */
 #include "zl/text.h"
 
 #include <arpa/inet.h>
@@ -124,6 +124,7 @@ zr_status zl_offset_id_parse(struct zr_str id, struct zr_addr *ret_host, int64_t
 static uint8_t unique_fixed[10]; /* address, process, random word */
 static _Atomic uint16_t unique_counter;
 static pthread_once_t unique_once = PTHREAD_ONCE_INIT;
+static pthread_mutex_t month_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* The first IPv4 address that is up and not loopback; loopback when there is none. */
 static void local_ip4(uint8_t *to)
@@ -155,23 +156,29 @@ static void unique_fill(void)
     if (getrandom(&first, sizeof(first), GRND_NONBLOCK) == (ssize_t)sizeof(first)) atomic_store(&unique_counter, first);
 }
 
+/* When the local month that holds now began, and when the next one will. */
+static void month_bounds(time_t now, time_t *ret_begin, time_t *ret_end)
+{
+    struct tm tm;
+    pthread_mutex_lock(&month_lock);
+    localtime_r(&now, &tm);
+    tm.tm_mday = 1;
+    tm.tm_hour = tm.tm_min = tm.tm_sec = 0;
+    tm.tm_isdst = -1;
+    *ret_begin = mktime(&tm);
+    tm.tm_mon++;
+    tm.tm_isdst = -1;
+    *ret_end = mktime(&tm);
+    pthread_mutex_unlock(&month_lock);
+}
+
 /* Milliseconds since the current month began in local time. */
 static uint32_t month_ms(void)
 {
     static _Thread_local time_t begin, end;
     struct timespec ts;
     clock_gettime(CLOCK_REALTIME, &ts);
-    if (ts.tv_sec < begin || ts.tv_sec >= end) {
-        struct tm tm;
-        localtime_r(&ts.tv_sec, &tm);
-        tm.tm_mday = 1;
-        tm.tm_hour = tm.tm_min = tm.tm_sec = 0;
-        tm.tm_isdst = -1;
-        begin = mktime(&tm);
-        tm.tm_mon++;
-        tm.tm_isdst = -1;
-        end = mktime(&tm);
-    }
+    if (ts.tv_sec < begin || ts.tv_sec >= end) month_bounds(ts.tv_sec, &begin, &end);
     return (uint32_t)((ts.tv_sec - begin) * 1000 + ts.tv_nsec / 1000000);
 }
 
