@@ -40,7 +40,7 @@ zr_status zl_header_decode(struct zr_span frame, struct zl_header *ret, char *sc
 
 /* Appends a whole frame but for the body's bytes beyond head: writes length words, header, and command->body if it has no
  * pieces (else body_len counts the pieces' bytes, which the caller sends behind it). A binary header cannot carry codes outside
- * -32768 .. 32767: such a command is written as JSON. ZR_ENOMEM. */
+ * -32768 .. 32767: such a command is written as JSON. ZR_ENOMEM; ZR_EFULL: larger than a frame may be. */
 zr_status zl_command_encode(struct zl_buf *out, const struct zr_command *command, uint32_t type, int32_t flag, int32_t opaque, uint64_t body_len);
 
 /* Last field of that name, or {NULL, 0}. */
