@@ -83,5 +83,6 @@ function(zarya_add_test name)
   _zarya_compile(${name})
   target_compile_options(${name} PRIVATE -Wno-missing-prototypes -Wno-strict-prototypes -Wno-shadow -fno-sanitize=null)
   add_test(NAME ${name} COMMAND ${name} --short-filename)
-  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 120)
+  set_tests_properties(${name} PROPERTIES LABELS unit TIMEOUT 120
+    ENVIRONMENT "LSAN_OPTIONS=print_suppressions=0:suppressions=${ZARYA_CMAKE_DIR}/lsan.supp")
 endfunction()
