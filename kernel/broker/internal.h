@@ -78,6 +78,7 @@ struct zb_settings {
 #define ZB_ROLE_SLAVE 2
 #define ZB_SET(field) __atomic_load_n(&zb.set.field, __ATOMIC_RELAXED)
 void zb_settings_default(struct zb_settings *ret); /* from the rows; for processes (tests) without a configuration */
+zr_status zb_settings_check(struct zr_str key, struct zr_str value); /* what change would answer */
 zr_status zb_settings_change(struct zr_str key, struct zr_str value);
 void zb_settings_each(int32_t (*each)(void *ctx, struct zr_str key, struct zr_str value), void *ctx);
 

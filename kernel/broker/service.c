@@ -233,6 +233,12 @@ static zr_status svc_set_config(HOST, struct zr_str key, struct zr_str value)
     return zb_settings_change(key, value);
 }
 
+static zr_status svc_check_config(HOST, struct zr_str key, struct zr_str value)
+{
+    UNUSED;
+    return zb_settings_check(key, value);
+}
+
 static void svc_stats(HOST, struct zr_broker_stats *ret)
 {
     UNUSED;
@@ -266,5 +272,5 @@ const struct zr_broker_v1 zb_broker_table = {
     .offset = svc_offset, .put_offset = svc_put_offset, .pull_offset = svc_pull_offset, .reset_offset = svc_reset_offset,
     .remove_offsets = svc_remove_offsets, .each_offset = svc_each_offset, .consumers = svc_consumers, .each_consumers = svc_each_consumers,
     .each_producer = svc_each_producer, .client = svc_client, .each_config = svc_each_config, .set_config = svc_set_config, .stats = svc_stats,
-    .topic_stats = svc_topic_stats,
+    .topic_stats = svc_topic_stats, .check_config = svc_check_config,
 };

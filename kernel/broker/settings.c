@@ -5,6 +5,7 @@
  * (that is the allow-list of code 25). Live values are read with relaxed loads (ZB_SET); text is never live. Changes by code 25
  * last until the process ends: the configuration file stays the operator's. */
 #include "broker/internal.h"
+#include "config/config.h"
 
 #define S struct zb_settings
 static const char *const roles[] = { "ASYNC_MASTER", "SYNC_MASTER", "SLAVE", NULL };
@@ -146,16 +147,36 @@ void zb_settings_default(struct zb_settings *ret)
     }
 }
 
+/* Keys of Apache's that are no row are known all the same: to answer that one was changed would be untrue. */
+static zr_status option_judge(struct zr_str key, struct zr_str value, const struct zr_option **ret, int64_t *ret_value)
+{
+    char name[128];
+    *ret = option_find(key);
+    if (*ret && ((*ret)->flags & ZR_OPT_LIVE))
+        return option_parse(*ret, zl_trim(value), ret_value) == ZR_OK ? ZR_OK : ZR_EINVAL;
+    if (*ret)
+        return ZR_EPERM;
+    if (key.len >= sizeof name)
+        return ZR_ENOENT;
+    memcpy(name, key.ptr, key.len);
+    name[key.len] = 0;
+    return zk_apache_key(name) ? ZR_EPERM : ZR_ENOENT;
+}
+
+zr_status zb_settings_check(struct zr_str key, struct zr_str value)
+{
+    const struct zr_option *o;
+    int64_t v;
+    return option_judge(key, value, &o, &v);
+}
+
 zr_status zb_settings_change(struct zr_str key, struct zr_str value)
 {
-    const struct zr_option *o = option_find(key);
-    if (!o)
-        return ZR_ENOENT;
-    if (!(o->flags & ZR_OPT_LIVE))
-        return ZR_EPERM;
+    const struct zr_option *o;
     int64_t v;
-    if (option_parse(o, zl_trim(value), &v) != ZR_OK)
-        return ZR_EINVAL;
+    zr_status status = option_judge(key, value, &o, &v);
+    if (status != ZR_OK)
+        return status;
     option_store(o, &zb.set, v);
     zk_log(ZR_LOG_INFO, "configuration: %s = %.*s (by request, until the next start)", o->name, (int)value.len, value.ptr);
     if (zl_is(key, "brokerPermission")) {

@@ -195,8 +195,9 @@ static zr_status handle_set_config(struct zr_inst *inst, const struct zr_request
         }
     }
     char why[300] = "";
-    for (uint32_t i = 0; i < n && status == ZR_OK; i++) {
-        status = inst->broker->set_config(inst->host, props[i].key, props[i].value);
+    for (uint32_t k = 0; k < 2 * n && status == ZR_OK; k++) { /* all are looked at before the first is changed */
+        uint32_t i = k % n;
+        status = (k < n ? inst->broker->check_config : inst->broker->set_config)(inst->host, props[i].key, props[i].value);
         if (status == ZR_ENOENT) status = ZR_OK; /* unknown keys are ignored, as Apache does */
         if (status != ZR_OK)
             snprintf(why, sizeof why, status == ZR_EPERM ? "%.*s may not be changed by a request; set it in the configuration" : "%.*s does not take the value given",

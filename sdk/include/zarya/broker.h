@@ -150,6 +150,8 @@ struct zr_broker_v1 {
     ZR_ON(any) void (*stats)(const struct zr_host *host, struct zr_broker_stats *ret);
     /* group empty: of the topic; else of (topic, group). */
     ZR_ON(any) void (*topic_stats)(const struct zr_host *host, struct zr_str topic, struct zr_str group, struct zr_topic_stats *ret);
+    /* What set_config would answer, changing nothing. */
+    ZR_ON(any) zr_status (*check_config)(const struct zr_host *host, struct zr_str key, struct zr_str value);
 };
 #ifdef __cplusplus
 }
