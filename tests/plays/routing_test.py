@@ -228,8 +228,9 @@ def silent_broker():
     """A broker by hand: its connection stays, but it says nothing any more."""
     import zlib
     ns = Zarya(broker=False).start()
-    body = json.dumps({"filterServerList": [], "topicConfigSerializeWrapper": {"dataVersion": {"counter": 1, "stateVersion": 0, "timestamp": 1}, "topicConfigTable": {
-        "HandT": {"order": False, "perm": 6, "readQueueNums": 1, "topicFilterType": "SINGLE_TAG", "topicName": "HandT", "topicSysFlag": 0, "writeQueueNums": 1}}}}).encode()
+    topic = lambda name: {"order": False, "perm": 6, "readQueueNums": 1, "topicFilterType": "SINGLE_TAG", "topicName": name, "topicSysFlag": 0, "writeQueueNums": 1}
+    wrapper = {"dataVersion": {"counter": 1, "stateVersion": 0, "timestamp": 1}, "topicConfigTable": {n: topic(n) for n in ("HandT", "OtherT")}}  # one alone is taken for an increment
+    body = json.dumps({"filterServerList": [], "topicConfigSerializeWrapper": wrapper}).encode()
     ext = {"brokerName": "by-hand", "brokerAddr": "127.0.0.9:1", "clusterName": "C", "haServerAddr": "127.0.0.9:2", "brokerId": 0, "heartbeatTimeoutMillis": 1500,
            "compressed": "false", "bodyCrc32": zlib.crc32(body)}
     c = Conn(ns.ns)
