@@ -198,8 +198,9 @@ static int64_t open_or_make(struct zr_inst *st, struct zr_queue *q, int64_t no, 
     int64_t r = st->io->fstat(st->io->ctx, (int32_t)fd, &stat);
     if (r >= 0 && stat.size < (uint64_t)st->conf.queue_file_size) {
         r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->conf.queue_file_size);
-        if (r >= 0 && stat.size == 0 && q->first_file == ZS_NONE && offset % per_file(st))
-            r = write_filler(st, (int32_t)fd, offset % per_file(st));
+        int64_t filler = atomic_load(&q->min) - no * per_file(st); /* the queue begins within this file */
+        if (filler > offset % per_file(st)) filler = offset % per_file(st);
+        if (r >= 0 && stat.size == 0 && q->first_file == ZS_NONE && filler > 0) r = write_filler(st, (int32_t)fd, filler);
         q->name_unsynced = 1;
     }
     if (r < 0) {

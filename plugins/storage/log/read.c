@@ -5,7 +5,8 @@
  * for those that may match. Records that lie side by side become one piece. What stays true:
  *   1. Nothing behind the visible position is given.
  *   2. A record is given only if its header says it is that record: size, magic, physical offset. What an earlier process
- *      wrote, or what was long out of memory, is checked by its body's checksum too: no wrong byte is delivered.
+ *      wrote, or what was long out of memory, is checked by its body's checksum, queue and queue offset too: no wrong body
+ *      is delivered, and none to the wrong queue.
  *   3. What cannot be given (deleted, damaged, lost) is skipped, and next_offset goes on behind it.
  *   4. With ZR_READ_NOWAIT no page is touched that is not in memory: records younger than recent_bytes are taken to be there,
  *      of others mincore is asked.
@@ -112,6 +113,13 @@ static uint32_t record_good(const uint8_t *ptr, int64_t phys, uint64_t size, uin
     return !whole || zl_record_parse((struct zr_span){ ptr, size }, 1, &rec, &why) == ZR_OK;
 }
 
+/* Is it the message that the queue has at this offset? A light queue's entries point to records of other queues. */
+static uint32_t record_belongs(const struct reading *r, const uint8_t *ptr)
+{
+    if (r->q->topic[0] == '%' && strncmp(r->q->topic, "%LMQ%", 5) == 0) return 1;
+    return (int32_t)zl_load32(ptr + 12) == r->q->id && (int64_t)zl_load64(ptr + 20) == r->next;
+}
+
 /* ---- one record -------------------------------------------------------------------------------------------------------------- */
 
 #define GOT_RECORD 1
@@ -157,7 +165,7 @@ static int record_find(struct reading *r, const struct zs_entry *e, struct zs_se
             return GOT_NOTHING;
         }
     }
-    if (!record_good(ptr, e->phys, size, !recent)) {
+    if (!record_good(ptr, e->phys, size, !recent) || (!recent && !record_belongs(r, ptr))) {
         zs_count(st, ZS_M_DAMAGED, 1);
         zs_log(st, ZR_LOG_ERROR, "queue %s %d: the record at %lld is damaged and is skipped", r->q->topic, r->q->id, (long long)e->phys);
         return GOT_NOTHING;

@@ -23,6 +23,7 @@
 
 #define SNAPSHOT_REACH (1ll << 30) /* a snapshot that is further behind the checkpoint than this was made before another broker ran */
 #define HEAL_MAX 65536
+#define LEAST_RECORD 91
 
 struct recovery {
     struct zr_inst *st;
@@ -81,8 +82,7 @@ static zr_status fill_gap(struct zr_inst *st, struct zr_queue *q, const struct z
     const struct zs_entry filler = { .phys = 0, .size = ZS_FILLER, .tags = 0 };
     int64_t next = atomic_load(&q->next);
     zr_status rc = ZR_OK;
-    if (next == 0 || r->queue_offset - next > (r->physical_offset - q->end_phys) / 91 + 1)
-        return restart_queue(st, q, r->queue_offset, r->physical_offset);
+    if (next == 0) return restart_queue(st, q, r->queue_offset, r->physical_offset);
     zs_log(st, ZR_LOG_WARN, "queue %s %d: the messages from %lld to %lld are not in the log", q->topic, q->id, (long long)next,
            (long long)r->queue_offset);
     for (; next < r->queue_offset && rc == ZR_OK; next++) rc = push_entry(st, q, &filler);
@@ -99,7 +99,9 @@ static zr_status dispatch(struct recovery *rec, const struct zl_record *r)
     if (!q) return ZR_ENOMEM;
     int64_t next = atomic_load(&q->next);
     if (next > 0 && r->physical_offset + r->size <= q->end_phys) return ZR_OK; /* has its entry */
-    if (r->queue_offset < next && r->queue_offset > 0) {
+    /* Every message takes at least LEAST_RECORD bytes of log: what claims to be further than that is damaged (no checksum
+     * covers a header), and what claims an offset that is taken is a second history of its queue. */
+    if ((r->queue_offset < next && r->queue_offset > 0) || r->queue_offset - next > (r->physical_offset - q->end_phys) / LEAST_RECORD) {
         rec->n_conflicts++;
         return ZR_OK;
     }
@@ -154,6 +156,18 @@ static uint32_t start_by_queues(struct recovery *rec)
     return 1;
 }
 
+/* The farthest end of a record that a queue knows of; 0: the queues are empty. */
+static int64_t queues_reach(struct zr_inst *st)
+{
+    uint64_t n;
+    int64_t reach = 0;
+    struct zr_queue **list = zs_queues_list(st, &n);
+    for (uint64_t i = 0; list && i < n; i++)
+        if (atomic_load(&list[i]->next) > 0 && list[i]->end_phys > reach) reach = list[i]->end_phys;
+    free(list);
+    return reach;
+}
+
 static uint32_t start_by_checkpoint(struct recovery *rec)
 {
     struct zl_record r;
@@ -180,7 +194,14 @@ static void start_by_segments(struct recovery *rec, uint32_t any_time)
 
 static void find_start(struct recovery *rec)
 {
+    struct zr_inst *st = rec->st;
+    int64_t reach = queues_reach(st);
     rec->last_phys = -1;
+    if (!rec->use_snap && (reach == 0 || (!rec->clean && reach <= st->checkpoint.logics_phys))) {
+        zs_log(st, ZR_LOG_WARN, "queues are missing: the whole log is read");
+        rec->start = zs_segs_first(st);
+        return;
+    }
     if (rec->clean) {
         if (start_by_snapshot(rec)) { /* another broker may have gone on from there: then the queues know more */
             int64_t pos = rec->start;

@@ -1,0 +1,614 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a start makes of a folder: closed cleanly, killed at any moment, cut, flipped, with files missing. */
+#include "host.h"
+
+#define SIZE 500u
+#define REC (91 + 1 + SIZE) /* topic "T" */
+
+static void expect(struct world *w, const char *topic, int32_t q, int64_t min, int64_t max)
+{
+    cr_assert_eq(min_of(w, topic, q), min, "min %lld", (long long)min_of(w, topic, q));
+    cr_assert_eq(max_of(w, topic, q), max, "max %lld: %s", (long long)max_of(w, topic, q), w->lines);
+}
+
+Test(recover, a_closed_store_opens_with_everything)
+{
+    struct world *w = world_new("clean");
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int q = 0; q < 5; q++) put_many(w, "T", q, 130, SIZE);
+    world_close(w);
+    world_quiet(w);
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert(world_said(w, "closed cleanly"));
+    cr_assert(world_said(w, ": 0 records, 0 entries made"), "%s", w->lines); /* nothing had to be read */
+    for (int q = 0; q < 5; q++) cr_assert_eq(read_all(w, "T", q, SIZE), 130);
+    put_many(w, "T", 2, 5, SIZE);
+    expect(w, "T", 2, 0, 135);
+    world_end(w);
+}
+
+Test(recover, an_empty_store_makes_no_segment_and_opens_again)
+{
+    struct world *w = world_new("empty");
+    char path[1024];
+    cr_assert_eq(world_open(w), ZR_OK);
+    file_path(w, path, "commitlog");
+    cr_assert_eq(count_files(path), 0);
+    w = world_kill(w);
+    world_close(w);
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 1, SIZE);
+    world_end(w);
+}
+
+Test(recover, a_killed_store_has_every_message_and_goes_on_with_its_offsets)
+{
+    struct world *w = world_new("killed");
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int round = 0; round < 6; round++) {
+        put_many(w, "T", round % 3, 77, SIZE);
+        put_many(w, "U", 0, 10, 1000);
+        w = world_kill(w);
+        cr_assert(world_said(w, "not closed cleanly"));
+    }
+    for (int q = 0; q < 3; q++) {
+        expect(w, "T", q, 0, 154);
+        cr_assert_eq(read_all(w, "T", q, SIZE), 154);
+    }
+    cr_assert_eq(read_all(w, "U", 0, 1000), 60);
+    world_end(w);
+}
+
+/* With and without the snapshot and the checkpoint; with and without queue files. */
+Test(recover, queues_are_made_anew_from_the_log)
+{
+    for (int what = 0; what < 8; what++) {
+        struct world *w = world_new("anew"), *n;
+        char path[1024];
+        cr_assert_eq(world_open(w), ZR_OK);
+        for (int q = 0; q < 3; q++) put_many(w, "T", q, 150, SIZE);
+        world_close(w);
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "T", 1, 30, SIZE);
+        n = world_copy(w);
+        world_end(w);
+        if (what & 1) file_path(n, path, "zarya"), remove_tree(path);
+        if (what & 2) file_path(n, path, "checkpoint"), remove(path);
+        if (what & 4) file_path(n, path, "consumequeue"), remove_tree(path);
+        cr_assert_eq(world_open(n), ZR_OK);
+        for (int q = 0; q < 3; q++) {
+            expect(n, "T", q, 0, q == 1 ? 180 : 150);
+            cr_assert_eq(read_all(n, "T", q, SIZE), q == 1 ? 180 : 150, "case %d queue %d", what, q);
+        }
+        put_many(n, "T", 0, 1, SIZE);
+        world_end(n);
+    }
+}
+
+/* The last segment cut at every byte of its last two records: each whole record stays, nothing else is lost. */
+Test(recover, the_log_cut_at_every_byte_of_its_last_records)
+{
+    struct world *w = world_new("cut");
+    w->conf.index = 0;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 8, 100);
+    struct world *base = world_copy(w);
+    world_end(w);
+    const int64_t rec = 91 + 1 + 100;
+    for (int64_t at = 6 * rec; at <= 8 * rec; at++) {
+        struct world *n = world_copy(base);
+        char path[1024];
+        file_path(n, path, "commitlog/00000000000000000000");
+        cr_assert_eq(truncate(path, at), 0);
+        cr_assert_eq(world_open(n), ZR_OK, "cut at %lld: %s", (long long)at, n->error);
+        int64_t whole = (at + 2) / rec; /* a record's last two bytes are zero, as what follows the cut is */
+        cr_assert_eq(max_of(n, "T", 0), whole, "cut at %lld", (long long)at);
+        cr_assert_eq(read_all(n, "T", 0, 100), whole);
+        put_many(n, "T", 0, 2, 100);
+        cr_assert_eq(read_all(n, "T", 0, 100), whole + 2);
+        cr_assert_eq(file_size_of(path), 65536);
+        world_end(n);
+    }
+    world_end(base);
+}
+
+/* The same after a clean stop: the snapshot and the queues know of records that are not there any more. */
+Test(recover, a_closed_log_cut_afterwards_still_opens)
+{
+    struct world *base = world_new("cutclean");
+    const int64_t rec = 91 + 1 + 100;
+    cr_assert_eq(world_open(base), ZR_OK);
+    put_many(base, "T", 0, 8, 100);
+    world_close(base);
+    for (int64_t at = 5 * rec + 3; at <= 8 * rec; at += 41) {
+        struct world *n = world_copy(base);
+        char path[1024];
+        file_path(n, path, "commitlog/00000000000000000000");
+        cr_assert_eq(truncate(path, at), 0);
+        cr_assert_eq(world_open(n), ZR_OK, "%s", n->error);
+        int64_t whole = (at + 2) / rec;
+        cr_assert_eq(read_all(n, "T", 0, 100), whole, "cut at %lld", (long long)at);
+        put_many(n, "T", 0, 2, 100);
+        cr_assert_eq(read_all(n, "T", 0, 100), whole + 2);
+        world_end(n);
+    }
+    world_end(base);
+}
+
+/* A flipped byte anywhere in a record in the middle costs that record and no other. */
+Test(recover, a_flipped_byte_costs_one_record)
+{
+    struct world *base = world_new("flip");
+    base->conf.index = 0;
+    const int64_t rec = 91 + 1 + 100;
+    cr_assert_eq(world_open(base), ZR_OK);
+    put_many(base, "T", 0, 9, 100);
+    struct world *w = world_copy(base);
+    world_end(base);
+    for (int64_t in = 0; in < rec; in += 3) {
+        struct world *n = world_copy(w);
+        char path[1024];
+        file_path(n, path, "commitlog/00000000000000000000");
+        file_flip(path, 4 * rec + in);
+        cr_assert_eq(world_open(n), ZR_OK, "%s", n->error);
+        int64_t got = read_all(n, "T", 0, 0);
+        uint32_t covered = in < 12 || (in >= 28 && in < 36) || (in >= 84 && in < 189); /* the header's other fields have no checksum */
+        cr_assert(got == 8 || (got == 9 && !covered), "%lld bytes in: %lld messages", (long long)in, (long long)got);
+        if (covered) cr_assert(world_said(n, "the log is damaged from 768 to 960"), "%lld: %s", (long long)in, n->lines);
+        expect(n, "T", 0, 0, 9);
+        put_many(n, "T", 0, 1, 100);
+        expect(n, "T", 0, 0, 10);
+        n = world_kill(n);
+        expect(n, "T", 0, 0, 10);
+        world_end(n);
+    }
+    world_end(w);
+}
+
+/* The whole queue gone too, so that the entry of the damaged record can come from nowhere. */
+Test(recover, messages_behind_a_damaged_record_keep_their_offsets)
+{
+    struct world *base = world_new("gap");
+    const int64_t rec = 91 + 1 + 100;
+    char path[1024];
+    cr_assert_eq(world_open(base), ZR_OK);
+    put_many(base, "T", 0, 9, 100);
+    struct world *n = world_copy(base);
+    world_end(base);
+    file_path(n, path, "commitlog/00000000000000000000");
+    file_flip(path, 4 * rec + 100);
+    file_path(n, path, "consumequeue");
+    remove_tree(path);
+    file_path(n, path, "zarya");
+    remove_tree(path);
+    cr_assert_eq(world_open(n), ZR_OK);
+    expect(n, "T", 0, 0, 9);
+    cr_assert_eq(read_all(n, "T", 0, 100), 8);
+    struct answer a;
+    cr_assert_eq(read_at(n, "T", 0, 5, 1, &a), ZR_OK);
+    cr_assert_eq(record_of(&a, 0).queue_offset, 5);
+    zs_unpin(n->st, a.r.pin);
+    world_end(n);
+}
+
+Test(recover, damage_in_an_older_segment_does_not_cut_the_newer_ones)
+{
+    struct world *base = world_new("older");
+    char path[1024];
+    uint8_t page[4096] = { 0 };
+    base->conf.index = 0;
+    cr_assert_eq(world_open(base), ZR_OK);
+    put_many(base, "T", 0, 400, SIZE); /* 4 segments */
+    struct world *n = world_copy(base);
+    world_end(base);
+    file_path(n, path, "commitlog/00000000000000065536");
+    file_write(path, 8192, page, sizeof page);
+    file_path(n, path, "checkpoint"); /* so that the log is read from its begin */
+    remove(path);
+    file_path(n, path, "zarya");
+    remove_tree(path);
+    cr_assert_eq(world_open(n), ZR_OK);
+    int64_t got = read_all(n, "T", 0, SIZE);
+    cr_assert(got >= 400 - 9 && got < 400, "%lld", (long long)got);
+    expect(n, "T", 0, 0, 400);
+    cr_assert(world_said(n, "damaged"));
+    world_end(n);
+}
+
+Test(recover, a_segment_in_the_middle_that_is_cut_or_missing)
+{
+    for (int missing = 0; missing < 2; missing++) {
+        struct world *base = world_new("middle");
+        char path[1024];
+        cr_assert_eq(world_open(base), ZR_OK);
+        put_many(base, "T", 0, 400, SIZE);
+        world_close(base);
+        file_path(base, path, "commitlog/00000000000000065536");
+        if (missing) remove(path);
+        else cr_assert_eq(truncate(path, 20001), 0);
+        cr_assert_eq(world_open(base), ZR_OK, "%s", base->error);
+        int64_t got = read_all(base, "T", 0, SIZE), per = 65536 / REC;
+        cr_assert_eq(got, missing ? 400 - per : 400 - per + 20001 / REC);
+        expect(base, "T", 0, 0, 400);
+        put_many(base, "T", 0, 3, SIZE);
+        cr_assert_eq(max_of(base, "T", 0), 403);
+        base = world_kill(base);
+        cr_assert_eq(max_of(base, "T", 0), 403);
+        world_end(base);
+    }
+}
+
+Test(recover, the_last_segment_missing_or_empty)
+{
+    for (int empty = 0; empty < 2; empty++) {
+        struct world *w = world_new("last");
+        char path[1024];
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "T", 0, 400, SIZE);
+        world_close(w);
+        file_path(w, path, "commitlog/00000000000000196608");
+        cr_assert_gt(file_size_of(path), 0);
+        if (empty) cr_assert_eq(truncate(path, 0), 0);
+        else remove(path);
+        cr_assert_eq(world_open(w), ZR_OK, "%s", w->error);
+        int64_t left = 65536 / REC * 3;
+        expect(w, "T", 0, 0, left);
+        cr_assert_eq(read_all(w, "T", 0, SIZE), left);
+        put_many(w, "T", 0, 10, SIZE);
+        cr_assert_eq(read_all(w, "T", 0, SIZE), left + 10);
+        world_end(w);
+    }
+}
+
+/* Bytes of an older life right behind the end, at the very place where the next records will end. */
+Test(recover, old_records_behind_the_tail_do_not_rise_again)
+{
+    struct world *w = world_new("stale");
+    char path[1024];
+    const int64_t rec = 91 + 1 + 100;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 10, 100);
+    struct world *n = world_copy(w);
+    world_end(w);
+    file_path(n, path, "commitlog/00000000000000000000");
+    uint8_t zeros[8] = { 0 }, old[192 * 5];
+    file_read(path, 5 * rec, old, sizeof old);
+    file_write(path, 5 * rec, zeros, 0);
+    /* cut at the fifth record as a recovery would, then let the old ones stand behind it again: the next start must not take
+     * them although they are whole, at their right place, and were acknowledged once */
+    cr_assert_eq(truncate(path, 5 * rec), 0);
+    file_path(n, path, "zarya");
+    remove_tree(path);
+    cr_assert_eq(world_open(n), ZR_OK);
+    expect(n, "T", 0, 0, 5);
+    atomic_store(&n->wall, 1900000000000);
+    put_many(n, "T", 0, 2, 100);
+    struct world *k = world_copy(n);
+    world_end(n);
+    file_path(k, path, "commitlog/00000000000000000000");
+    file_write(path, 7 * rec, old + 2 * rec, (uint64_t)(3 * rec));
+    cr_assert_eq(world_open(k), ZR_OK);
+    expect(k, "T", 0, 0, 10); /* offsets 7 to 9 follow: to a reader of files they are the messages that were acknowledged */
+    world_end(k);
+}
+
+Test(recover, remains_of_another_history_are_not_taken_for_messages)
+{
+    struct world *w = world_new("history");
+    char path[1024];
+    const int64_t rec = 91 + 1 + 100;
+    uint8_t old[192 * 3];
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 10, 100);
+    file_path(w, path, "commitlog/00000000000000000000");
+    file_read(path, 7 * rec, old, sizeof old); /* offsets 7, 8, 9 at their places */
+    world_end(w);
+    w = world_new("history");
+    cr_assert_eq(world_open(w), ZR_OK);
+    atomic_store(&w->wall, 1900000000000);
+    put_many(w, "T", 0, 7, 100);
+    put_many(w, "T", 0, 0, 100);
+    struct world *n = world_copy(w);
+    world_end(w);
+    /* the new history has offsets up to 12 in this queue, of shorter records: the old ones come too late and too old */
+    cr_assert_eq(world_open(n), ZR_OK);
+    for (int i = 0; i < 6; i++) put_one(n, "T", 0, "", NULL);
+    int64_t end = atomic_load(&n->written);
+    struct world *k = world_copy(n);
+    world_end(n);
+    file_path(k, path, "commitlog/00000000000000000000");
+    zl_store64(old + 28, (uint64_t)end);
+    file_write(path, end, old, (uint64_t)rec);
+    cr_assert_eq(world_open(k), ZR_OK);
+    expect(k, "T", 0, 0, 13);
+    cr_assert(world_said(k, "remains of an older log"), "%s", k->lines);
+    uint8_t head[8];
+    file_read(path, end, head, 8);
+    cr_assert_eq(zl_load64(head), 0, "what stood behind the end is zero now");
+    world_end(k);
+}
+
+Test(recover, what_stands_behind_the_tail_is_made_zero)
+{
+    struct world *w = world_new("zero");
+    char path[1024];
+    uint8_t junk[3000], head[3000];
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 10, 100);
+    struct world *n = world_copy(w);
+    world_end(w);
+    memset(junk, 0x5A, sizeof junk);
+    file_path(n, path, "commitlog/00000000000000000000");
+    file_write(path, 10 * 192, junk, sizeof junk);
+    cr_assert_eq(world_open(n), ZR_OK);
+    file_read(path, 10 * 192, head, sizeof head);
+    for (uint32_t i = 0; i < sizeof head; i++) cr_assert_eq(head[i], 0);
+    cr_assert(world_said(n, "the log was cut at 1920"), "%s", n->lines);
+    put_many(n, "T", 0, 1, 100);
+    cr_assert_eq(read_all(n, "T", 0, 100), 11);
+    world_end(n);
+}
+
+Test(recover, queue_files_of_odd_length_or_with_torn_entries)
+{
+    for (int64_t len = 0; len <= 2000; len += 167) {
+        struct world *w = world_new("oddqueue");
+        char path[1024];
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "T", 0, 250, 100);
+        world_close(w);
+        file_path(w, path, "consumequeue/T/0/00000000000000004000");
+        cr_assert_eq(truncate(path, len), 0);
+        cr_assert_eq(world_open(w), ZR_OK);
+        expect(w, "T", 0, 0, 250);
+        cr_assert_eq(read_all(w, "T", 0, 100), 250, "cut to %lld: %s", (long long)len, w->lines);
+        cr_assert_eq(file_size_of(path), 2000);
+        world_end(w);
+    }
+}
+
+Test(recover, lost_entries_and_files_of_a_queue_come_back_from_the_log)
+{
+    static const char *const files[] = { "consumequeue/T/0/00000000000000000000", "consumequeue/T/0/00000000000000002000",
+                                         "consumequeue/T/0/00000000000000004000", "consumequeue/T/0", "consumequeue/T", "consumequeue" };
+    for (int what = 0; what < 6; what++) {
+        struct world *w = world_new("lost");
+        char path[1024];
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "T", 0, 250, 100);
+        put_many(w, "T", 1, 50, 100);
+        world_close(w);
+        file_path(w, path, "%s", files[what]);
+        if (what < 3) remove(path);
+        else remove_tree(path);
+        cr_assert_eq(world_open(w), ZR_OK);
+        expect(w, "T", 0, 0, 250);
+        cr_assert_eq(read_all(w, "T", 0, 100), 250, "%s: %s", files[what], w->lines);
+        cr_assert_eq(read_all(w, "T", 1, 100), 50);
+        cr_assert(world_said(w, "found again in the log"));
+        world_quiet(w);
+        cr_assert_eq(read_all(w, "T", 0, 100), 250);
+        cr_assert_not(world_said(w, "found again")); /* once is enough */
+        world_end(w);
+    }
+}
+
+Test(recover, a_zeroed_entry_in_the_middle_is_made_anew)
+{
+    struct world *w = world_new("entry");
+    char path[1024];
+    uint8_t zeros[20 * 40] = { 0 };
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 250, 100);
+    world_close(w);
+    file_path(w, path, "consumequeue/T/0/00000000000000002000");
+    file_write(path, 20 * 7, zeros, 20);
+    file_write(path, 20 * 30, zeros, sizeof zeros);
+    cr_assert_eq(world_open(w), ZR_OK);
+    struct answer a;
+    struct zr_read req = { .hdr = ZR_HDR(struct zr_read, 0), .topic = zl_str("T"), .offset = 107, .pieces = a.pieces,
+                           .cap_pieces = 64, .max_messages = 4, .flags = ZR_READ_NOWAIT };
+    a.r.hdr = (struct zr_hdr)ZR_HDR(struct zr_read_result, 0);
+    cr_assert_eq(zs_read(w->st, &req, &a.r), ZR_EAGAIN);
+    cr_assert_eq(read_all(w, "T", 0, 100), 250);
+    world_end(w);
+}
+
+Test(recover, a_removed_topic_never_comes_back)
+{
+    struct world *w = world_new("removed");
+    char path[1024];
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 120, 100);
+    put_many(w, "Gone", 0, 120, 100);
+    put_many(w, "Gone", 1, 5, 100);
+    struct zr_queue *handle = zs_queue(w->st, zl_str("Gone"), 0, 0);
+    cr_assert_eq(zs_remove_topic(w->st, zl_str("Gone")), ZR_OK);
+    struct zr_msg m = msg_of("Gone", 0, "x", 1, NULL);
+    struct zr_put p = { .hdr = ZR_HDR(struct zr_put, 0) };
+    int64_t end, min, max;
+    m.queue = handle;
+    zs_append(w->st, &m, 1, &p, &end);
+    cr_assert_eq(p.status, ZR_ENOENT);
+    zs_bounds(w->st, handle, &min, &max);
+    cr_assert_eq(max, 0);
+    file_path(w, path, "consumequeue/Gone");
+    cr_assert_eq(file_size_of(path), -1);
+    w = world_kill(w);
+    cr_assert_null(zs_queue(w->st, zl_str("Gone"), 0, 0));
+    put_many(w, "Gone", 0, 3, 100); /* made again: it begins at 0 */
+    expect(w, "Gone", 0, 0, 3);
+    w = world_kill(w);
+    expect(w, "Gone", 0, 0, 3);
+    cr_assert_eq(read_all(w, "Gone", 0, 100), 3);
+    cr_assert_eq(read_all(w, "T", 0, 100), 120);
+    world_close(w);
+    file_path(w, path, "consumequeue"); /* everything from the log once more */
+    remove_tree(path);
+    file_path(w, path, "zarya/queues");
+    remove(path);
+    file_path(w, path, "zarya/queues.bak");
+    remove(path);
+    cr_assert_eq(world_open(w), ZR_OK);
+    expect(w, "Gone", 0, 0, 3);
+    cr_assert_eq(read_all(w, "Gone", 0, 100), 3);
+    cr_assert_eq(read_all(w, "T", 0, 100), 120);
+    world_end(w);
+}
+
+Test(recover, a_store_whose_log_is_gone_is_refused)
+{
+    struct world *w = world_new("unmounted");
+    char path[1024];
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 3, 100);
+    world_close(w);
+    file_path(w, path, "commitlog");
+    remove_tree(path);
+    cr_assert_eq(world_open(w), ZR_ECORRUPT);
+    cr_assert(strstr(w->error, "mounted"), "%s", w->error);
+    world_end(w);
+}
+
+Test(recover, two_stores_on_one_folder)
+{
+    struct world *w = world_new("locked");
+    cr_assert_eq(world_open(w), ZR_OK);
+    char path[1024], cmd[1200];
+    file_path(w, path, "lock");
+    /* fcntl locks are per process: another process has to try */
+    snprintf(cmd, sizeof cmd, "python3 -c \"import fcntl;f=open('%s','r+');fcntl.lockf(f,fcntl.LOCK_EX|fcntl.LOCK_NB,1,0)\" 2>/dev/null", path);
+    cr_assert_neq(system(cmd), 0);
+    world_close(w);
+    cr_assert_eq(system(cmd), 0);
+    world_end(w);
+}
+
+Test(recover, other_sizes_in_the_configuration_do_not_change_a_store)
+{
+    struct world *w = world_new("sizes");
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 400, SIZE);
+    put_many(w, "T", 1, 30, SIZE);
+    world_close(w);
+    w->conf.segment_size = 1 << 20;
+    w->conf.queue_file_size = 6000;
+    cr_assert_eq(world_open(w), ZR_OK, "%s", w->error);
+    cr_assert_eq(read_all(w, "T", 0, SIZE), 400);
+    cr_assert_eq(read_all(w, "T", 1, SIZE), 30);
+    put_many(w, "T", 0, 200, SIZE);
+    w = world_kill(w);
+    cr_assert_eq(read_all(w, "T", 0, SIZE), 600);
+    world_end(w);
+}
+
+/* Files as Apache leaves them after a kill: checkpoint of times only, no snapshot, a full segment of zeroes made ahead. */
+Test(recover, a_folder_of_another_broker_after_a_kill)
+{
+    struct world *w = world_new("apache");
+    char path[1024];
+    uint8_t zeros[8] = { 0 };
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 300, SIZE);
+    world_close(w);
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 20, SIZE);
+    struct world *n = world_copy(w);
+    world_end(w);
+    file_path(n, path, "zarya");
+    remove_tree(path);
+    file_path(n, path, "checkpoint");
+    file_write(path, 40, zeros, 8);
+    file_path(n, path, "commitlog/00000000000000196608");
+    FILE *f = fopen(path, "a");
+    fclose(f);
+    cr_assert_eq(truncate(path, 65536), 0);
+    cr_assert_eq(world_open(n), ZR_OK);
+    expect(n, "T", 0, 0, 320);
+    cr_assert_eq(read_all(n, "T", 0, SIZE), 320);
+    put_many(n, "T", 0, 100, SIZE);
+    world_close(n);
+    cr_assert_eq(world_open(n), ZR_OK);
+    cr_assert_eq(read_all(n, "T", 0, SIZE), 420);
+    world_end(n);
+}
+
+/* A snapshot taken in mid-life, then more messages, then the kill: only what came after it is read. */
+Test(recover, reading_begins_at_the_last_checkpoint)
+{
+    struct world *w = world_new("checkpoint");
+    w->conf.checkpoint_interval_ms = 100;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 300, SIZE);
+    char path[1024];
+    uint8_t c[48] = { 0 };
+    file_path(w, path, "checkpoint");
+    for (int i = 0; i < 3000 && (int64_t)zl_load64(c + 40) == 0; i++) {
+        usleep(1000);
+        file_read(path, 0, c, 48);
+    }
+    cr_assert_neq(zl_load64(c + 40), 0, "no checkpoint came");
+    w = world_kill(w);
+    cr_assert_not(world_said(w, "read from 0:"), "%s", w->lines);
+    expect(w, "T", 0, 0, 300);
+    cr_assert_eq(read_all(w, "T", 0, SIZE), 300);
+    world_end(w);
+}
+
+Test(recover, delayed_messages_get_their_time_back)
+{
+    struct world *w = world_new("delay");
+    char path[1024];
+    cr_assert_eq(world_open(w), ZR_OK);
+    struct zr_put p = put_one(w, "SCHEDULE_TOPIC_XXXX", 2, "x", "DELAY\0013\002");
+    world_close(w);
+    file_path(w, path, "consumequeue");
+    remove_tree(path);
+    file_path(w, path, "zarya");
+    remove_tree(path);
+    cr_assert_eq(world_open(w), ZR_OK);
+    int64_t phys, tags;
+    uint32_t size;
+    cr_assert_eq(zs_entries(w->st, zs_queue(w->st, zl_str("SCHEDULE_TOPIC_XXXX"), 2, 0), 0, &phys, &size, &tags, 1), 1);
+    cr_assert_eq(tags, p.store_ms + 10000);
+    world_end(w);
+}
+
+/* Random flips and zeroed pages all over the folder: it always opens, and what it gives is never wrong. */
+Test(recover, random_damage_never_gives_a_wrong_byte)
+{
+    struct world *base = world_new("random");
+    base->conf.index_slots = 16;
+    base->conf.index_entries = 32;
+    cr_assert_eq(world_open(base), ZR_OK);
+    for (int q = 0; q < 3; q++) put_many(base, "T", q, 100, SIZE);
+    struct world *dirty = world_copy(base);
+    world_close(base);
+    unsigned seed = 20260101;
+    for (int round = 0; round < 60; round++) {
+        struct world *n = world_copy(round & 1 ? dirty : base);
+        static const char *const files[] = { "commitlog/00000000000000000000", "commitlog/00000000000000065536", "commitlog/00000000000000131072",
+                                             "consumequeue/T/0/00000000000000000000", "consumequeue/T/1/00000000000000000000",
+                                             "checkpoint", "zarya/queues" };
+        for (int k = 0; k < 3; k++) {
+            char path[1024];
+            uint8_t zeros[512] = { 0 };
+            file_path(n, path, "%s", files[rand_r(&seed) % 7]);
+            int64_t size = file_size_of(path);
+            if (size <= 0) continue;
+            int64_t at = rand_r(&seed) % size;
+            switch (rand_r(&seed) % 3) {
+            case 0: file_flip(path, at); break;
+            case 1: file_write(path, at, zeros, size - at < 512 ? (uint64_t)(size - at) : 512); break;
+            default: cr_assert_eq(truncate(path, at), 0);
+            }
+        }
+        cr_assert_eq(world_open(n), ZR_OK, "round %d: %s", round, n->error);
+        for (int q = 0; q < 3; q++) read_all(n, "T", q, 0);
+        put_many(n, "New", 0, 3, 100);
+        cr_assert_eq(read_all(n, "New", 0, 100), 3);
+        world_end(n);
+    }
+    world_end(dirty);
+    world_end(base);
+}
