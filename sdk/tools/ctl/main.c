@@ -31,8 +31,8 @@ static const struct command COMMANDS[] = {
     { "send", "t:p:k:c:b:i:m:N:", "t",
       "  -t TOPIC    (needed)\n  -p BODY     text; - or nothing: standard input\n  -k KEYS     separated by blanks\n  -c TAG\n  -b BROKER   name, with -i: to this queue\n"
       "  -i QUEUE    queue id\n  -N COUNT    so many times (1)\n", "sends a message", msg_send },
-    { "consume", "t:b:i:o:g:s:e:c:", "t",
-      "  -t TOPIC    (needed)\n  -b BROKER   only this broker's queues\n  -i QUEUE    only this queue\n  -o OFFSET   from here (with -b and -i)\n"
+    { "consume", "t:f:b:i:o:g:s:e:c:", "t",
+      "  -t TOPIC    (needed)\n  -f TAGS     only these: \"TagA || TagB\" (*)\n  -b BROKER   only this broker's queues\n  -i QUEUE    only this queue\n  -o OFFSET   from here (with -b and -i)\n"
       "  -g GROUP    asks as this group (zaryactl); its offsets stay as they are\n  -s MS       from this time on\n  -e MS       up to this time\n  -c COUNT    at most so many (128)\n",
       "prints messages of a topic", msg_consume },
     { "msg show", "i:t:", "i", "  -i ID       offset id, or with -t a unique id (needed)\n  -t TOPIC\n", "one message by its id", msg_show },

@@ -176,7 +176,7 @@ static int consume_queue(struct ctl *c, const struct zc_queue *q, struct table *
     struct range r;
     struct zc_err err;
     if (queue_range(c, q, &r, &err)) return failed("offsets", &err);
-    struct zc_pull pull = { .group = opt(c, 'g') ? opt(c, 'g') : "zaryactl", .queue = q, .offset = r.from };
+    struct zc_pull pull = { .group = opt(c, 'g') ? opt(c, 'g') : "zaryactl", .queue = q, .expression = opt(c, 'f'), .offset = r.from };
     while (*left > 0 && pull.offset < r.end) {
         struct zc_messages *m;
         if (zc_pull(c->client, &pull, &m, &err)) return failed("pull", &err);

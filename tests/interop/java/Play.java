@@ -157,7 +157,7 @@ public class Play {
         }
         check(await(40, () -> !a.isEmpty() && !b.isEmpty()), "both broadcasting consumers are there", a + " " + b);
         for (int i = 0; i < 20; i++) p.send(new Message(t, ("m" + i).getBytes()));
-        check(await(30, () -> a.containsAll(bodies("m", 20)) && b.containsAll(bodies("m", 20))), "every broadcasting consumer gets all", a.size() + " " + b.size());
+        check(await(100, () -> a.containsAll(bodies("m", 20)) && b.containsAll(bodies("m", 20))), "every broadcasting consumer gets all", a.size() + " " + b.size());
         for (DefaultMQPushConsumer c : cs) c.shutdown();
         p.shutdown();
     }
