@@ -241,7 +241,7 @@ const struct zk_apache_key zk_apache_keys[] = {
     KEY("fetchControllerAddrByDnsLookup", 'b', B),
     KEY("fetchNameSrvAddrByDnsLookup", 'b', B|I),
     PLUGIN("fetchNamesrvAddrByAddressServer", 'b', B|I, "routing-remote", "fetch_address", NULL),
-    KEY("fetchNamesrvAddrInterval", 'l', B),
+    PLUGIN("fetchNamesrvAddrInterval", 'l', B, "routing-remote", "fetch_interval", "ms"),
     PLUGIN("fileReservedTime", 'i', B|I, "storage-commitlog", "retention_hours", NULL),
     KEY("filterDataCleanTimeSpan", 'l', B),
     KEY("filterServerNums", 'i', B),

@@ -223,6 +223,14 @@ static void local_ip(char *to, uint64_t cap)
     freeifaddrs(list);
 }
 
+/* Milliseconds: two minutes, or what the environment says. */
+static int32_t address_interval(void)
+{
+    const char *text = getenv("ROCKETMQ_NAMESRV_INTERVAL");
+    int32_t ms;
+    return text && zl_parse_i32(zl_str(text), &ms) == ZR_OK && ms >= 100 ? ms : 120000;
+}
+
 static void options_default(struct zc_options *o)
 {
     if (o->timeout_ms <= 0) o->timeout_ms = 3000;
@@ -230,7 +238,7 @@ static void options_default(struct zc_options *o)
     if (o->route_ms <= 0) o->route_ms = 30000;
     if (o->persist_ms <= 0) o->persist_ms = 5000;
     if (o->rebalance_ms <= 0) o->rebalance_ms = 20000;
-    if (o->address_ms <= 0) o->address_ms = 120000;
+    if (o->address_ms <= 0) o->address_ms = address_interval();
 }
 
 static void client_free(struct zc_client *client)

@@ -12,7 +12,7 @@
 #define TOPIC "TopicTest"
 
 static const char USAGE[] = "usage: zarya-quickstart producer|consumer [-n namesrv] [-t topic] [-g group] [-c count]\n"
-                            "  -n  name server, else NAMESRV_ADDR, else 127.0.0.1:9876\n"
+                            "  -n  name server, else NAMESRV_ADDR, else the address server of ROCKETMQ_NAMESRV_DOMAIN, else 127.0.0.1:9876\n"
                             "  -c  producer: how many to send (1000); consumer: end after so many (0: never)\n";
 
 struct args { const char *namesrv, *topic, *group; long count; };
@@ -109,7 +109,8 @@ static int run_consumer(struct zc_client *client, const struct args *a)
 static int args_read(struct args *a, int argc, char **argv)
 {
     const char *env = getenv("NAMESRV_ADDR");
-    *a = (struct args){ .namesrv = env && *env ? env : "127.0.0.1:9876", .topic = TOPIC, .count = -1 };
+    const char *fallback = getenv("ROCKETMQ_NAMESRV_DOMAIN") ? NULL : "127.0.0.1:9876"; /* NULL: the client asks the address server */
+    *a = (struct args){ .namesrv = env && *env ? env : fallback, .topic = TOPIC, .count = -1 };
     for (int i = 2; i < argc; i += 2) {
         if (i + 1 >= argc || argv[i][0] != '-' || !argv[i][1] || argv[i][2]) return 2;
         switch (argv[i][1]) {

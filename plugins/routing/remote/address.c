@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* address.c - which name servers there are. Given ones ("a:9876;b:9876", in one item or several) stay for good. Without any, and when
- * told to, an HTTP address server is asked at the start and every two minutes; what it names replaces the list, and name servers
+ * told to, an HTTP address server is asked at the start and every fetch_interval; what it names replaces the list, and name servers
  * that are no longer named are hung up on, so that they forget us at once. Its silence or an empty answer changes nothing. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,7 +153,8 @@ static void fetch_job(void *arg)
         rm_log(inst, ZR_LOG_WARN, "address server %s: %s", url, why);
     pthread_mutex_lock(&inst->mutex);
     inst->fetching = 0;
-    inst->fetch_at = inst->timer->mono_ns(inst->host) + (inst->n_peers ? RM_FETCH_NS : RM_FETCH_SOON_NS);
+    int64_t wait = inst->set->fetch_ms * 1000000;
+    inst->fetch_at = inst->timer->mono_ns(inst->host) + (inst->n_peers || wait < RM_FETCH_SOON_NS ? wait : RM_FETCH_SOON_NS);
     pthread_mutex_unlock(&inst->mutex);
     rm_peers_go(inst);
     rm_leave(inst);

@@ -16,7 +16,8 @@
 static const struct zr_option rm_options[] = {
     ZR_OPTION_ROW(struct rm_settings, namesrv, "namesrv", ZR_OPT_LIST, 0, NULL, NULL, NULL, NULL,
                   "Name servers, \"host:port\"; one item may hold several, separated by ';'."),
-    ROW_BOOL(fetch_address, "fetch_address", "Without namesrv: ask an HTTP address server, at the start and every 2 minutes."),
+    ROW_BOOL(fetch_address, "fetch_address", "Without namesrv: ask an HTTP address server, at the start and every fetch_interval."),
+    ROW_MS(fetch_ms, "fetch_interval", "2 m", "100 ms", "1 h", "How often the address server is asked again."),
     ROW_STR(domain, "namesrv_domain", "", "Address server, \"host\" (port 8080) or \"host:port\"; setting it turns fetch_address on. Default: jmenv.tbsite.net."),
     ROW_STR(subgroup, "namesrv_subgroup", "nsaddr", "Last part of the address server's path, /rocketmq/<subgroup>."),
     ROW_STR(unit, "namesrv_unit", "", "Unit name, appended to the subgroup."),

@@ -34,8 +34,7 @@
 #define RM_DEFLATE_ABOVE (8u << 20) /* a body that big is deflated without being asked for: frames end at 16 MiB */
 #define RM_GOODBYE_NS (2ll * 1000000000)
 #define RM_QUERY_NS (3ll * 1000000000)
-#define RM_FETCH_NS (120ll * 1000000000)
-#define RM_FETCH_SOON_NS (10ll * 1000000000) /* while no address is known */
+#define RM_FETCH_SOON_NS (10ll * 1000000000) /* at the latest, while no address is known */
 #define RM_BACKOFF_FIRST_NS (1ll * 1000000000)
 #define RM_BACKOFF_MAX_NS (30ll * 1000000000)
 
@@ -48,7 +47,7 @@
 struct rm_settings {
     struct zr_list namesrv;
     struct zr_str domain, subgroup, unit;
-    int64_t period_ms, heartbeat_ms, timeout_ms;
+    int64_t period_ms, heartbeat_ms, timeout_ms, fetch_ms;
     uint8_t fetch_address, compressed, force;
 };
 

@@ -63,7 +63,7 @@ struct zc_options {
     int32_t route_ms;           /* 30000: routes in use are asked for again */
     int32_t persist_ms;         /* 5000: consumer offsets are committed */
     int32_t rebalance_ms;       /* 20000 */
-    int32_t address_ms;         /* 120000: the address server is asked again */
+    int32_t address_ms;         /* ROCKETMQ_NAMESRV_INTERVAL, else 120000: the address server is asked again */
 };
 struct zc_client *zc_client_open(const struct zc_options *options, struct zc_err *err);
 void zc_client_close(struct zc_client *client);
@@ -296,6 +296,8 @@ struct zc_topic_config {
     int32_t read, write;    /* 8 */
     int32_t perm;           /* 6 */
     uint32_t order;
+    int32_t sys_flag;       /* 1 unit, 2 has unit subscriptions */
+    uint32_t reserved;
 };
 int zc_admin_update_topic(struct zc_client *client, const char *broker_addr, const struct zc_topic_config *config, struct zc_err *err);
 int zc_admin_delete_topic_in_broker(struct zc_client *client, const char *broker_addr, const char *topic, struct zc_err *err);
