@@ -60,14 +60,14 @@ static int call_all_names(struct zc_client *client, int32_t code, const struct z
 
 int zc_admin_update_topic(struct zc_client *client, const char *addr, const struct zc_topic_config *c, struct zc_err *err)
 {
-    char text[72];
+    char text[96];
     int32_t perm = c->perm ? c->perm : 6, read = c->read ? c->read : 8, write = c->write ? c->write : 8;
     struct zr_field f[9] = { { ZR_STR("topic"), zl_str(c->topic) }, { ZR_STR("defaultTopic"), ZR_STR("TBW102") } };
     f[2] = (struct zr_field){ ZR_STR("readQueueNums"), { text, zl_print_i64(text, read) } };
     f[3] = (struct zr_field){ ZR_STR("writeQueueNums"), { text + 24, zl_print_i64(text + 24, write) } };
     f[4] = (struct zr_field){ ZR_STR("perm"), { text + 48, zl_print_i64(text + 48, perm) } };
     f[5] = (struct zr_field){ ZR_STR("topicFilterType"), ZR_STR("SINGLE_TAG") };
-    f[6] = (struct zr_field){ ZR_STR("topicSysFlag"), ZR_STR("0") };
+    f[6] = (struct zr_field){ ZR_STR("topicSysFlag"), { text + 72, zl_print_i64(text + 72, c->sys_flag) } };
     f[7] = (struct zr_field){ ZR_STR("order"), zl_str(c->order ? "true" : "false") };
     f[8] = (struct zr_field){ ZR_STR("attributes"), zl_str(c->attributes) };
     return call_plain(client, addr, 17, f, c->attributes ? 9 : 8, (struct zr_span){ 0 }, err);

@@ -66,8 +66,9 @@ int each_broker(struct ctl *c, uint32_t masters_only, int (*fn)(struct ctl *c, c
 static struct zr_str first_word(struct zr_str s)
 {
     struct zr_str word = { "", 0 };
+    s = zl_trim(s);
     zl_split(&s, ' ', &word);
-    return word;
+    return word.len ? word : (struct zr_str)ZR_STR("0.0"); /* no figure in the first seconds */
 }
 
 static int cluster_row(struct ctl *c, const struct broker *b, void *ctx)

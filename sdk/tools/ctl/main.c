@@ -8,12 +8,12 @@
 
 static const struct command COMMANDS[] = {
     { "topic list", "c:", "", "  -c CLUSTER  of one cluster\n", "topics that the name server knows", topic_list },
-    { "topic create", "t:b:c:r:w:p:o:a:", "t",
+    { "topic create", "t:b:c:r:w:p:o:a:u:s:", "t",
       "  -t TOPIC    (needed)\n" TARGET_HELP "  -r N        read queues (8)\n  -w N        write queues (8)\n  -p PERM     2 write, 4 read, 6 both (6)\n"
-      "  -o true     an ordered topic\n  -a ATTRS    +message.type=FIFO,...\n", "makes a topic that is not there yet", topic_create },
-    { "topic update", "t:b:c:r:w:p:o:a:u:h:s:", "t",
+      "  -o true     an ordered topic\n  -u true     a unit topic\n  -s true     has unit subscriptions\n  -a ATTRS    +message.type=FIFO,...\n", "makes a topic that is not there yet", topic_create },
+    { "topic update", "t:b:c:r:w:p:o:a:u:s:", "t",
       "  -t TOPIC    (needed)\n" TARGET_HELP "  -r N        read queues (8)\n  -w N        write queues (8)\n  -p PERM     2 write, 4 read, 6 both (6)\n"
-      "  -o true     an ordered topic\n  -a ATTRS    +message.type=FIFO,...\n", "makes or changes a topic", topic_update },
+      "  -o true     an ordered topic\n  -u true     a unit topic\n  -s true     has unit subscriptions\n  -a ATTRS    +message.type=FIFO,...\n", "makes or changes a topic", topic_update },
     { "topic delete", "t:b:c:", "t", "  -t TOPIC    (needed)\n" TARGET_HELP, "deletes a topic from brokers and name servers", topic_delete },
     { "topic route", "t:l", "t", "  -t TOPIC    (needed)\n", "brokers and queues of a topic", topic_route },
     { "topic status", "t:c:", "t", "  -t TOPIC    (needed)\n", "offsets of each queue", topic_status },

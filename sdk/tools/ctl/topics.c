@@ -51,7 +51,8 @@ int topic_update(struct ctl *c)
 {
     static const char *const COLUMNS[] = { "#Addr:address", "#Topic:topic", "#ReadQueues:#read_queues", "#WriteQueues:#write_queues", "#Perm:#perm" };
     struct update u = { .config = { .topic = opt(c, 't'), .read = (int32_t)opt_number(c, 'r', 8), .write = (int32_t)opt_number(c, 'w', 8),
-                                    .perm = (int32_t)opt_number(c, 'p', 6), .order = opt_bool(c, 'o', 0), .attributes = opt(c, 'a') } };
+                                    .perm = (int32_t)opt_number(c, 'p', 6), .order = opt_bool(c, 'o', 0), .attributes = opt(c, 'a'),
+                                    .sys_flag = (opt_bool(c, 'u', 0) ? 1 : 0) | (opt_bool(c, 's', 0) ? 2 : 0) } };
     struct zc_err err;
     char why[256];
     if (zl_topic_check(zl_str(u.config.topic), why, sizeof(why)) != ZR_OK) return fprintf(stderr, "zaryactl: %s\n", why), EXIT_USAGE;
