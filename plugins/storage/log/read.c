@@ -38,6 +38,7 @@ struct reading {
     uint32_t max_messages, max_scan, scanned;
     uint64_t max_bytes;
     int64_t next, max, end, last_phys;
+    int64_t healed; /* offset + 1 of the last healing: one for each place */
     const uint8_t *window; /* residency of WINDOW_PAGES pages from here, as last asked */
     uint8_t in_core[WINDOW_PAGES];
 };
@@ -267,6 +268,8 @@ static int lost_entry(struct reading *r)
 {
     if (r->ret->n_messages) return 0; /* what is there first */
     if (r->req->flags & ZR_READ_NOWAIT) return -1;
+    if (r->healed == r->next + 1) return 0;
+    r->healed = r->next + 1;
     return zs_heal(r->st, r->q, r->next) ? 1 : 0;
 }
 
@@ -285,7 +288,12 @@ static int walk(struct reading *r)
     while (r->next < r->max && r->scanned < r->max_scan) {
         int64_t n = chunk_load(r, entries, verdicts);
         if (n == -EAGAIN) return r->ret->n_messages ? 0 : -1;
-        uint32_t lost = n <= 0;
+        if (n < 0) { /* the disk may read again later: nothing is passed over */
+            zs_log(r->st, ZR_LOG_ERROR, "queue %s %d cannot be read at %lld: %s", r->q->topic, r->q->id, (long long)r->next, zs_errno_text(n));
+            if (r->ret->n_messages == 0) r->ret->what = ZR_READ_OFFSET_FOUND_NULL;
+            return 0;
+        }
+        uint32_t lost = n == 0;
         for (int64_t i = 0; i < n; i++) {
             if (entries[i].size <= 0) {
                 lost = 1;

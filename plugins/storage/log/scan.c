@@ -31,6 +31,7 @@ void zs_scan_close(struct zs_scan *s)
     leave_segment(s);
     free(s->buf);
     s->buf = NULL;
+    s->cap = 0;
 }
 
 static int64_t seg_end(const struct zs_scan *s) { return s->seg->base + s->st->segs.size; }

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Retention: what may be deleted, what never is, and what queues say afterwards. */
+#include "host.h"
+#include <sys/time.h>
+
+/* Makes a segment's file older than any retention. */
+static void make_old(struct world *w, int64_t base)
+{
+    char path[1024];
+    struct timeval times[2] = { { 1000000000, 0 }, { 1000000000, 0 } };
+    file_path(w, path, "commitlog/%020lld", (long long)base);
+    cr_assert_eq(utimes(path, times), 0, "%s", path);
+}
+
+static struct world *with_segments(const char *name)
+{
+    struct world *w = world_new(name);
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "Old", 0, 20, 500); /* only in the first segment */
+    put_many(w, "T", 0, 500, 500);  /* five segments in all */
+    flush_all(w);
+    return w;
+}
+
+Test(clean, expired_segments_go_and_queues_follow)
+{
+    struct world *w = with_segments("expired");
+    uint64_t removed;
+    char path[1024];
+    cr_assert_eq(zs_clean(w->st, &removed), ZR_OK);
+    cr_assert_eq(removed, 0);
+    make_old(w, 0);
+    make_old(w, 65536);
+    make_old(w, 4 * 65536); /* behind one that is not old: stays */
+    cr_assert_eq(zs_clean(w->st, &removed), ZR_OK);
+    file_path(w, path, "commitlog/00000000000000065536");
+    cr_assert_eq(file_size_of(path), -1);
+    file_path(w, path, "commitlog/00000000000000131072");
+    cr_assert_eq(file_size_of(path), 65536);
+    int64_t min = min_of(w, "T", 0);
+    cr_assert_gt(min, 150);
+    cr_assert_eq(read_all(w, "T", 0, 500), 500 - min);
+    cr_assert_eq(min_of(w, "Old", 0), 20); /* all gone, the offset kept */
+    cr_assert_eq(max_of(w, "Old", 0), 20);
+    struct answer a;
+    cr_assert_eq(read_at(w, "T", 0, 3, 32, &a), ZR_OK);
+    cr_assert_eq(a.r.what, ZR_READ_OFFSET_TOO_SMALL);
+    cr_assert_eq(a.r.next_offset, min);
+    file_path(w, path, "consumequeue/T/0/00000000000000000000");
+    cr_assert_eq(file_size_of(path), -1);
+    put_many(w, "Old", 0, 1, 500);
+    cr_assert_eq(read_all(w, "Old", 0, 500), 1);
+    for (int kill = 0; kill < 2; kill++) {
+        if (kill) w = world_kill(w);
+        else {
+            world_close(w);
+            cr_assert_eq(world_open(w), ZR_OK);
+        }
+        cr_assert_eq(min_of(w, "T", 0), min);
+        cr_assert_eq(max_of(w, "T", 0), 500);
+        cr_assert_eq(min_of(w, "Old", 0), 20);
+        cr_assert_eq(max_of(w, "Old", 0), 21);
+        cr_assert_eq(read_all(w, "T", 0, 500), 500 - min);
+    }
+    struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
+    zs_info(w->st, &info);
+    cr_assert_eq(info.positions.begin, 131072);
+    cr_assert_gt(info.earliest_ms, 0);
+    cr_assert_eq(info.n_topics, 2);
+    cr_assert_eq(info.n_queues, 2);
+    world_end(w);
+}
+
+Test(clean, the_last_segment_is_never_deleted)
+{
+    struct world *w = world_new("never");
+    uint64_t removed;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 10, 500);
+    flush_all(w);
+    make_old(w, 0);
+    cr_assert_eq(zs_clean(w->st, &removed), ZR_OK);
+    cr_assert_eq(removed, 0);
+    cr_assert_eq(read_all(w, "T", 0, 500), 10);
+    world_end(w);
+}
+
+Test(clean, the_timer_deletes_in_its_hour_or_when_the_disk_is_full)
+{
+    struct world *w = with_segments("timer");
+    make_old(w, 0);
+    world_fire(w);
+    cr_assert_eq(min_of(w, "Old", 0), 0, "not its hour");
+    w->used = 0.8; /* above ratio_clean: expired ones at any hour */
+    world_fire(w);
+    cr_assert_eq(min_of(w, "Old", 0), 20);
+    int64_t min = min_of(w, "T", 0);
+    w->used = 0.87; /* above ratio_force, but not allowed */
+    world_fire(w);
+    cr_assert_eq(min_of(w, "T", 0), min);
+    w->conf.clean_forcibly = 1;
+    w->conf.delete_hours = 0xFFFFFF;
+    zs_retune(w->st, &w->conf);
+    world_fire(w);
+    cr_assert_gt(min_of(w, "T", 0), min);
+    cr_assert_gt(read_all(w, "T", 0, 500), 0);
+    world_end(w);
+}
+
+Test(clean, a_disk_that_is_too_full_refuses_and_takes_again)
+{
+    struct world *w = world_new("refuse");
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 3, 100);
+    w->used = 0.95;
+    world_fire(w);
+    cr_assert_eq(put_one(w, "T", 0, "x", NULL).status, ZR_EFULL);
+    cr_assert_eq(read_all(w, "T", 0, 100), 3);
+    w->used = 0.5;
+    world_fire(w);
+    cr_assert_eq(put_one(w, "T", 0, "x", NULL).status, ZR_OK);
+    world_end(w);
+}

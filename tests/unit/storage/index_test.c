@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The index by key: found, found again after every kind of stop, and files as RocketMQ lays them out. */
+#include "host.h"
+#include <dirent.h>
+
+static struct zr_put put_key(struct world *w, int i)
+{
+    char props[128];
+    snprintf(props, sizeof props, "UNIQ_KEY\001U%d\002KEYS\001K%d Same\002", i, i);
+    return put_one(w, "T", i % 3, "body", props);
+}
+
+static int32_t ask(struct world *w, const char *key, int64_t *phys, uint32_t cap)
+{
+    return zs_find_key(w->st, zl_str("T"), zl_str(key), 0, 0, INT64_MAX, phys, cap);
+}
+
+static void expect_key(struct world *w, const char *format, int i, int64_t phys)
+{
+    int64_t found[64];
+    char key[64];
+    snprintf(key, sizeof key, format, i);
+    int32_t n = ask(w, key, found, 64);
+    uint32_t there = 0;
+    for (int32_t k = 0; k < n; k++) there |= found[k] == phys;
+    cr_assert(there, "%s: %d found, none at %lld: %s", key, n, (long long)phys, w->lines);
+}
+
+Test(index, every_key_finds_its_message)
+{
+    struct world *w = world_new("keys");
+    int64_t phys[300], found[64];
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 300; i++) phys[i] = put_key(w, i).physical_offset; /* 900 keys: several files */
+    for (int i = 0; i < 300; i++) {
+        expect_key(w, "U%d", i, phys[i]);
+        expect_key(w, "K%d", i, phys[i]);
+    }
+    cr_assert_eq(ask(w, "Same", found, 64), 64);
+    cr_assert_eq(found[0], phys[299]); /* newest first */
+    for (int i = 1; i < 64; i++) cr_assert_lt(found[i], found[i - 1]);
+    cr_assert_eq(ask(w, "Never", found, 64), 0);
+    char path[1024];
+    file_path(w, path, "index");
+    cr_assert_geq(count_files(path), 3);
+    world_end(w);
+}
+
+Test(index, keys_survive_stop_and_kill)
+{
+    struct world *w = world_new("survive");
+    int64_t phys[400];
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < 100; i++) phys[round * 100 + i] = put_key(w, round * 100 + i).physical_offset;
+        if (round & 1) {
+            w = world_kill(w);
+        } else {
+            int64_t found[4];
+            ask(w, "U1", found, 4); /* let it be indexed, so that the stop has something to write */
+            world_close(w);
+            cr_assert_eq(world_open(w), ZR_OK);
+        }
+        for (int i = 0; i < (round + 1) * 100; i++) expect_key(w, "U%d", i, phys[i]);
+    }
+    int64_t found[1024];
+    int32_t n = ask(w, "Same", found, 1024);
+    cr_assert_eq(n, 400, "%d: none twice, none missing", n);
+    world_end(w);
+}
+
+Test(index, damaged_or_missing_files_are_made_anew)
+{
+    for (int what = 0; what < 4; what++) {
+        struct world *w = world_new("damage");
+        int64_t phys[80];
+        char dir[1024], path[2048], name[64] = "";
+        w->conf.index_slots = 64;
+        w->conf.index_entries = 1000;
+        cr_assert_eq(world_open(w), ZR_OK);
+        for (int i = 0; i < 80; i++) phys[i] = put_key(w, i).physical_offset;
+        world_close(w);
+        file_path(w, dir, "index");
+        DIR *d = opendir(dir);
+        for (struct dirent *e; (e = readdir(d));)
+            if (e->d_name[0] != '.' && strcmp(e->d_name, name) > 0) snprintf(name, sizeof name, "%s", e->d_name);
+        closedir(d);
+        snprintf(path, sizeof path, "%s/%s", dir, name);
+        uint8_t zeros[200] = { 0 };
+        switch (what) {
+        case 0: remove(path); break;                                                   /* the newest file */
+        case 1: file_write(path, 24, zeros, 16); break;                                /* its count and end */
+        case 2: file_write(path, 40 + 4 * 64 + 20 * 100, zeros, 200); break;           /* entries in its middle */
+        default: cr_assert_eq(truncate(path, 1000), 0);
+        }
+        if (what == 2) { /* seen only when the entries are read, that is after a kill */
+            char abort_path[1024];
+            file_path(w, abort_path, "abort");
+            FILE *f = fopen(abort_path, "w");
+            fclose(f);
+        }
+        cr_assert_eq(world_open(w), ZR_OK);
+        for (int i = 0; i < 80; i++) expect_key(w, "U%d", i, phys[i]);
+        world_end(w);
+    }
+}
+
+Test(index, the_file_is_laid_out_as_rocketmq_does)
+{
+    struct world *w = world_new("layout");
+    char dir[1024], path[2048];
+    atomic_store(&w->wall, 1700000000123);
+    cr_assert_eq(world_open(w), ZR_OK);
+    struct zr_put a = put_one(w, "T", 0, "x", "UNIQ_KEY\001one\002");
+    int64_t found[4];
+    atomic_store(&w->wall, 1700000005123);
+    struct zr_put b = put_one(w, "T", 0, "x", "UNIQ_KEY\001two\002KEYS\001a  b\002");
+    cr_assert_eq(ask(w, "b", found, 4), 1);
+    world_close(w);
+    file_path(w, dir, "index");
+    DIR *d = opendir(dir);
+    struct dirent *e;
+    while ((e = readdir(d)) && e->d_name[0] == '.') {}
+    cr_assert_not_null(e);
+    cr_assert_eq(strlen(e->d_name), 17);
+    snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
+    closedir(d);
+    cr_assert_eq(file_size_of(path), 40 + 4 * 128 + 20 * 256);
+    uint8_t h[40], x[20], s[4];
+    file_read(path, 0, h, 40);
+    cr_assert_eq((int64_t)zl_load64(h), a.store_ms);
+    cr_assert_eq((int64_t)zl_load64(h + 8), b.store_ms);
+    cr_assert_eq((int64_t)zl_load64(h + 16), a.physical_offset);
+    cr_assert_eq((int64_t)zl_load64(h + 24), b.physical_offset);
+    cr_assert_eq(zl_load32(h + 36), 5); /* the next number: entries 1 to 4 */
+    int32_t hash = zl_java_hash(zl_str("T#two"));
+    if (hash < 0) hash = -hash;
+    file_read(path, 40 + 4 * 128 + 20 * 2, x, 20);
+    cr_assert_eq((int32_t)zl_load32(x), hash);
+    cr_assert_eq((int64_t)zl_load64(x + 4), b.physical_offset);
+    cr_assert_eq(zl_load32(x + 12), 5);
+    file_read(path, 40 + 4 * (hash % 128), s, 4);
+    cr_assert_geq(zl_load32(s), 2);
+    world_end(w);
+}
+
+Test(index, times_bound_a_query)
+{
+    struct world *w = world_new("times");
+    int64_t found[16];
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 10; i++) {
+        atomic_store(&w->wall, 1700000000000 + i * 10000);
+        put_one(w, "T", 0, "x", "KEYS\001same\002");
+    }
+    int32_t n = zs_find_key(w->st, zl_str("T"), zl_str("same"), 0, 0, INT64_MAX, found, 16);
+    cr_assert_eq(n, 10, "%d: %s", n, w->lines);
+    cr_assert_eq(zs_find_key(w->st, zl_str("T"), zl_str("same"), 0, 1700000030000, 1700000050000, found, 16), 3);
+    cr_assert_eq(zs_find_key(w->st, zl_str("T"), zl_str("same"), 0, 1700000100000, INT64_MAX, found, 16), 0);
+    world_end(w);
+}
+
+Test(index, a_store_without_an_index_says_so)
+{
+    struct world *w = world_new("none");
+    int64_t found[4];
+    w->conf.index = 0;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_key(w, 1);
+    cr_assert_eq(ask(w, "U1", found, 4), ZR_ENOTSUP);
+    world_close(w);
+    w->conf.index = 1; /* switched on later: what is there is indexed too */
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(ask(w, "U1", found, 4), 1);
+    world_end(w);
+}
