@@ -281,7 +281,7 @@ CASE(bad_frame_closes_only_its_connection)
     struct rig *r = rig_make(f, NULL);
     int good = client(r, 0), bad = client(r, 0);
     echo_small(good, 1);
-    put(bad, "\x00\xff\xff\xff" "e", 5); /* within what a transport allows */
+    put(bad, "\x00\xff\x00\x00" "e", 5); /* long, but within what is allowed: it is waited for */
     put(bad, "x", 1);
     echo_small(good, 2);
     close(bad);
@@ -504,6 +504,7 @@ CASE(senders_are_not_interleaved)
     int fd = client(r, 0);
     struct sender senders[SENDERS];
     uint32_t next[SENDERS] = { 0 };
+    r->e.keep = 1;
     echo_small(fd, 1);
     for (uint8_t i = 0; i < SENDERS; i++) {
         senders[i] = (struct sender){ .r = r, .conn = r->e.all->conn, .id = i };
@@ -527,6 +528,8 @@ CASE(senders_are_not_interleaved)
         cr_assert_eq(senders[i].refused, 0u);
     }
     close(fd);
+    EVENTUALLY(atomic_load(&r->e.closed) == 1);
+    r->m.t->release(r->m.inst, r->e.all->conn);
     rig_end(r);
 }
 
