@@ -332,8 +332,14 @@ void zk_broker_start(void)
 {
     for (uint32_t i = 0; i < sizeof ticks / sizeof ticks[0]; i++)
         tick_set(&ticks[i]);
+    pthread_rwlock_rdlock(&zb.topics_lock); /* requests come already */
+    uint64_t n_topics = zb.topics.n;
+    pthread_rwlock_unlock(&zb.topics_lock);
+    pthread_rwlock_rdlock(&zb.groups_lock);
+    uint64_t n_groups = zb.groups.n;
+    pthread_rwlock_unlock(&zb.groups_lock);
     zk_log(ZR_LOG_INFO, "broker %.*s of cluster %.*s at %s: %llu topics, %llu groups, %s flush", (int)zb.id.name.len, zb.id.name.ptr,
-           (int)zb.id.cluster.len, zb.id.cluster.ptr, zb.addr_text, (unsigned long long)zb.topics.n, (unsigned long long)zb.groups.n, zb.sync ? "sync" : "async");
+           (int)zb.id.cluster.len, zb.id.cluster.ptr, zb.addr_text, (unsigned long long)n_topics, (unsigned long long)n_groups, zb.sync ? "sync" : "async");
     if (strncmp(zb.ip1, "127.", 4) == 0 || strcmp(zb.ip1, "::1") == 0)
         zk_log(ZR_LOG_INFO, "the address %s can be reached from this machine only; clients elsewhere need ip1 (brokerIP1)", zb.ip1);
     zb_announce(NULL, 0, NULL, NULL);
