@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* nsaddr.c - one HTTP/1.0 GET for the name servers' addresses. The answer is read into a buffer of fixed size up to its end
- * (HTTP/1.0: the server closes); every wait ends at one deadline. */
+/* nsaddr.c - one HTTP/1.0 GET for the name servers' addresses. The answer is read into a buffer of fixed size up to its end: its
+ * Content-Length, or the server's closing (HTTP/1.0), whichever is first; every wait ends at one deadline. */
 #include "zl/nsaddr.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -117,15 +117,33 @@ static zr_status send_all(int fd, const char *bytes, uint64_t len, int64_t deadl
     return ZR_OK;
 }
 
-/* Reads to the end of the stream. */
+/* Is this a whole answer by its Content-Length? */
+static uint32_t is_whole(const char *text, uint64_t len)
+{
+    static const char name[] = "\r\ncontent-length:";
+    const char *body = memmem(text, len, "\r\n\r\n", 4);
+    if (!body) return 0;
+    for (const char *at = text; (uint64_t)(body - at) >= sizeof(name) - 1; at++) {
+        if (strncasecmp(at, name, sizeof(name) - 1) != 0) continue;
+        const char *value = at + sizeof(name) - 1, *end = memchr(value, '\r', (uint64_t)(body + 1 - value));
+        int64_t want;
+        return zl_parse_i64(zl_trim((struct zr_str){ value, (uint64_t)(end - value) }), &want) == ZR_OK && want >= 0 &&
+               len - (uint64_t)(body + 4 - text) >= (uint64_t)want;
+    }
+    return 0;
+}
+
+/* Reads to the end of the answer. */
 static zr_status read_all(int fd, char *to, uint64_t cap, uint64_t *ret_len, int64_t deadline)
 {
     *ret_len = 0;
     for (;;) {
         if (*ret_len == cap) return ZR_EFULL;
         ssize_t n = recv(fd, to + *ret_len, cap - *ret_len, 0);
-        if (n > 0) *ret_len += (uint64_t)n;
-        else if (n == 0) return ZR_OK;
+        if (n > 0) {
+            *ret_len += (uint64_t)n;
+            if (is_whole(to, *ret_len)) return ZR_OK;
+        } else if (n == 0) return ZR_OK;
         else if (errno == EAGAIN) {
             zr_status st = await(fd, POLLIN, deadline);
             if (st != ZR_OK) return st;
