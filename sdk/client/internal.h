@@ -130,7 +130,8 @@ struct zc_client {
     pthread_t service;
     pthread_mutex_t lock; /* guards what follows; the service thread holds it only while it decides what to do */
     pthread_cond_t wake;
-    uint32_t stop, want_rebalance, want_heartbeat, started;
+    uint32_t stop, want_rebalance, want_heartbeat;
+    atomic_uint again; /* a timer for another rebalance is under way: there is at most one */
     struct zc_producer *producers;
     struct zc_consumer *consumers;
     /* LOCKING: members guards the two lists; taken by the service thread for a whole round of heartbeats or rebalances, so

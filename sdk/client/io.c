@@ -5,8 +5,8 @@
  * the I/O thread sends the rest, reads answers, and ends what ran out of time. What stays true:
  *   1. A request under way is in `table` from before its frame is written until exactly one of (answer, timeout, loss, close)
  *      takes it out; whoever takes it out completes it, with no lock held.
- *   2. A synchronous request lives on its caller's stack. The caller returns only after it, or the completer's sem_post, took
- *      the request out.
+ *   2. A synchronous request lives on its caller's stack. The caller returns only after it took the request out itself, or saw
+ *      `done`, which is the last thing the completer writes.
  *   3. A connection's descriptor is closed when its last reference goes; `dead` is set before, under its lock, and then
  *      nothing is written to it any more.
  *   4. Only the I/O thread reads, and only it removes a connection from the list.
@@ -20,12 +20,13 @@
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <semaphore.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <linux/futex.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -40,7 +41,7 @@ struct pending {
     int32_t opaque;
     zc_on_answer on_answer; /* NULL: synchronous */
     void *ctx;
-    sem_t done;
+    _Atomic uint32_t done; /* synchronous: a futex, 1 when completed */
     struct zc_response *response; /* synchronous: the answer, or NULL with err */
     struct zc_err err;
 };
@@ -257,7 +258,19 @@ static void pending_complete(struct pending *p, struct zc_response *response, co
     }
     p->response = response;
     if (err) p->err = *err;
-    sem_post(&p->done);
+    atomic_store(&p->done, 1);
+    /* The caller may be gone by now: waking an address whose memory serves something else is harmless. */
+    syscall(SYS_futex, &p->done, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* Waits until p is completed, or (until given) that moment of the monotonic clock. 0: completed. */
+static int pending_wait(struct pending *p, const struct timespec *until)
+{
+    while (!atomic_load(&p->done)) {
+        long rc = syscall(SYS_futex, &p->done, FUTEX_WAIT_BITSET_PRIVATE, 0, until, NULL, FUTEX_BITSET_MATCH_ANY);
+        if (rc < 0 && errno == ETIMEDOUT) return atomic_load(&p->done) ? 0 : -1;
+    }
+    return 0;
 }
 
 static void fail_all(struct zc_io *io, const struct zc_conn *conn, const struct zc_err *err)
@@ -652,7 +665,6 @@ int zc_io_call(struct zc_io *io, const char *addr, const struct zc_request *requ
     struct pending p = { 0 };
     struct zc_conn *conn = NULL;
     *ret = NULL;
-    sem_init(&p.done, 0, 0);
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += timeout_ms / 1000;
@@ -660,7 +672,7 @@ int zc_io_call(struct zc_io *io, const char *addr, const struct zc_request *requ
     if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
     int rc = start(io, addr, request, &p, &conn, err);
     if (rc == 0) {
-        while ((rc = sem_clockwait(&p.done, CLOCK_MONOTONIC, &until)) < 0 && errno == EINTR) {}
+        rc = pending_wait(&p, &until);
         if (rc < 0 && table_take(io, p.opaque, &p)) {
             rc = zc_fail(err, ZC_ETIMEOUT, "no answer from %s within %d ms", addr, timeout_ms);
             pthread_mutex_lock(&conn->lock);
@@ -668,13 +680,12 @@ int zc_io_call(struct zc_io *io, const char *addr, const struct zc_request *requ
             pthread_mutex_unlock(&conn->lock);
             if (stuck) conn_kill(io, conn);
         } else {
-            if (rc < 0) while (sem_wait(&p.done) < 0 && errno == EINTR) {}
+            if (rc < 0) pending_wait(&p, NULL); /* somebody is completing it just now */
             *ret = p.response;
             rc = p.response ? ZC_OK : zc_fail(err, p.err.code, "%s", p.err.text);
         }
         conn_release(conn);
     }
-    sem_destroy(&p.done);
     return rc;
 }
 

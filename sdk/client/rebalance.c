@@ -9,7 +9,8 @@
 #define CODE_CONSUMER_LIST 38
 #define CODE_LOCK 41
 #define CODE_UNLOCK 42
-#define AGAIN_MS 1000 /* after a rebalance that could not be finished */
+#define AGAIN_MS 1000    /* after a rebalance that could not be finished */
+#define NO_ROUTE_MS 5000 /* while a topic does not exist yet */
 
 void zc_allocate_averagely(uint32_t index, uint32_t n_clients, uint32_t n, uint32_t *ret_first, uint32_t *ret_count)
 {
@@ -238,35 +239,42 @@ static uint32_t take_queue(struct zc_consumer *c, const struct zc_queue *queue)
     return 1;
 }
 
-/* 0: something could not be done now. */
-static uint32_t rebalance_topic(struct zc_consumer *c, const char *topic)
+/* 0, or the milliseconds after which what could not be done now is worth another try. */
+static int32_t rebalance_topic(struct zc_consumer *c, const char *topic)
 {
     struct zc_view *view;
     uint32_t first = 0, count = 0, n_clients = 0, done = 1;
-    if (zc_routes_get(c->client, topic, 0, 0, &view, NULL)) return strncmp(topic, "%RETRY%", 7) == 0;
+    if (zc_routes_get(c->client, topic, 0, 0, &view, NULL)) return strncmp(topic, "%RETRY%", 7) == 0 ? 0 : NO_ROUTE_MS;
     if (c->options.model == ZC_BROADCASTING) {
         count = view->n_read;
     } else {
         int64_t place = place_in_group(c, view, &n_clients);
-        if (place < 0) return zc_view_release(view), 0;
+        if (place < 0) { /* the topic's brokers may be new to us, or may have been restarted: they have to hear of us first */
+            zc_client_heartbeat(c->client);
+            place = place_in_group(c, view, &n_clients);
+        }
+        if (place < 0) return zc_view_release(view), AGAIN_MS;
         zc_allocate_averagely((uint32_t)place, n_clients, view->n_read, &first, &count);
     }
     drop_all(c, take_dropped(c, topic, view->read + first, count));
     for (uint32_t i = first; i < first + count; i++)
         if (!have_queue(c, &view->read[i])) done &= take_queue(c, &view->read[i]);
     zc_view_release(view);
-    return done;
+    return done ? 0 : AGAIN_MS;
 }
 
 static void again(void *ctx, const struct zc_response *response, const struct zc_err *err)
 {
+    struct zc_client *client = ctx;
     (void)response;
-    if (err->code == ZC_ETIMEOUT) zc_client_wake(ctx, 1, 0);
+    atomic_store(&client->again, 0);
+    if (err->code == ZC_ETIMEOUT) zc_client_wake(client, 1, 0);
 }
 
 void zc_consumer_rebalance(struct zc_consumer *c)
 {
-    uint32_t n = 0, done = 1;
+    uint32_t n = 0;
+    int32_t again_ms = 0;
     if (!c->started) return;
     pthread_mutex_lock(&c->lock);
     for (struct zc_sub *s = c->subs; s; s = s->next) n++;
@@ -274,7 +282,10 @@ void zc_consumer_rebalance(struct zc_consumer *c)
     n = 0;
     for (struct zc_sub *s = c->subs; s && topics; s = s->next) memcpy(topics[n++], s->topic, ZC_NAME_MAX);
     pthread_mutex_unlock(&c->lock);
-    for (uint32_t i = 0; i < n; i++) done &= rebalance_topic(c, topics[i]);
+    for (uint32_t i = 0; i < n; i++) {
+        int32_t ms = rebalance_topic(c, topics[i]);
+        if (ms && (!again_ms || ms < again_ms)) again_ms = ms;
+    }
     free(topics);
-    if (!done) zc_io_after(c->client->io, AGAIN_MS, again, c->client);
+    if (again_ms && !atomic_exchange(&c->client->again, 1) && zc_io_after(c->client->io, again_ms, again, c->client)) atomic_store(&c->client->again, 0);
 }
