@@ -19,8 +19,7 @@ Test(fault, a_full_disk_loses_nothing_and_leaves_no_gap)
         w->conf.index = 0;
         cr_assert_eq(world_open(w), ZR_OK);
         put_many(w, "T", 0, 4, 100);
-        snprintf(w->fault_path, sizeof w->fault_path, "commitlog");
-        atomic_store(&w->disk_left, left);
+        world_space(w, left, "commitlog");
         char body[101] = { 0 };
         struct zr_msg m[3];
         struct zr_put p[3] = { [0 ... 2] = { .hdr = ZR_HDR(struct zr_put, 0) } };
@@ -61,8 +60,7 @@ Test(fault, a_torn_write_that_cannot_be_cleaned_bars_appends_until_it_can)
     w->conf.index = 0;
     cr_assert_eq(world_open(w), ZR_OK);
     put_many(w, "T", 0, 4, 100);
-    snprintf(w->fault_path, sizeof w->fault_path, "commitlog");
-    atomic_store(&w->disk_left, 200); /* one whole record of the next two gets through */
+    world_space(w, 200, "commitlog"); /* one whole record of the next two gets through */
     struct zr_msg m[2] = { msg_of("T", 0, "a", 1, NULL), msg_of("T", 0, "b", 1, NULL) };
     char body[100] = { 'z' };
     m[0].body = m[1].body = (struct zr_span){ (uint8_t *)body, 100 };
@@ -70,7 +68,7 @@ Test(fault, a_torn_write_that_cannot_be_cleaned_bars_appends_until_it_can)
     int64_t end;
     /* the first write is short, the second and all after it (the cleaning too) fail */
     atomic_store(&w->fault[OP_PWRITE].calls, 0);
-    w->fault[OP_PWRITE].error = EIO;
+    atomic_store(&w->fault[OP_PWRITE].error, EIO);
     atomic_store(&w->fault[OP_PWRITE].after, 1);
     zs_append(w->st, m, 2, p, &end);
     cr_assert_eq(p[0].status, ZR_EIO);

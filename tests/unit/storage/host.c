@@ -152,10 +152,24 @@ static zr_status work_join(const struct zr_host *host, uint64_t id)
 
 static const struct zr_io_v1 *real(void) { return zl_io_posix(); }
 
+static uint32_t path_hit(struct world *w, const char *path)
+{
+    pthread_mutex_lock(&w->lock);
+    uint32_t hit = !w->fault_path[0] || (path && strstr(path, w->fault_path));
+    pthread_mutex_unlock(&w->lock);
+    return hit;
+}
+static void path_set(struct world *w, const char *part)
+{
+    pthread_mutex_lock(&w->lock);
+    snprintf(w->fault_path, sizeof w->fault_path, "%s", part ? part : "");
+    pthread_mutex_unlock(&w->lock);
+}
+
 /* 0: go on; else the error. */
 static int64_t trip(struct world *w, enum op op, const char *path)
 {
-    if (w->fault_path[0] && (!path || !strstr(path, w->fault_path))) return 0;
+    if (!path_hit(w, path)) return 0;
     int64_t n = atomic_fetch_add(&w->fault[op].calls, 1), after = atomic_load(&w->fault[op].after);
     return after >= 0 && n >= after ? -w->fault[op].error : 0;
 }
@@ -188,7 +202,7 @@ static int64_t io_pread(void *self, int32_t fd, void *buf, uint64_t len, int64_t
 static uint64_t take_space(struct world *w, int32_t fd, uint64_t len)
 {
     int64_t left = atomic_load(&w->disk_left);
-    if (left < 0 || (w->fault_path[0] && !strstr(path_of(w, fd), w->fault_path))) return len;
+    if (left < 0 || !path_hit(w, path_of(w, fd))) return len;
     uint64_t n = len < (uint64_t)left ? len : (uint64_t)left;
     atomic_fetch_sub(&w->disk_left, (int64_t)n);
     return n;
@@ -409,17 +423,23 @@ struct world *world_kill(struct world *w)
 
 void world_fault(struct world *w, enum op op, int64_t after, int64_t error, const char *part)
 {
-    snprintf(w->fault_path, sizeof w->fault_path, "%s", part ? part : "");
+    path_set(w, part);
     atomic_store(&w->fault[op].calls, 0);
-    w->fault[op].error = error;
+    atomic_store(&w->fault[op].error, error);
     atomic_store(&w->fault[op].after, after);
+}
+
+void world_space(struct world *w, int64_t left, const char *part)
+{
+    path_set(w, part);
+    atomic_store(&w->disk_left, left);
 }
 
 void world_mend(struct world *w)
 {
     for (int i = 0; i < N_OPS; i++) atomic_store(&w->fault[i].after, -1);
     atomic_store(&w->disk_left, -1);
-    w->fault_path[0] = 0;
+    path_set(w, NULL);
 }
 
 uint32_t world_said(struct world *w, const char *part)
@@ -629,3 +649,28 @@ void remove_tree(const char *dir)
     closedir(d);
     rmdir(dir);
 }
+
+#ifdef __SANITIZE_THREAD__
+#include <sys/wait.h>
+struct plain_test *plain_tests;
+int main(void)
+{
+    uint32_t n = 0, failed = 0;
+    for (struct plain_test *t = plain_tests; t; t = t->next, n++) {
+        int status = 1;
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0) {
+            alarm(100);
+            t->run();
+            exit(0);
+        }
+        if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0) {
+            printf("failed: %s (%d)\n", t->name, status);
+            failed++;
+        }
+    }
+    printf("%u tests, %u failed\n", n, failed);
+    return failed != 0;
+}
+#endif

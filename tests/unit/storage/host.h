@@ -5,7 +5,11 @@
  * the page cache, and opens the copy. Timers fire only when a test says so. Everything is ended by world_end. */
 #ifndef STORAGE_TEST_HOST_H
 #define STORAGE_TEST_HOST_H
+#ifdef __SANITIZE_THREAD__
+#include "plain.h"
+#else
 #include <criterion/criterion.h>
+#endif
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -38,12 +42,12 @@ struct world {
     /* faults: calls of an op fail with error once `after` of them went through; only on paths with part in them */
     struct {
         _Atomic int64_t after; /* -1: no fault */
-        int64_t error;
+        _Atomic int64_t error;
         _Atomic int64_t calls;
     } fault[N_OPS];
-    char fault_path[64];
+    char fault_path[64]; /* under lock */
     _Atomic int64_t disk_left; /* bytes that can still be written; -1: no limit */
-    double used;               /* of the disk, 0: as it is */
+    _Atomic double used;       /* of the disk, 0: as it is */
     char fd_path[4096][160];
     /* one timer is enough */
     void (*timer_fn)(void *);
@@ -61,6 +65,7 @@ struct world *world_kill(struct world *w); /* a copy of the folder as it is now,
 struct world *world_copy(struct world *w); /* a copy of the folder as it is now, not open; the old one goes on */
 void world_fire(struct world *w);       /* runs the timer that is set */
 void world_fault(struct world *w, enum op op, int64_t after, int64_t error, const char *part);
+void world_space(struct world *w, int64_t left, const char *part); /* the disk takes that many bytes more in such files */
 void world_mend(struct world *w);       /* no fault any more */
 uint32_t world_said(struct world *w, const char *part);
 void world_quiet(struct world *w);      /* forgets what was said */
