@@ -109,7 +109,7 @@ static int run_consumer(struct zc_client *client, const struct args *a)
 static int args_read(struct args *a, int argc, char **argv)
 {
     const char *env = getenv("NAMESRV_ADDR");
-    const char *fallback = getenv("ROCKETMQ_NAMESRV_DOMAIN") ? NULL : "127.0.0.1:9876"; /* NULL: the client asks the address server */
+    const char *domain = getenv("ROCKETMQ_NAMESRV_DOMAIN"), *fallback = domain && *domain ? NULL : "127.0.0.1:9876"; /* NULL: the client asks the address server */
     *a = (struct args){ .namesrv = env && *env ? env : fallback, .topic = TOPIC, .count = -1 };
     for (int i = 2; i < argc; i += 2) {
         if (i + 1 >= argc || argv[i][0] != '-' || !argv[i][1] || argv[i][2]) return 2;
