@@ -31,7 +31,7 @@ const struct zr_option ns_options[] = {
     ROW_I64(max_entries, "max_entries", "20000000", "1", "1000000000", NULL, 0, "Most (topic, broker) pairs in the tables; 24 bytes each."),
     ROW_I64(route_cache_bytes, "route_cache", "64 MiB", "0", "64 GiB", "bytes", ZR_OPT_LIVE, "Memory for ready-made route answers."),
     ZR_OPTION_ROW(struct ns_settings, kv_path, "kv_path", ZR_OPT_STR, 0, "namesrv/kvConfig.json", NULL, NULL, NULL,
-                  "Document of the KV configuration, below the data directory. A file elsewhere is taken over once, then kept in the default place."),
+                  "Document of the KV configuration, below the data directory. A file elsewhere is taken over, then kept there by its name."),
     ZR_OPTION_ROW(struct ns_settings, config_path, "config_path", ZR_OPT_STR, 0, "namesrv/namesrv.properties", NULL, NULL, NULL,
                   "Document of what request 318 changed, relative to the data directory."),
 };

@@ -258,7 +258,7 @@ static zr_status ns_raise(const struct zr_host *host, zr_status status, const ch
 
 static uint32_t path_ok(struct zr_str path)
 {
-    if (path.len == 0 || path.len > 1024)
+    if (path.len == 0 || path.len > 1024 || path.ptr[path.len - 1] == '/')
         return 0;
     for (uint64_t i = 0; i + 1 < path.len; i++)
         if (path.ptr[i] == '.' && path.ptr[i + 1] == '.')
@@ -276,23 +276,25 @@ static zr_status ns_check(const struct zr_host *host, const void *settings)
     return ZR_OK;
 }
 
-/* Documents live below the data directory. An absolute path (namesrv.conf has such) counts when it points there; else the default
- * name is used, and ns_kv_load takes the file over. */
-static struct zr_str path_below(const struct zr_host *host, struct zr_str path, const char *dflt)
+/* Documents live below the data directory. An absolute path (namesrv.conf has such) counts when it points there; else the file's
+ * name is taken, and ns_kv_load takes its contents over. */
+static struct zr_str path_below(const struct zr_host *host, struct zr_str path)
 {
-    uint64_t len = strlen(host->data_dir);
+    uint64_t len = strlen(host->data_dir), base = path.len;
     if (path.ptr[0] != '/')
         return path;
     if (path.len > len + 1 && memcmp(path.ptr, host->data_dir, len) == 0 && path.ptr[len] == '/')
         return (struct zr_str){ path.ptr + len + 1, path.len - len - 1 };
-    return zl_str(dflt);
+    while (path.ptr[base - 1] != '/')
+        base--;
+    return (struct zr_str){ path.ptr + base, path.len - base };
 }
 
 static void settings_take(struct zr_inst *inst, const struct ns_settings *settings)
 {
     inst->set = *settings;
-    inst->set.kv_path = path_below(inst->host, settings->kv_path, "namesrv/kvConfig.json");
-    inst->set.config_path = path_below(inst->host, settings->config_path, "namesrv/namesrv.properties");
+    inst->set.kv_path = path_below(inst->host, settings->kv_path);
+    inst->set.config_path = path_below(inst->host, settings->config_path);
     inst->kv_given = settings->kv_path;
 }
 

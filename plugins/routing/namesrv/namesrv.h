@@ -4,7 +4,9 @@
  *   namesrv.c   the plugin: options, life, session hook, expiry timer, zarya.registry/1
  *   requests.c  the request codes: fields in, answers out
  *   body.c      bodies of registrations: JSON of both ages, zlib-deflated
- *   tables.c    topics, brokers, clusters, live entries, graves; everything that changes them
+ *   tables.c    topics, brokers, clusters, live entries, graves
+ *   register.c  what brokers say to them, and how brokers end
+ *   tools.c     what tools change in them
  *   route.c     answers built from the tables, and the cache of route answers
  *   kv.c        the KV configuration and its document
  *   conf.c      the options that requests 318 and 319 show and change
@@ -12,7 +14,8 @@
  * LOCKING
  *   inst->lock (rwlock)  guards every table, the KV configuration and the settings in force. Held for microseconds; a long
  *                        registration takes it anew for each NS_CHUNK topics. Writers go first.
- *   inst->order (mutex)  one registration is applied at a time, so that an older one cannot overwrite a newer one half-way.
+ *   inst->order (mutex)  one registration (or sweep of a broker that left) at a time, so that an older one cannot overwrite a newer one
+ *                        half-way. Also held by whoever makes topics.
  *   stripe->mutex        guards cached bodies of the topics in the stripe, and the stripe's ring. Taken with lock held.
  *   inst->small (mutex)  guards KV saving and the count of jobs; with the condition inst->changed.
  *   Order: order, lock, stripe. small is taken alone. None is held during a call to the host. */
@@ -69,10 +72,13 @@ struct ns_broker { /* a broker name: a master and its slaves */
     uint64_t uid; /* tells two lives of one name apart */
     struct zr_str cluster, zone; /* zone.ptr NULL: none was given */
     struct ns_addr *addrs;       /* by id */
-    uint32_t n_addrs;
+    uint32_t n_addrs; /* 0: leaving, shown nowhere */
     uint32_t acting_master;
     uint32_t n_topics; /* entries in topics */
-    uint32_t reserved;
+    uint32_t rendered;             /* 1: the texts below are there */
+    struct zr_str json[2];         /* its brokerDatas item, by form */
+    struct zr_str queue_head;      /* its queueDatas item up to the value of perm */
+    struct ns_broker *next_leaving;
 };
 struct ns_cluster {
     struct ns_node node;
@@ -149,6 +155,8 @@ struct zr_inst {
     struct zr_str kv_given; /* kv_path as configured */
     struct ns_map topics, brokers, clusters, lives, kv;
     struct ns_topic *grave_first, *grave_last;
+    struct ns_broker *leaving;
+    uint64_t n_filtered; /* live entries with filter servers */
     uint64_t n_entries, n_live_topics, next_uid, kv_bytes;
     uint64_t gen; /* counts changes that any route answer may show: brokers, filter servers, order conf, settings */
     struct ns_body *cluster_info; /* code 106, by gen; under cluster_mutex */
@@ -193,7 +201,7 @@ void ns_content_free(struct ns_content *content);
 struct zr_data_version ns_version_of(const struct zl_json *object);
 void ns_version_print(struct zl_buf *out, const struct zr_data_version *version);
 
-/* ---- tables.c ---- */
+/* ---- tables.c, register.c, tools.c ---- */
 struct ns_registration {
     struct zr_str cluster, broker, addr, ha, zone; /* zone.ptr NULL: none */
     int64_t id, timeout_ms;                        /* 0: the default */
@@ -229,6 +237,9 @@ zr_status ns_route_body(struct zr_inst *inst, struct zr_str topic, uint32_t form
 /* Legacy form, only brokers of the zone; appended to out. */
 zr_status ns_route_zoned(struct zr_inst *inst, struct zr_str topic, struct zr_str zone, struct zl_buf *out);
 zr_status ns_cluster_body(struct zr_inst *inst, struct ns_body **ret);
+/* Prints what route answers repeat of a broker, after any change to it; write lock held. Unrendered ones are printed each time. */
+void ns_broker_render(struct zr_inst *inst, struct ns_broker *broker);
+void ns_broker_unrender(struct ns_broker *broker);
 void ns_body_unref(struct ns_body *body); /* NULL is fine */
 void ns_cache_drop(struct zr_inst *inst, struct ns_topic *topic); /* write lock held */
 void ns_member_group(struct zr_inst *inst, struct zr_str cluster, struct zr_str broker, struct zl_buf *out);

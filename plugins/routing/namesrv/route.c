@@ -44,6 +44,10 @@ static void print_addrs(struct ns_printer *p, const struct ns_broker *broker, ui
 
 static void print_broker(struct ns_printer *p, const struct ns_broker *broker, uint32_t acting)
 {
+    if (broker->rendered && !acting) {
+        zl_jw_raw(&p->w, broker->json[p->form]);
+        return;
+    }
     zl_jw_begin(&p->w, '{');
     print_addrs(p, broker, acting);
     zl_jw_kstr(&p->w, "brokerName", broker->node.key);
@@ -54,15 +58,29 @@ static void print_broker(struct ns_printer *p, const struct ns_broker *broker, u
     zl_jw_end(&p->w, '}');
 }
 
+/* Big routes are mostly these, so all but the numbers is printed beforehand (ns_broker_render). */
 static void print_queues(struct ns_printer *p, const struct ns_queues *queues)
 {
-    zl_jw_begin(&p->w, '{');
-    zl_jw_kstr(&p->w, "brokerName", queues->broker->node.key);
-    zl_jw_ki64(&p->w, "perm", queues->perm);
-    zl_jw_ki64(&p->w, "readQueueNums", queues->read);
-    zl_jw_ki64(&p->w, "topicSysFlag", queues->flag);
-    zl_jw_ki64(&p->w, "writeQueueNums", queues->write);
-    zl_jw_end(&p->w, '}');
+    static const struct zr_str label[] = { ZR_STR(",\"readQueueNums\":"), ZR_STR(",\"topicSysFlag\":"), ZR_STR(",\"writeQueueNums\":") };
+    const int32_t value[] = { queues->perm, queues->read, queues->flag, queues->write };
+    char text[160];
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < 4; i++) {
+        if (i > 0) {
+            memcpy(text + n, label[i - 1].ptr, label[i - 1].len);
+            n += label[i - 1].len;
+        }
+        n += zl_print_i64(text + n, value[i]);
+    }
+    text[n++] = '}';
+    if (queues->broker->rendered) {
+        zl_jw_raw(&p->w, queues->broker->queue_head);
+    } else {
+        zl_jw_raw(&p->w, (struct zr_str)ZR_STR("{\"brokerName\":"));
+        zl_json_quote(p->w.out, queues->broker->node.key);
+        zl_buf_cstr(p->w.out, ",\"perm\":");
+    }
+    zl_buf_add(p->w.out, text, n);
 }
 
 static void print_filters(struct ns_printer *p, const struct ns_broker *broker)
@@ -100,6 +118,36 @@ static void print_mapping(struct ns_printer *p, const struct ns_topic *topic, co
     zl_jw_end(&p->w, '}');
 }
 
+void ns_broker_unrender(struct ns_broker *broker)
+{
+    broker->rendered = 0;
+    free((char *)broker->json[0].ptr);
+    free((char *)broker->json[1].ptr);
+    free((char *)broker->queue_head.ptr);
+    broker->json[0] = broker->json[1] = broker->queue_head = (struct zr_str){ NULL, 0 };
+}
+
+void ns_broker_render(struct zr_inst *inst, struct ns_broker *broker)
+{
+    struct zl_buf buf;
+    zl_buf_init(&buf, NS_BODY_MAX);
+    ns_broker_unrender(broker);
+    for (uint32_t form = 0; form < 2; form++) {
+        struct ns_printer p = { .inst = inst, .form = form };
+        zl_buf_clear(&buf);
+        zl_jw_init(&p.w, &buf, 0);
+        print_broker(&p, broker, 0);
+        broker->json[form] = ns_dup(zl_buf_as_str(&buf));
+    }
+    zl_buf_clear(&buf);
+    zl_buf_cstr(&buf, "{\"brokerName\":");
+    zl_json_quote(&buf, broker->node.key);
+    zl_buf_cstr(&buf, ",\"perm\":");
+    broker->queue_head = ns_dup(zl_buf_as_str(&buf));
+    broker->rendered = !buf.failed && broker->json[0].ptr && broker->json[1].ptr && broker->queue_head.ptr;
+    zl_buf_free(&buf);
+}
+
 /* A group without master shows its least id as master if it said that it may act, and for topics that may not be written. */
 static uint32_t route_acts(const struct zr_inst *inst, const struct ns_topic *topic, const struct ns_queues *queues)
 {
@@ -120,9 +168,12 @@ static uint32_t zone_equal(struct zr_str a, struct zr_str b)
     return 1;
 }
 
-/* zone.len 0: no filter. A broker without a master is in every zone (as answered: an acting master is one). */
-static uint32_t zone_keeps(const struct zr_inst *inst, const struct ns_topic *topic, const struct ns_queues *queues, struct zr_str zone)
+/* Is the entry shown? Not when its broker is leaving, nor outside the zone (zone.len 0: no zone asked for). A broker without a
+ * master is in every zone (as answered: an acting master is one). */
+static uint32_t route_shows(const struct zr_inst *inst, const struct ns_topic *topic, const struct ns_queues *queues, struct zr_str zone)
 {
+    if (queues->broker->n_addrs == 0)
+        return 0;
     if (zone.len == 0 || (!ns_broker_addr(queues->broker, 0) && !route_acts(inst, topic, queues)))
         return 1;
     return queues->broker->zone.ptr && zone_equal(queues->broker->zone, zone);
@@ -138,13 +189,13 @@ static void route_print(struct zr_inst *inst, const struct ns_topic *topic, uint
     zl_jw_key(&p.w, (struct zr_str)ZR_STR("brokerDatas"));
     zl_jw_begin(&p.w, '[');
     for (uint32_t i = 0; i < topic->n; i++)
-        if (zone_keeps(inst, topic, &topic->queues[i], zone))
+        if (route_shows(inst, topic, &topic->queues[i], zone))
             print_broker(&p, topic->queues[i].broker, route_acts(inst, topic, &topic->queues[i]));
     zl_jw_end(&p.w, ']');
     zl_jw_key(&p.w, (struct zr_str)ZR_STR("filterServerTable"));
     zl_jw_begin(&p.w, '{');
-    for (uint32_t i = 0; i < topic->n; i++)
-        if (zone_keeps(inst, topic, &topic->queues[i], zone))
+    for (uint32_t i = 0; inst->n_filtered > 0 && i < topic->n; i++)
+        if (route_shows(inst, topic, &topic->queues[i], zone))
             print_filters(&p, topic->queues[i].broker);
     zl_jw_end(&p.w, '}');
     if (order.ptr)
@@ -152,7 +203,7 @@ static void route_print(struct zr_inst *inst, const struct ns_topic *topic, uint
     zl_jw_key(&p.w, (struct zr_str)ZR_STR("queueDatas"));
     zl_jw_begin(&p.w, '[');
     for (uint32_t i = 0; i < topic->n; i++)
-        if (zone_keeps(inst, topic, &topic->queues[i], zone))
+        if (route_shows(inst, topic, &topic->queues[i], zone))
             print_queues(&p, &topic->queues[i]);
     zl_jw_end(&p.w, ']');
     if (topic->n_mappings > 0) {
@@ -290,7 +341,10 @@ static void cache_put(struct zr_inst *inst, struct ns_topic *topic, uint32_t for
 static struct ns_topic *route_topic(struct zr_inst *inst, struct zr_str name)
 {
     struct ns_topic *topic = (struct ns_topic *)ns_map_get(&inst->topics, name);
-    return topic && topic->n > 0 ? topic : NULL;
+    for (uint32_t i = 0; topic && i < topic->n; i++)
+        if (topic->queues[i].broker->n_addrs > 0)
+            return topic;
+    return NULL;
 }
 
 static struct ns_body *route_build(struct zr_inst *inst, struct ns_topic *topic, uint32_t form)
@@ -371,6 +425,8 @@ static void cluster_print(struct zr_inst *inst, struct zl_buf *out)
     zl_jw_key(&p.w, (struct zr_str)ZR_STR("brokerAddrTable"));
     zl_jw_begin(&p.w, '{');
     for (uint64_t i = 0; brokers && i < inst->brokers.n; i++) {
+        if (((struct ns_broker *)brokers[i])->n_addrs == 0)
+            continue;
         zl_jw_key(&p.w, brokers[i]->key);
         print_broker(&p, (struct ns_broker *)brokers[i], 0);
     }
@@ -476,8 +532,13 @@ void ns_system_topic_list(struct zr_inst *inst, struct zl_buf *out)
     pthread_rwlock_rdlock(&inst->lock);
     struct ns_node **brokers = nodes_sorted(&inst->brokers), **clusters = nodes_sorted(&inst->clusters);
     zl_jw_begin(&w, '{');
-    if (brokers)
-        zl_jw_kstr(&w, "brokerAddr", ((struct ns_broker *)brokers[0])->addrs[0].addr);
+    for (uint64_t i = 0; brokers && i < inst->brokers.n; i++) {
+        const struct ns_broker *broker = (struct ns_broker *)brokers[i];
+        if (broker->n_addrs > 0) {
+            zl_jw_kstr(&w, "brokerAddr", broker->addrs[0].addr);
+            break;
+        }
+    }
     zl_jw_key(&w, (struct zr_str)ZR_STR("topicList"));
     zl_jw_begin(&w, '[');
     for (uint64_t i = 0; clusters && i < inst->clusters.n; i++) {

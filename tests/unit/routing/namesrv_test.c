@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 #include "fake.h"
 #include "zl/buf.h"
 
@@ -662,6 +663,25 @@ Test(namesrv, kv_configuration_that_is_damaged_stops_the_start)
     free(settings);
     fake_doc_put("namesrv/kvConfig.json", "{\"configTable\":{}}");
     start("");
+}
+
+Test(namesrv, kv_configuration_of_apaches_elsewhere_is_taken_over)
+{
+    char path[] = "/tmp/zarya-kv-XXXXXX", options[128];
+    int fd = mkstemp(path);
+    const char text[] = "{\"configTable\":{\"NS\":{\"K\":\"V\"}}}";
+    cr_assert_eq(write(fd, text, sizeof text - 1), (ssize_t)sizeof text - 1);
+    close(fd);
+    stop();
+    snprintf(options, sizeof options, "kv_path=%s\n", path);
+    start(options);
+    ask(101, V5, "namespace=NS\nkey=K\n", NULL);
+    EXPECT(0, "", "value=V\n", "");
+    ask(100, V5, "namespace=NS\nkey=L\nvalue=W\n", NULL);
+    struct fake_doc *doc = fake_doc(strrchr(path, '/') + 1); /* from now on below the data directory */
+    cr_assert_not_null(doc);
+    cr_expect(strstr(doc->text, "\"K\":\"V\"") && strstr(doc->text, "\"L\":\"W\""));
+    unlink(path);
 }
 
 Test(namesrv, order_configuration)

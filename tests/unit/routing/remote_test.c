@@ -456,7 +456,22 @@ Test(remote, twenty_thousand_topics)
     }
     cr_expect_eq(n_open(), 0);
     cr_expect_leq(fake_n_calls, 4);
+    uint64_t biggest = 0; /* more than the journal remembers as an increment: all of them */
+    for (uint32_t j = 0; j < fake_n_calls; j++)
+        biggest = fake_calls[j].body_len > biggest ? fake_calls[j].body_len : biggest;
+    cr_expect_gt(biggest, 3000000);
     cr_expect_eq(dones, 2001);
+    fake_calls_forget();
+    /* nor is anything lost that the journal had to forget while one name server was slow */
+    change(many[0].name, NULL);
+    uint32_t slow = OPEN("ns1:9876", 103);
+    for (int k = 0; k < 5000; k++)
+        change(many[k % 900].name, NULL);
+    change(many[15000].name, NULL);
+    fake_call_answer(slow, 0, "", NULL);
+    slow = OPEN("ns1:9876", 103);
+    cr_expect_gt(fake_calls[slow].body_len, 3000000);
+    fake_call_answer(slow, 0, "", NULL);
 }
 
 /* ---- look-up ------------------------------------------------------------------------------------------------------------- */
