@@ -239,36 +239,30 @@ static void group_changed(struct zr_str group)
 }
 
 /* ---- heartbeats ---- */
-/* Makes the group's subscriptions those given; 1 when a topic came or went. */
+/* Makes the group's subscriptions those given; 1 when a topic came or went. Of two versions of a topic the newer one stays. */
 static uint32_t subs_replace(struct zb_members *g, const struct zb_consumer *c)
 {
-    uint32_t changed = 0;
+    struct zb_map fresh = { NULL, 0, 0 };
+    uint64_t kept = 0, at = 0;
     for (uint32_t i = 0; i < c->n_subs; i++) {
         struct zb_sub *s = c->subs[i];
         uint64_t hash = zb_hash(s->topic);
-        struct zb_sub *old = zb_map_get(&g->subs, hash, s->topic);
-        if (old && s->version <= old->version)
+        struct zb_sub *old = zb_map_get(&g->subs, hash, s->topic), *twice = zb_map_get(&fresh, hash, s->topic);
+        if (twice && s->version <= twice->version)
             continue;
-        if (zb_map_put(&g->subs, hash, s->topic, s) != ZR_OK)
+        if (old && s->version <= old->version)
+            s = old;
+        if (zb_map_put(&fresh, hash, s->topic, s) != ZR_OK)
             continue;
         atomic_fetch_add(&s->refs, 1);
-        changed |= old == NULL;
-        zb_sub_unref(old);
+        kept += old != NULL && !twice;
+        zb_sub_unref(twice);
     }
-    for (uint64_t at = 0;;) {
-        struct zb_sub *s = zb_map_next(&g->subs, &at);
-        uint32_t named = 0;
-        if (!s)
-            break;
-        for (uint32_t i = 0; i < c->n_subs && !named; i++)
-            named = zl_eq(c->subs[i]->topic, s->topic);
-        if (!named) {
-            zb_map_del(&g->subs, zb_hash(s->topic), s->topic);
-            zb_sub_unref(s);
-            changed = 1;
-            at = 0;
-        }
-    }
+    uint32_t changed = kept != g->subs.n || kept != fresh.n;
+    for (struct zb_sub *s; (s = zb_map_next(&g->subs, &at));)
+        zb_sub_unref(s);
+    zb_map_free(&g->subs);
+    g->subs = fresh;
     return changed;
 }
 

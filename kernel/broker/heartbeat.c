@@ -8,6 +8,7 @@
 
 #define MAX_GROUPS 1024u      /* in one heartbeat, of either kind */
 #define MAX_SUBS 8192u        /* of one group in one heartbeat */
+#define MAX_BODY (4u << 20)   /* bytes: it is taken apart on an I/O thread */
 
 struct heartbeat {
     struct zl_json_doc *doc;
@@ -45,7 +46,7 @@ static const char *from_where_of(struct zr_str s)
 static zr_status heartbeat_parse(struct zr_span body, struct heartbeat *ret)
 {
     uint64_t at = 0;
-    if (zl_json_parse((struct zr_str){ (const char *)body.ptr, body.len }, &ret->doc, &ret->root, &at) != ZR_OK)
+    if (body.len > MAX_BODY || zl_json_parse((struct zr_str){ (const char *)body.ptr, body.len }, &ret->doc, &ret->root, &at) != ZR_OK)
         return ZR_EINVAL;
     ret->client_id = zl_json_get_str(ret->root, "clientID");
     ret->fingerprint = (int32_t)zl_json_get_i64(ret->root, "heartbeatFingerprint", 0);

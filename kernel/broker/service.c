@@ -186,7 +186,8 @@ static void svc_reset_offset(HOST, struct zr_str group, struct zr_str topic, int
 static void svc_remove_offsets(HOST, struct zr_str group, struct zr_str topic)
 {
     UNUSED;
-    zb_offset_remove(group, topic);
+    if (group.len || topic.len) /* nobody means everything */
+        zb_offset_remove(group, topic);
 }
 
 static void svc_each_offset(HOST, int32_t (*each)(void *ctx, struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset), void *ctx)

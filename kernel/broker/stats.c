@@ -208,14 +208,6 @@ static double percentile(const struct minute *m, double part)
     return 0;
 }
 
-static uint64_t sessions_count(void)
-{
-    pthread_rwlock_rdlock(&zb.clients_lock);
-    uint64_t n = zb.n_members;
-    pthread_rwlock_unlock(&zb.clients_lock);
-    return n;
-}
-
 void zb_stats(struct zr_broker_stats *ret)
 {
     static const uint32_t back[3] = { 10, 60, 600 };
@@ -231,7 +223,7 @@ void zb_stats(struct zr_broker_stats *ret)
     s.put_max_ms = t.put_max_ms;
     s.get_max_ms = t.get_max_ms;
     s.held_pulls = (int64_t)zb_hold_count();
-    s.sessions = (int64_t)sessions_count();
+    s.sessions = (int64_t)zk_n_sessions();
     pthread_mutex_lock(&zb.stats_lock);
     for (uint32_t i = 0; i < 3; i++)
         window_rates(back[i], &s.put_tps[i], &s.found_tps[i], &s.miss_tps[i], &s.transferred_tps[i]);
