@@ -51,6 +51,13 @@ int64_t zs_tags_of(struct zr_inst *st, const struct zl_record *r)
     return zl_tags_code(zl_props_get(r->properties, "TAGS"));
 }
 
+/* Writes queue entries out. A full disk is no reason not to start: the entries stay in memory, and are written when there is space. */
+static int64_t drain(struct zr_inst *st)
+{
+    int64_t r = zs_queues_drain(st);
+    return r == -ENOSPC || r == -EDQUOT ? 0 : r;
+}
+
 static zr_status push_entry(struct zr_inst *st, struct zr_queue *q, const struct zs_entry *e)
 {
     zr_status rc = zs_queue_reserve(st, q);
@@ -68,7 +75,7 @@ static zr_status push_entry(struct zr_inst *st, struct zr_queue *q, const struct
 /* The queue begins anew at offset next: a topic that was made again, or one whose beginning is gone. */
 static zr_status restart_queue(struct zr_inst *st, struct zr_queue *q, int64_t next, int64_t phys)
 {
-    int64_t r = zs_queues_drain(st);
+    int64_t r = drain(st);
     if (r >= 0) r = zs_qfile_cut(st, q, 0);
     if (r < 0) return zs_raise(st, zs_status_of(r), r, "queue %s %d cannot be cut: %s", q->topic, q->id, zs_errno_text(r));
     zs_queue_reset(st, q, next, phys);
@@ -315,7 +322,7 @@ static zr_status cut_queues(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
     uint64_t n;
-    int64_t r = zs_queues_drain(st);
+    int64_t r = drain(st);
     struct zr_queue **list = zs_queues_list(st, &n);
     if (!list) return ZR_ENOMEM;
     for (uint64_t i = 0; i < n && r >= 0; i++) {
