@@ -123,7 +123,8 @@ def main():
     if args.list:
         say("\n".join(t[0] for t in todo))
         return 0
-    env = {"ZARYA_BUILD": os.path.join(ROOT, "build/release"), "ZARYA_BUILD_ASAN": os.path.join(ROOT, "build/asan"),
+    # Whole processes are sanitized too; ZARYA_BUILD_PLAIN is for those that measure memory.
+    env = {"ZARYA_BUILD": os.path.join(ROOT, "build/asan"), "ZARYA_BUILD_PLAIN": os.path.join(ROOT, "build/release"),
            "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:handle_abort=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
     for n, (name, cmd, limit) in enumerate(todo, 1):
         say(f"[{n}/{len(todo)}] {name}")

@@ -6,6 +6,7 @@ import atexit, json, os, re, shutil, signal, socket, struct, subprocess, sys, te
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.environ.get("ZARYA_BUILD", os.path.join(ROOT, "build/release"))
+PLAIN = os.environ.get("ZARYA_BUILD_PLAIN", BUILD)  # without sanitizers: for tests that measure memory
 FULL = "--full" in sys.argv
 _failed = 0
 _started = []

@@ -141,7 +141,7 @@ def idle_connections(z):
 
 
 def main():
-    z = Zarya().start()
+    z = Zarya().start(build=PLAIN)
     create_topic(z.addr, "Hostile")
     create_topic(z.addr, "Big", 1)
     alive(z, "at the start")
