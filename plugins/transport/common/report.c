@@ -8,6 +8,7 @@
 
 #define LINE_MAX_BYTES 512
 #define RARE_NS 60000000000ll
+#define DAY_NS 86400000000000ll
 
 void tr_report_init(struct tr_report *r, const struct zr_host *host)
 {
@@ -27,6 +28,11 @@ int64_t tr_now(void)
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
     return (int64_t)ts.tv_sec * 1000000000ll + ts.tv_nsec;
+}
+
+int64_t tr_deadline(int64_t timeout_ns)
+{
+    return tr_now() + (timeout_ns < 0 ? 0 : timeout_ns > DAY_NS ? DAY_NS : timeout_ns);
 }
 
 static struct zr_str print_line(char *to, const char *fmt, va_list args)

@@ -31,6 +31,7 @@ zr_status tr_fail(struct tr_report *r, zr_status status, int os_errno, const cha
 void tr_count(struct tr_report *r, enum tr_metric metric, int64_t delta);
 void tr_count_closed(struct tr_report *r, zr_status why); /* ZR_OK: by ourselves */
 int64_t tr_now(void); /* ns, monotonic; coarse (some ms) and cheap */
+int64_t tr_deadline(int64_t timeout_ns); /* from now; at most a day away, at least now */
 
 #define TR_METRIC(name, unit, doc, kind) { ZR_HDR(struct zr_metric, 0), name, unit, doc, kind, 0 }
 #define TR_METRIC_TABLE(t) {                                                                                                          \

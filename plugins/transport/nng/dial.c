@@ -20,7 +20,7 @@ static void on_dialed(void *arg)
 static void set_timeout(struct zr_conn *conn)
 {
     int64_t ms = (conn->deadline_ns - tr_now()) / 1000000 + 1;
-    nng_aio_set_timeout(conn->dialing, ms < 1 ? 1 : ms > 86400000 ? 86400000 : (nng_duration)ms);
+    nng_aio_set_timeout(conn->dialing, ms < 1 ? 1 : (nng_duration)ms); /* tr_deadline is at most a day away */
 }
 
 static uint32_t is_name(struct zr_str url)
@@ -35,23 +35,22 @@ static uint32_t is_name(struct zr_str url)
 static int make_dialers(struct zr_conn *conn, struct zr_str url)
 {
     char other[300];
-    if (!is_name(url)) {
+    if (zl_starts(url, "ipc://")) {
         return nng_stream_dialer_alloc(&conn->dialers[0], conn->dial_url);
     }
-    for (uint32_t i = 0; i < 2; i++) {
-        snprintf(other, sizeof other, "tcp%u%s", i ? 6u : 4u, conn->dial_url + 3);
-        int rv = nng_stream_dialer_alloc(&conn->dialers[i], other);
-        if (rv != 0) {
-            return rv;
-        }
+    int rv = 0;
+    for (uint32_t i = 0; i < (is_name(url) ? 2u : 1u) && rv == 0; i++) {
+        snprintf(other, sizeof other, is_name(url) ? i ? "tcp6%s" : "tcp4%s" : "tcp%s", conn->dial_url + 3);
+        rv = nng_stream_dialer_alloc(&conn->dialers[i], other);
+        rv = rv ? rv : nng_stream_dialer_set_bool(conn->dialers[i], NNG_OPT_TCP_NODELAY, true); /* not nng's default */
     }
-    return 0;
+    return rv;
 }
 
 /* All that nng needs for the connection; an nng error. */
 static int prepare(struct zr_conn *conn, struct zr_str url, int64_t timeout_ns)
 {
-    conn->deadline_ns = tr_now() + (timeout_ns > 0 ? timeout_ns : 0);
+    conn->deadline_ns = tr_deadline(timeout_ns);
     int rv = (conn->dial_url = zl_dup(url)) ? 0 : NNG_ENOMEM;
     rv = rv ? rv : make_dialers(conn, url);
     rv = rv ? rv : tng_conn_aios(conn);

@@ -166,6 +166,7 @@ static zr_status open_one(struct zr_inst *inst, struct zr_str text)
     int rv = nng_stream_listener_alloc(&l->listener, url);
     rv = rv ? rv : nng_aio_alloc(&l->accepting, on_accept, l);
     rv = rv ? rv : nng_aio_alloc(&l->resting, on_rested, l);
+    rv = rv || is_ipc(text) ? rv : nng_stream_listener_set_bool(l->listener, NNG_OPT_TCP_NODELAY, true); /* not nng's default */
     rv = rv ? rv : nng_stream_listener_listen(l->listener);
     if (rv != 0) {
         return tr_fail(&inst->report, ZR_EIO, 0, "cannot listen on %s: %s", url, nng_strerror(rv));

@@ -140,7 +140,7 @@ zr_status tcp_dial(struct zr_inst *inst, struct zr_str url, int64_t timeout_ns, 
         return ZR_ENOMEM;
     }
     conn->dial_ctx = dial_ctx;
-    conn->deadline_ns = tr_now() + (timeout_ns > 0 ? timeout_ns : 0);
+    conn->deadline_ns = tr_deadline(timeout_ns);
     tr_count(&inst->report, TR_M_CONNECTIONS, 1);
     tcp_lane_post(conn, TCP_POST_NEW);
     return ZR_PENDING;

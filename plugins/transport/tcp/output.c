@@ -138,6 +138,10 @@ static void rearm(struct zr_conn *conn)
 /* Lock held, connection open. ZR_OK: written, or what is left of it is queued. */
 static zr_status send_locked(struct zr_conn *conn, const struct zr_output *out, struct tr_cursor *c, uint64_t *written)
 {
+    tr_cursor_advance(c, 0);
+    if (c->at == c->n) {
+        return ZR_OK; /* nothing in it */
+    }
     if (conn->queue.head && is_full(conn)) {
         return ZR_EFULL;
     }

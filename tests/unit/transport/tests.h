@@ -22,6 +22,12 @@ __attribute__((visibility("default"))) const char *__tsan_default_suppressions(v
     return "race:pthread_mutex_destroy\n";
 }
 
+const char *__tsan_default_options(void);
+__attribute__((visibility("default"))) const char *__tsan_default_options(void)
+{
+    return "atexit_sleep_ms=50"; /* not a second for each test */
+}
+
 struct tests_one { const char *name; void (*run)(void); struct tests_one *next; };
 static struct tests_one *tests_all;
 
@@ -51,33 +57,71 @@ static struct tests_one *tests_all;
 #define cr_assert_str_eq(a, b, ...) cr_assert(strcmp((a), (b)) == 0)
 #define cr_assert_arr_eq(a, b, n, ...) cr_assert(memcmp((a), (b), (n)) == 0)
 
-static int tests_run(const struct tests_one *one)
+static pid_t tests_start(const struct tests_one *one)
 {
-    int status = 0;
     pid_t child = fork();
     if (child == 0) {
         alarm(120);
         one->run();
         exit(0); /* not _exit: the sanitizer reports its findings by the exit code */
     }
-    waitpid(child, &status, 0);
-    printf("[%s] %s\n", status == 0 ? "PASS" : "FAIL", one->name);
-    fflush(stdout);
+    return child;
+}
+
+/* Waits for one of the running; 1 when it failed. */
+static int tests_end(pid_t *children, const struct tests_one **ones, int n)
+{
+    int status = 0, at = 0;
+    pid_t child = wait(&status);
+    while (at < n && children[at] != child) {
+        at++;
+    }
+    if (at < n) {
+        printf("%s %s\n", status == 0 ? "ok" : "not ok", ones[at]->name);
+        fflush(stdout);
+        children[at] = 0;
+    }
     return status != 0;
 }
 
+static const char *tests_option(int argc, char **argv, const char *name, const char *otherwise)
+{
+    for (int i = 1; i + 1 < argc; i++) {
+        if (strcmp(argv[i], name) == 0) {
+            return argv[i + 1];
+        }
+    }
+    return otherwise;
+}
+
+#define TESTS_JOBS 16
 int main(int argc, char **argv)
 {
-    const char *filter = argc > 2 && strcmp(argv[1], "--filter") == 0 ? argv[2] : "*";
-    int failed = 0, n = 0;
-    for (const struct tests_one *one = tests_all; one; one = one->next) {
-        if (fnmatch(filter, one->name, 0) == 0) {
-            failed += tests_run(one);
+    const char *filter = tests_option(argc, argv, "--filter", "*");
+    int jobs = atoi(tests_option(argc, argv, "--jobs", "1")), failed = 0, n = 0, running = 0;
+    pid_t children[TESTS_JOBS] = { 0 };
+    const struct tests_one *ones[TESTS_JOBS];
+    jobs = jobs < 1 ? 1 : jobs > TESTS_JOBS ? TESTS_JOBS : jobs;
+    for (const struct tests_one *one = tests_all; one || running;) {
+        if (one && fnmatch(filter, one->name, 0) != 0) {
+            one = one->next;
+        } else if (one && running < jobs) {
+            int at = 0;
+            while (children[at]) {
+                at++;
+            }
+            children[at] = tests_start(one);
+            ones[at] = one;
+            one = one->next;
+            running++;
             n++;
+        } else {
+            failed += tests_end(children, ones, jobs);
+            running--;
         }
     }
     printf("%d tests, %d failed\n", n, failed);
-    return failed != 0;
+    return failed != 0 || n == 0;
 }
 #endif
 #endif
