@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* announce.c - telling the registries (and the disk) about topics, and sends that wait for it.
  *
- * Why sends wait: a client that got the answer to the first send of a new topic may ask a name server for the topic's route in
- * the next millisecond, from another machine. So the answer leaves when every bound registry knows the topic and topics.json
- * holds it, or after three seconds. The message itself is stored then, not before, so that a consumer that is quick enough
- * finds route and message together, and in the order in which the sends came: later sends to the same topic queue up behind.
+ * Why sends wait: a client that got the answer to the first send of a new topic may ask a name server for the
+ * topic's route in the next millisecond, from another machine. So the answer leaves when every bound registry knows
+ * the topic and topics.json holds it, or after three seconds. The message itself is stored then, not before, so that
+ * a consumer that is quick enough finds route and message together, and in the order in which the sends came: later
+ * sends to the same topic queue up behind.
  *
  * LOCKING. An announcement is counted by references, without a lock; live->lock guards the sends that wait. */
 #include "broker/internal.h"
@@ -144,7 +145,8 @@ static char *text_copy(char **at, struct zr_str s)
 
 struct zb_deferred *zb_request_keep(const struct zr_request *req)
 {
-    uint64_t size = sizeof(struct zb_deferred) + req->n_fields * sizeof(struct zr_field) + req->remark.len + req->body.len;
+    uint64_t size =
+        sizeof(struct zb_deferred) + req->n_fields * sizeof(struct zr_field) + req->remark.len + req->body.len;
     for (uint32_t i = 0; i < req->n_fields; i++)
         size += req->fields[i].name.len + req->fields[i].value.len;
     struct zb_deferred *d = malloc(size);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* broker.c - the life of the broker core: provide, open, start, stop, close; its identity; its ticks; its table of requests. */
+/* broker.c - the life of the broker core: provide, open, start, stop, close; its identity; its ticks; its table of
+ * requests. */
 #include "broker/internal.h"
 #include <netdb.h>
 #include <netinet/in.h>
@@ -15,7 +16,10 @@ struct zb zb = {
 };
 
 /* ---- jobs on the pool ---- */
-struct counted_job { void (*fn)(void *); void *arg; };
+struct counted_job {
+    void (*fn)(void *);
+    void *arg;
+};
 
 static void job_ended(void)
 {
@@ -59,7 +63,11 @@ static void jobs_wait(void)
 }
 
 /* ---- ticks: each callback runs under tick_lock, sets the next one, and hands what may take long to the pool ---- */
-struct tick { void (*fn)(void); int64_t (*period_ms)(void); uint64_t timer; };
+struct tick {
+    void (*fn)(void);
+    int64_t (*period_ms)(void);
+    uint64_t timer;
+};
 static void tick_run(void *arg);
 
 static void tick_set(struct tick *t)
@@ -111,12 +119,17 @@ static void scan_clients(void)
     (void)zb_work(scan_work, NULL);
 }
 
-static struct tick ticks[] = { { zb_stats_second, each_second, 0 }, { flush_offsets, flush_period, 0 }, { scan_clients, scan_period, 0 } };
+static struct tick ticks[] = { { zb_stats_second, each_second, 0 },
+                               { flush_offsets, flush_period, 0 },
+                               { scan_clients, scan_period, 0 } };
 
 /* ---- requests ---- */
 #define MAIN ZR_SERVES_BROKER
 #define BOTH (ZR_SERVES_BROKER | ZR_SERVES_FAST)
-#define ROW(code, serves, flags, name, handle) { ZR_HDR(struct zr_handler, 0), code, serves, flags, 0, name, handle }
+#define ROW(code, serves, flags, name, handle)                                                                         \
+    {                                                                                                                  \
+        ZR_HDR(struct zr_handler, 0), code, serves, flags, 0, name, handle                                             \
+    }
 const struct zr_handler zb_handlers[] = {
     ROW(10, BOTH, ZR_HANDLER_GUARDED, "SEND_MESSAGE", zb_send_handle),
     ROW(11, MAIN, 0, "PULL_MESSAGE", zb_pull_handle),
@@ -139,26 +152,36 @@ const uint32_t zb_n_handlers = sizeof zb_handlers / sizeof zb_handlers[0];
 
 static void meters_declare(struct zb_meters *m)
 {
-    m->sends = zk_metric("zarya_broker_sends_total", ZR_METRIC_COUNTER, NULL, "Send requests that reached the storage.");
-    m->messages = zk_metric("zarya_broker_messages_total", ZR_METRIC_COUNTER, "messages", "Messages handed to the storage.");
+    m->sends =
+        zk_metric("zarya_broker_sends_total", ZR_METRIC_COUNTER, NULL, "Send requests that reached the storage.");
+    m->messages =
+        zk_metric("zarya_broker_messages_total", ZR_METRIC_COUNTER, "messages", "Messages handed to the storage.");
     m->bytes = zk_metric("zarya_broker_stored_bytes_total", ZR_METRIC_COUNTER, "bytes", "Bytes of records stored.");
-    m->appends = zk_metric("zarya_broker_appends_total", ZR_METRIC_COUNTER, NULL, "Appends; messages over appends is how well sends are batched.");
+    m->appends = zk_metric("zarya_broker_appends_total", ZR_METRIC_COUNTER, NULL,
+                           "Appends; messages over appends is how well sends are batched.");
     m->pulls = zk_metric("zarya_broker_pulls_total", ZR_METRIC_COUNTER, NULL, "Reads by pulls.");
     m->held = zk_metric("zarya_broker_held_pulls", ZR_METRIC_GAUGE, NULL, "Pulls held for long polling.");
-    m->held_refused = zk_metric("zarya_broker_held_pulls_refused_total", ZR_METRIC_COUNTER, NULL, "Pulls refused because maxHeldPulls were held.");
-    m->held_dropped = zk_metric("zarya_broker_held_pulls_dropped_total", ZR_METRIC_COUNTER, NULL, "Held pulls whose connection closed.");
-    m->parked = zk_metric("zarya_broker_parked_answers", ZR_METRIC_GAUGE, NULL, "Answers to sends that wait for disk or replicas.");
+    m->held_refused = zk_metric("zarya_broker_held_pulls_refused_total", ZR_METRIC_COUNTER, NULL,
+                                "Pulls refused because maxHeldPulls were held.");
+    m->held_dropped = zk_metric("zarya_broker_held_pulls_dropped_total", ZR_METRIC_COUNTER, NULL,
+                                "Held pulls whose connection closed.");
+    m->parked = zk_metric("zarya_broker_parked_answers", ZR_METRIC_GAUGE, NULL,
+                          "Answers to sends that wait for disk or replicas.");
     m->clients = zk_metric("zarya_broker_memberships", ZR_METRIC_GAUGE, NULL, "Memberships of live clients in groups.");
     m->topics = zk_metric("zarya_broker_topics", ZR_METRIC_GAUGE, NULL, "Topics.");
     m->groups = zk_metric("zarya_broker_groups", ZR_METRIC_GAUGE, NULL, "Subscription groups.");
-    m->progress = zk_metric("zarya_broker_consumer_offsets", ZR_METRIC_GAUGE, NULL, "Pairs of topic and group whose offsets are kept.");
-    m->doc_failed = zk_metric("zarya_broker_state_failures_total", ZR_METRIC_COUNTER, NULL, "Writes of topics, groups or offsets that failed.");
-    m->deferred = zk_metric("zarya_broker_deferred_requests_total", ZR_METRIC_COUNTER, NULL, "Sends and heartbeats that waited for a topic to be announced.");
+    m->progress = zk_metric("zarya_broker_consumer_offsets", ZR_METRIC_GAUGE, NULL,
+                            "Pairs of topic and group whose offsets are kept.");
+    m->doc_failed = zk_metric("zarya_broker_state_failures_total", ZR_METRIC_COUNTER, NULL,
+                              "Writes of topics, groups or offsets that failed.");
+    m->deferred = zk_metric("zarya_broker_deferred_requests_total", ZR_METRIC_COUNTER, NULL,
+                            "Sends and heartbeats that waited for a topic to be announced.");
 }
 
 void zk_broker_provide(void)
 {
-    static const struct zk_remoting_events events = { zb_lane_opened, zb_lane_closed, zb_lane_turn_end, zb_lane_woken, zb_client_closed };
+    static const struct zk_remoting_events events = { zb_lane_opened, zb_lane_closed, zb_lane_turn_end, zb_lane_woken,
+                                                      zb_client_closed };
     zk_service_provide(ZR_SVC_BROKER, &zb_broker_table);
     zk_service_provide(ZR_SVC_STORE, &zb_store_table);
     zk_service_provide(ZR_SVC_DURABILITY, &zb_durability_table);
@@ -197,7 +220,8 @@ static uint16_t broker_port(void)
             continue;
         uint32_t n = t->transport->listeners(t->inst, &list);
         for (uint32_t j = 0; j < n; j++) {
-            const struct zr_listener *l = (const struct zr_listener *)(const void *)((const char *)list + j * list->hdr.size);
+            const struct zr_listener *l =
+                (const struct zr_listener *)(const void *)((const char *)list + j * list->hdr.size);
             uint16_t port = l->addr.family ? l->addr.port : port_of_url(l->url);
             if ((l->serves & ZR_SERVES_BROKER) && port)
                 return port;
@@ -240,7 +264,10 @@ static zr_status identity_make(void)
     zb.id.version = ZL_VERSION;
     zb.id.permission = (int32_t)zb.set.broker_permission;
     if (resolve(zb.ip1, port, &zb.id.store_host) != ZR_OK) {
-        zk_err_raise(ZR_EINVAL, 0, "the address of this broker (ip1, brokerIP1) \"%s\" is neither an address nor a name that resolves to one", zb.ip1);
+        zk_err_raise(
+            ZR_EINVAL, 0,
+            "the address of this broker (ip1, brokerIP1) \"%s\" is neither an address nor a name that resolves to one",
+            zb.ip1);
         return ZR_EINVAL;
     }
     int v6 = strchr(zb.ip1, ':') != NULL, v6b = strchr(zb.ip2, ':') != NULL;
@@ -248,8 +275,9 @@ static zr_status identity_make(void)
     snprintf(zb.ha_text, sizeof zb.ha_text, v6b && zb.ip2[0] != '[' ? "[%s]:%u" : "%s:%u", zb.ip2, port + 1u);
     zb.id.addr = zl_str(zb.addr_text);
     zb.id.ha_addr = zl_str(zb.ha_text);
-    int n = snprintf(zb.props_tail, sizeof zb.props_tail, "MSG_REGION\1%.*s\2TRACE_ON\1%s\2CLUSTER\1%.*s\2", (int)zb.set.region_id.len,
-                     zb.set.region_id.ptr, zb.set.trace_on ? "true" : "false", (int)zb.id.cluster.len, zb.id.cluster.ptr);
+    int n = snprintf(zb.props_tail, sizeof zb.props_tail, "MSG_REGION\1%.*s\2TRACE_ON\1%s\2CLUSTER\1%.*s\2",
+                     (int)zb.set.region_id.len, zb.set.region_id.ptr, zb.set.trace_on ? "true" : "false",
+                     (int)zb.id.cluster.len, zb.id.cluster.ptr);
     if (n < 0 || n >= (int)sizeof zb.props_tail) {
         zk_err_raise(ZR_EINVAL, 0, "regionId and the cluster's name are too long");
         return ZR_EINVAL;
@@ -338,10 +366,12 @@ void zk_broker_start(void)
     pthread_rwlock_rdlock(&zb.groups_lock);
     uint64_t n_groups = zb.groups.n;
     pthread_rwlock_unlock(&zb.groups_lock);
-    zk_log(ZR_LOG_INFO, "broker %.*s of cluster %.*s at %s: %llu topics, %llu groups, %s flush", (int)zb.id.name.len, zb.id.name.ptr,
-           (int)zb.id.cluster.len, zb.id.cluster.ptr, zb.addr_text, (unsigned long long)n_topics, (unsigned long long)n_groups, zb.sync ? "sync" : "async");
+    zk_log(ZR_LOG_INFO, "broker %.*s of cluster %.*s at %s: %llu topics, %llu groups, %s flush", (int)zb.id.name.len,
+           zb.id.name.ptr, (int)zb.id.cluster.len, zb.id.cluster.ptr, zb.addr_text, (unsigned long long)n_topics,
+           (unsigned long long)n_groups, zb.sync ? "sync" : "async");
     if (strncmp(zb.ip1, "127.", 4) == 0 || strcmp(zb.ip1, "::1") == 0)
-        zk_log(ZR_LOG_INFO, "the address %s can be reached from this machine only; clients elsewhere need ip1 (brokerIP1)", zb.ip1);
+        zk_log(ZR_LOG_INFO,
+               "the address %s can be reached from this machine only; clients elsewhere need ip1 (brokerIP1)", zb.ip1);
     zb_announce(NULL, 0, NULL, NULL);
 }
 

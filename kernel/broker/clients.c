@@ -5,13 +5,13 @@
  *   1. The key of a member is its connection (zb_peer), not its client id; a peer is at most once in a group.
  *   2. A live group without members does not exist.
  *   3. A member's peer is not closed; session_closed takes all members of a peer out before it marks the end.
- *   4. The type, model and starting point of a group are those of its last heartbeat; so are its subscriptions (a topic that the
- *      last full heartbeat does not name is gone for the whole group, as with Apache).
- *   5. Members are told (code 40) of every change of members or of the set of topics, before the heartbeat that caused it is
- *      answered, unless the group's config or the broadcasting model says otherwise.
+ *   4. The type, model and starting point of a group are those of its last heartbeat; so are its subscriptions (a
+ *      topic that the last full heartbeat does not name is gone for the whole group, as with Apache).
+ *   5. Members are told (code 40) of every change of members or of the set of topics, before the heartbeat that
+ *      caused it is answered, unless the group's config or the broadcasting model says otherwise.
  *
- * LOCKING. zb.clients_lock (readers and a writer) guards everything here. Nothing is sent, and no hook is run, with it held:
- * sessions to be told are held and told afterwards. */
+ * LOCKING. zb.clients_lock (readers and a writer) guards everything here. Nothing is sent, and no hook is run, with
+ * it held: sessions to be told are held and told afterwards. */
 #include "broker/internal.h"
 
 /* ---- peers ---- */
@@ -54,8 +54,8 @@ static struct zr_str text_put(char **at, struct zr_str s)
 struct zb_sub *zb_sub_new(const struct zr_subscription *conf)
 {
     char why[256];
-    uint64_t size = sizeof(struct zb_sub) + conf->n_tags * sizeof(struct zr_str) + conf->n_codes * sizeof(int32_t) + conf->topic.len +
-                    conf->text.len + conf->expression_type.len;
+    uint64_t size = sizeof(struct zb_sub) + conf->n_tags * sizeof(struct zr_str) + conf->n_codes * sizeof(int32_t) +
+                    conf->topic.len + conf->text.len + conf->expression_type.len;
     for (uint32_t i = 0; i < conf->n_tags; i++)
         size += conf->tags[i].len;
     struct zb_sub *s = calloc(1, size);
@@ -77,9 +77,11 @@ struct zb_sub *zb_sub_new(const struct zr_subscription *conf)
     s->version = conf->version;
     s->class_filter = conf->class_filter;
     s->is_tag = s->type.len == 0 || zl_is(s->type, "TAG");
-    s->bad = zb_filter_get(s->type, s->text, s->is_tag ? s->codes : NULL, s->n_codes, &s->filter, why, sizeof why) != ZR_OK;
+    s->bad =
+        zb_filter_get(s->type, s->text, s->is_tag ? s->codes : NULL, s->n_codes, &s->filter, why, sizeof why) != ZR_OK;
     if (s->bad)
-        zk_log(ZR_LOG_WARN, "subscription to %.*s with \"%.*s\": %s", (int)s->topic.len, s->topic.ptr, (int)(s->text.len > 200 ? 200 : s->text.len), s->text.ptr, why);
+        zk_log(ZR_LOG_WARN, "subscription to %.*s with \"%.*s\": %s", (int)s->topic.len, s->topic.ptr,
+               (int)(s->text.len > 200 ? 200 : s->text.len), s->text.ptr, why);
     return s;
 }
 
@@ -184,7 +186,8 @@ static void member_remove(struct zb_member *m)
 }
 
 /* Refreshes the peer's membership, or makes it. *ret_added: made. NULL: full, or no memory. */
-static struct zb_member *member_touch(struct zb_members *g, struct zb_peer *peer, struct zr_str client_id, int32_t language, int32_t version, uint32_t *ret_added)
+static struct zb_member *member_touch(struct zb_members *g, struct zb_peer *peer, struct zr_str client_id,
+                                      int32_t language, int32_t version, uint32_t *ret_added)
 {
     struct zb_member *m = member_find(peer, g);
     *ret_added = 0;
@@ -207,7 +210,10 @@ static struct zb_member *member_touch(struct zb_members *g, struct zb_peer *peer
 }
 
 /* ---- telling members ---- */
-struct told { struct zr_session **sessions; uint32_t n; };
+struct told {
+    struct zr_session **sessions;
+    uint32_t n;
+};
 
 /* Under the lock: holds the members' sessions. */
 static void told_take(struct told *t, const struct zb_members *g)
@@ -233,13 +239,16 @@ static void group_changed(struct zr_str group)
 {
     if (!zk_hooks_at(ZR_POINT_GROUP_CHANGED))
         return;
-    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .group = group, .now_ms = zk_wall_ms(), .point = ZR_POINT_GROUP_CHANGED };
+    struct zr_event event = {
+        .hdr = ZR_HDR(struct zr_event, 0), .group = group, .now_ms = zk_wall_ms(), .point = ZR_POINT_GROUP_CHANGED
+    };
     struct zr_verdict verdict = { .hdr = ZR_HDR(struct zr_verdict, 0) };
     zk_hooks_run(ZR_POINT_GROUP_CHANGED, &event, &verdict);
 }
 
 /* ---- heartbeats ---- */
-/* Makes the group's subscriptions those given; 1 when a topic came or went. Of two versions of a topic the newer one stays. */
+/* Makes the group's subscriptions those given; 1 when a topic came or went. Of two versions of a topic the newer one
+ * stays. */
 static uint32_t subs_replace(struct zb_members *g, const struct zb_consumer *c)
 {
     struct zb_map fresh = { NULL, 0, 0 };
@@ -301,7 +310,8 @@ zr_status zb_consumer_register(struct zb_peer *peer, const struct zb_consumer *c
     return status;
 }
 
-zr_status zb_producer_register(struct zb_peer *peer, struct zr_str group, struct zr_str client_id, int32_t language, int32_t version)
+zr_status zb_producer_register(struct zb_peer *peer, struct zr_str group, struct zr_str client_id, int32_t language,
+                               int32_t version)
 {
     uint32_t added;
     pthread_rwlock_wrlock(&zb.clients_lock);
@@ -353,8 +363,12 @@ static void client_gone(struct zr_session *session, struct zr_str group, struct 
 {
     if (!zk_hooks_at(ZR_POINT_CLIENT_GONE))
         return;
-    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .session = session, .group = group, .client_id = client_id,
-        .now_ms = zk_wall_ms(), .point = ZR_POINT_CLIENT_GONE };
+    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0),
+                              .session = session,
+                              .group = group,
+                              .client_id = client_id,
+                              .now_ms = zk_wall_ms(),
+                              .point = ZR_POINT_CLIENT_GONE };
     struct zr_verdict verdict = { .hdr = ZR_HDR(struct zr_verdict, 0) };
     zk_hooks_run(ZR_POINT_CLIENT_GONE, &event, &verdict);
 }
@@ -390,7 +404,8 @@ void zb_client_closed(struct zr_session *session)
 }
 
 /* ---- questions ---- */
-zr_status zb_consumer_find(struct zr_str group, struct zr_str topic, uint32_t *ret_model, uint32_t *ret_type, struct zb_sub **ret_sub)
+zr_status zb_consumer_find(struct zr_str group, struct zr_str topic, uint32_t *ret_model, uint32_t *ret_type,
+                           struct zb_sub **ret_sub)
 {
     uint64_t hash = zb_hash(group), topic_hash = topic.len ? zb_hash(topic) : 0;
     *ret_sub = NULL;
@@ -460,17 +475,24 @@ static void snapshot_client(struct snapshot *s, const struct zb_member *m, struc
 {
     struct zr_session_info info = { .hdr = ZR_HDR(struct zr_session_info, 0) };
     zk_session_info(m->peer->session, &info);
-    *to = (struct zr_client){ .hdr = ZR_HDR(struct zr_client, 0), .session = zk_session_hold(m->peer->session),
-        .client_id = zk_arena_str(&s->arena, m->client_id), .peer_name = zk_arena_str(&s->arena, info.peer_name),
-        .last_ms = m->last_ms, .language = m->language, .version = m->version };
+    *to = (struct zr_client){ .hdr = ZR_HDR(struct zr_client, 0),
+                              .session = zk_session_hold(m->peer->session),
+                              .client_id = zk_arena_str(&s->arena, m->client_id),
+                              .peer_name = zk_arena_str(&s->arena, info.peer_name),
+                              .last_ms = m->last_ms,
+                              .language = m->language,
+                              .version = m->version };
 }
 
 static void snapshot_take(struct snapshot *s, const struct zb_members *g)
 {
     memset(s, 0, sizeof *s);
     zk_arena_init(&s->arena, 16u << 10, 1ull << 30);
-    s->view = (struct zr_consumers){ .hdr = ZR_HDR(struct zr_consumers, 0), .consume_type = g->consume_type, .model = g->model,
-        .from_where = zl_str(g->from_where), .group = zk_arena_str(&s->arena, g->name) };
+    s->view = (struct zr_consumers){ .hdr = ZR_HDR(struct zr_consumers, 0),
+                                     .consume_type = g->consume_type,
+                                     .model = g->model,
+                                     .from_where = zl_str(g->from_where),
+                                     .group = zk_arena_str(&s->arena, g->name) };
     s->clients = zk_arena_alloc(&s->arena, (g->n + 1) * sizeof *s->clients);
     s->subs = zk_arena_alloc(&s->arena, (g->subs.n + 1) * sizeof *s->subs);
     s->refs = zk_arena_alloc(&s->arena, (g->subs.n + 1) * sizeof(void *));
@@ -485,9 +507,16 @@ static void snapshot_take(struct snapshot *s, const struct zb_members *g)
         uint32_t i = s->view.n_subscriptions++;
         atomic_fetch_add(&b->refs, 1);
         s->refs[i] = b;
-        s->subs[i] = (struct zr_subscription){ .hdr = ZR_HDR(struct zr_subscription, 0), .topic = b->topic, .text = b->text,
-            .expression_type = b->type.len ? b->type : (struct zr_str)ZR_STR("TAG"), .tags = b->tags, .codes = b->codes,
-            .version = b->version, .n_tags = b->n_tags, .n_codes = b->n_codes, .class_filter = b->class_filter };
+        s->subs[i] = (struct zr_subscription){ .hdr = ZR_HDR(struct zr_subscription, 0),
+                                               .topic = b->topic,
+                                               .text = b->text,
+                                               .expression_type = b->type.len ? b->type : (struct zr_str)ZR_STR("TAG"),
+                                               .tags = b->tags,
+                                               .codes = b->codes,
+                                               .version = b->version,
+                                               .n_tags = b->n_tags,
+                                               .n_codes = b->n_codes,
+                                               .class_filter = b->class_filter };
     }
     s->view.clients = s->clients;
     s->view.subscriptions = s->subs;
@@ -554,7 +583,9 @@ void zb_clients_each_consumers(int32_t (*each)(void *ctx, const struct zr_consum
     zk_arena_free(&arena);
 }
 
-void zb_clients_each_producer(struct zr_str group, int32_t (*each)(void *ctx, struct zr_str group, const struct zr_client *client), void *ctx)
+void zb_clients_each_producer(struct zr_str group,
+                              int32_t (*each)(void *ctx, struct zr_str group, const struct zr_client *client),
+                              void *ctx)
 {
     struct zk_arena arena;
     struct zr_str *names = &group;
@@ -590,7 +621,8 @@ void zb_clients_scan(int64_t now_ms)
     for (uint32_t i = 0; i < told.n; i++) {
         struct zr_session_info info = { .hdr = ZR_HDR(struct zr_session_info, 0) };
         zk_session_info(told.sessions[i], &info);
-        zk_log(ZR_LOG_INFO, "%.*s sent no heartbeat for %lld ms: disconnected", (int)info.peer_name.len, info.peer_name.ptr, (long long)ZB_SET(channel_expired_ms));
+        zk_log(ZR_LOG_INFO, "%.*s sent no heartbeat for %lld ms: disconnected", (int)info.peer_name.len,
+               info.peer_name.ptr, (long long)ZB_SET(channel_expired_ms));
         zk_session_close(told.sessions[i]); /* session_closed does the rest */
         zk_session_release(told.sessions[i]);
     }

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* docs.c - topics.json, subscriptionGroup.json and consumerOffset.json are written here, off the I/O threads, coalesced.
+/* docs.c - topics.json, subscriptionGroup.json and consumerOffset.json are written here, off the I/O threads,
+ * coalesced.
  *
  * What stays true:
  *   1. A write begun for request n contains every change made before request n: the text is made when the write begins.
  *   2. At most one job for a document is queued or running; requests that come meanwhile share the next one.
- *   3. A write that failed is tried again after a second, until one succeeds; who waited is told of the failure at once.
+ *   3. A write that failed is tried again after a second, until one succeeds; who waited is told of the failure at
+ *      once.
  *
- * LOCKING. doc->lock guards the counters and waiters; doc->io is held for a write (also by zb_doc_write at stop), and is taken
- * before any table's lock. */
+ * LOCKING. doc->lock guards the counters and waiters; doc->io is held for a write (also by zb_doc_write at stop),
+ * and is taken before any table's lock. */
 #include "broker/internal.h"
 
 #define DOC_MAX (1ull << 30)
@@ -29,8 +31,10 @@ struct doc {
 };
 static struct doc docs[] = {
     { "config/topics.json", zb_topics_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, NULL },
-    { "config/subscriptionGroup.json", zb_groups_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, NULL },
-    { "config/consumerOffset.json", zb_offsets_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, NULL },
+    { "config/subscriptionGroup.json", zb_groups_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0,
+      NULL },
+    { "config/consumerOffset.json", zb_offsets_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0,
+      NULL },
 };
 #define N_DOCS (sizeof docs / sizeof docs[0])
 
@@ -45,7 +49,8 @@ static zr_status doc_save(struct doc *d)
     zl_buf_free(&text);
     if (status != ZR_OK) {
         zk_metric_add(zb.meter.doc_failed, 1);
-        zk_log(ZR_LOG_ERROR, "%s could not be written: %s", d->name, status == ZR_ENOMEM ? "memory ran out" : zk_err_text());
+        zk_log(ZR_LOG_ERROR, "%s could not be written: %s", d->name,
+               status == ZR_ENOMEM ? "memory ran out" : zk_err_text());
     }
     return status;
 }

@@ -2,14 +2,16 @@
 /* durability.c - zarya.durability/1: watermarks, and the answers that wait for them.
  *
  * What stays true:
- *   1. A mark never goes back. confirmed is the least of what is demanded: written; flushed under sync flush; replicated with
- *      brokerRole SYNC_MASTER.
- *   2. Answers that wait are kept by lane, in the order of their positions, and leave in that order on the lane's own thread.
- *   3. Whoever parks looks at the marks once more after it published parked_min; whoever advances a mark looks at parked_min
- *      after it stored the mark. So no answer is forgotten between the two.
+ *   1. A mark never goes back. confirmed is the least of what is demanded: written; flushed under sync flush;
+ *      replicated with brokerRole SYNC_MASTER.
+ *   2. Answers that wait are kept by lane, in the order of their positions, and leave in that order on the lane's
+ *      own thread.
+ *   3. Whoever parks looks at the marks once more after it published parked_min; whoever advances a mark looks at
+ *      parked_min after it stored the mark. So no answer is forgotten between the two.
  *   4. After fail, what lies behind the mark is answered with an error, now and later: never as if it were durable.
  *
- * LOCKING. marks and parked_min are atomics. when_lock guards the list of zb_durability_when; callbacks run without it. */
+ * LOCKING. marks and parked_min are atomics. when_lock guards the list of zb_durability_when; callbacks run without
+ * it. */
 #include "broker/internal.h"
 
 static _Atomic int64_t marks[3]; /* written, flushed, replicated */
@@ -17,7 +19,12 @@ static _Atomic uint32_t failed[3];
 static char failed_text[3][256];
 static uint32_t demand_flushed, demand_replicated;
 
-struct when { struct when *next; int64_t position; void (*fn)(void *arg, zr_status status); void *arg; };
+struct when {
+    struct when *next;
+    int64_t position;
+    void (*fn)(void *arg, zr_status status);
+    void *arg;
+};
 static pthread_mutex_t when_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct when *whens;
 static _Atomic int64_t when_min = INT64_MAX;
@@ -36,7 +43,8 @@ static int64_t confirmed(void)
 /* A demanded mark that will never move again. */
 static uint32_t hopeless(void)
 {
-    return (demand_flushed && atomic_load(&failed[ZR_MARK_FLUSHED])) || (demand_replicated && atomic_load(&failed[ZR_MARK_REPLICATED]));
+    return (demand_flushed && atomic_load(&failed[ZR_MARK_FLUSHED])) ||
+           (demand_replicated && atomic_load(&failed[ZR_MARK_REPLICATED]));
 }
 
 uint32_t zb_durability_waits(int64_t position)
@@ -149,7 +157,9 @@ static void timer_set(struct zb_lane *lane)
 
 static int32_t late_code(void)
 {
-    return demand_flushed && atomic_load(&marks[ZR_MARK_FLUSHED]) < atomic_load(&marks[ZR_MARK_WRITTEN]) ? ZB_FLUSH_DISK_TIMEOUT : ZB_FLUSH_SLAVE_TIMEOUT;
+    return demand_flushed && atomic_load(&marks[ZR_MARK_FLUSHED]) < atomic_load(&marks[ZR_MARK_WRITTEN])
+               ? ZB_FLUSH_DISK_TIMEOUT
+               : ZB_FLUSH_SLAVE_TIMEOUT;
 }
 
 static void acks_answer(struct zb_parked *p, int32_t code, const char *remark)
@@ -191,7 +201,8 @@ static uint32_t parked_step(struct zb_parked *p, int64_t now, uint32_t all)
         else if (demand_replicated && atomic_load(&failed[ZR_MARK_REPLICATED]))
             acks_answer(p, ZB_SLAVE_NOT_AVAILABLE, failed_why());
         else if (all)
-            acks_answer(p, ZB_SERVICE_NOT_AVAILABLE, "the broker is shutting down; the message may or may not be on disk");
+            acks_answer(p, ZB_SERVICE_NOT_AVAILABLE,
+                        "the broker is shutting down; the message may or may not be on disk");
         else if (p->deadline_ns <= now)
             acks_answer(p, late_code(), NULL);
     }
@@ -273,7 +284,11 @@ static void durability_fail(const struct zr_host *host, uint32_t mark, struct zr
         return;
     snprintf(failed_text[mark], sizeof failed_text[mark], "%.*s", (int)why.len, why.len ? why.ptr : "");
     atomic_store(&failed[mark], 1);
-    zk_log(ZR_LOG_ERROR, "durability: the mark \"%s\" cannot advance any more: %s", mark == ZR_MARK_FLUSHED ? "flushed" : mark ? "replicated" : "written", failed_text[mark]);
+    zk_log(ZR_LOG_ERROR, "durability: the mark \"%s\" cannot advance any more: %s",
+           mark == ZR_MARK_FLUSHED ? "flushed"
+           : mark                  ? "replicated"
+                                   : "written",
+           failed_text[mark]);
     advanced();
 }
 
@@ -283,7 +298,8 @@ static int64_t durability_position(const struct zr_host *host, uint32_t mark)
     return mark == ZR_MARK_CONFIRMED ? confirmed() : mark <= ZR_MARK_REPLICATED ? atomic_load(&marks[mark]) : -1;
 }
 
-static void durability_arrived(const struct zr_host *host, struct zr_str topic, int32_t queue_id, int64_t max_offset, int64_t tags_code)
+static void durability_arrived(const struct zr_host *host, struct zr_str topic, int32_t queue_id, int64_t max_offset,
+                               int64_t tags_code)
 {
     (void)host;
     struct zb_topic *t = zb_topic_get(topic);
@@ -293,15 +309,20 @@ static void durability_arrived(const struct zr_host *host, struct zr_str topic, 
     zb_topic_unref(t);
 }
 
-static void durability_when(const struct zr_host *host, int64_t position, void (*fn)(void *arg, zr_status status), void *arg)
+static void durability_when(const struct zr_host *host, int64_t position, void (*fn)(void *arg, zr_status status),
+                            void *arg)
 {
     (void)host;
     zb_durability_when(position, fn, arg);
 }
 
 const struct zr_durability_v1 zb_durability_table = {
-    .hdr = ZR_HDR(struct zr_durability_v1, 0), .advance = durability_advance, .fail = durability_fail, .position = durability_position,
-    .arrived = durability_arrived, .when = durability_when,
+    .hdr = ZR_HDR(struct zr_durability_v1, 0),
+    .advance = durability_advance,
+    .fail = durability_fail,
+    .position = durability_position,
+    .arrived = durability_arrived,
+    .when = durability_when,
 };
 
 /* The storage is warm: where it stands is where the marks begin. What recovery left is on disk. */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* filters.c - compiled subscription expressions, shared by everyone who subscribes with the same words.
  *
- * What stays true: an expression is compiled once for each (language, text, codes) that is in use or was lately; NULL is the
- * filter that matches everything ("*", and the empty TAG expression). At most CACHE_MAX are kept that nobody uses.
+ * What stays true: an expression is compiled once for each (language, text, codes) that is in use or was lately;
+ * NULL is the filter that matches everything ("*", and the empty TAG expression). At most CACHE_MAX are kept that
+ * nobody uses.
  *
- * LOCKING. cache_lock guards the table and the order of use; the filter plugin is called without it (two threads may compile
- * the same words at once, then one result is thrown away). */
+ * LOCKING. cache_lock guards the table and the order of use; the filter plugin is called without it (two threads may
+ * compile the same words at once, then one result is thrown away). */
 #include "broker/internal.h"
 
 #define CACHE_MAX 4096u
@@ -118,7 +119,8 @@ static struct zb_filter *filter_new(struct zr_str language, struct zr_str key, u
     return f;
 }
 
-zr_status zb_filter_get(struct zr_str language, struct zr_str text, const int32_t *codes, uint32_t n_codes, struct zb_filter **ret, char *why, uint64_t cap)
+zr_status zb_filter_get(struct zr_str language, struct zr_str text, const int32_t *codes, uint32_t n_codes,
+                        struct zb_filter **ret, char *why, uint64_t cap)
 {
     *ret = NULL;
     if (!language.len)
@@ -148,7 +150,11 @@ zr_status zb_filter_get(struct zr_str language, struct zr_str text, const int32_
     struct zb_filter *f = cache_get(hash, k);
     zr_status status = ZR_OK;
     if (!f && (f = filter_new(language, k, hash))) {
-        struct zr_expression expr = { .hdr = ZR_HDR(struct zr_expression, 0), .language = language, .text = text, .codes = codes, .n_codes = n_codes };
+        struct zr_expression expr = { .hdr = ZR_HDR(struct zr_expression, 0),
+                                      .language = language,
+                                      .text = text,
+                                      .codes = codes,
+                                      .n_codes = n_codes };
         zk_err_clear();
         f->table = plugin->filter;
         status = plugin->filter->compile(plugin->inst, &expr, &f->prog, &at);

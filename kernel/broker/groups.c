@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* groups.c - subscription groups, their document, the table of what groups may not consume.
  *
- * What stays true: as in topics.c - a zb_group never changes; groups_gen grows when one is replaced or removed; each change
- * raises the data version. forbidden maps "group@topic" to a mask of permission bits; only bit 2 (read, value 4) is looked at.
+ * What stays true: as in topics.c - a zb_group never changes; groups_gen grows when one is replaced or removed; each
+ * change raises the data version. forbidden maps "group@topic" to a mask of permission bits; only bit 2 (read, value
+ * 4) is looked at.
  *
  * LOCKING. zb.groups_lock guards both tables and the data version. */
 #include "broker/internal.h"
@@ -35,8 +36,8 @@ static struct zr_str text_put(char **at, struct zr_str s)
 
 static struct zb_group *group_new(const struct zr_group *conf)
 {
-    uint64_t size = sizeof(struct zb_group) + conf->n_attributes * sizeof(struct zr_field) + conf->name.len + conf->retry_policy_json.len +
-                    conf->subscription_data_json.len;
+    uint64_t size = sizeof(struct zb_group) + conf->n_attributes * sizeof(struct zr_field) + conf->name.len +
+                    conf->retry_policy_json.len + conf->subscription_data_json.len;
     for (uint32_t i = 0; i < conf->n_attributes; i++)
         size += conf->attributes[i].name.len + conf->attributes[i].value.len;
     struct zb_group *g = calloc(1, size);
@@ -49,7 +50,8 @@ static struct zb_group *group_new(const struct zr_group *conf)
     g->retry_policy = text_put(&at, conf->retry_policy_json);
     g->subscriptions = text_put(&at, conf->subscription_data_json);
     for (uint32_t i = 0; i < conf->n_attributes; i++)
-        g->attributes[i] = (struct zr_field){ text_put(&at, conf->attributes[i].name), text_put(&at, conf->attributes[i].value) };
+        g->attributes[i] =
+            (struct zr_field){ text_put(&at, conf->attributes[i].name), text_put(&at, conf->attributes[i].value) };
     atomic_init(&g->refs, 1);
     g->hash = zb_hash(g->name);
     g->broker_id = conf->broker_id;
@@ -68,19 +70,37 @@ static struct zb_group *group_new(const struct zr_group *conf)
 
 void zb_group_view(const struct zb_group *group, struct zr_group *ret)
 {
-    *ret = (struct zr_group){ .hdr = ZR_HDR(struct zr_group, 0), .name = group->name, .attributes = group->attributes,
-        .n_attributes = group->n_attributes, .retry_policy_json = group->retry_policy, .subscription_data_json = group->subscriptions,
-        .broker_id = group->broker_id, .slow_broker_id = group->slow_broker_id, .consume_enable = group->consume,
-        .consume_from_min_enable = group->from_min, .consume_broadcast_enable = group->broadcast, .consume_orderly = group->orderly,
-        .notify_ids_changed = group->notify, .retry_queues = group->retry_queues, .retry_max_times = group->retry_max_times,
-        .sys_flag = group->sys_flag, .consume_timeout_minute = group->consume_timeout_minute };
+    *ret = (struct zr_group){ .hdr = ZR_HDR(struct zr_group, 0),
+                              .name = group->name,
+                              .attributes = group->attributes,
+                              .n_attributes = group->n_attributes,
+                              .retry_policy_json = group->retry_policy,
+                              .subscription_data_json = group->subscriptions,
+                              .broker_id = group->broker_id,
+                              .slow_broker_id = group->slow_broker_id,
+                              .consume_enable = group->consume,
+                              .consume_from_min_enable = group->from_min,
+                              .consume_broadcast_enable = group->broadcast,
+                              .consume_orderly = group->orderly,
+                              .notify_ids_changed = group->notify,
+                              .retry_queues = group->retry_queues,
+                              .retry_max_times = group->retry_max_times,
+                              .sys_flag = group->sys_flag,
+                              .consume_timeout_minute = group->consume_timeout_minute };
 }
 
 static void group_defaults(struct zr_group *ret, struct zr_str name)
 {
-    *ret = (struct zr_group){ .hdr = ZR_HDR(struct zr_group, 0), .name = name, .slow_broker_id = 1, .consume_enable = 1,
-        .consume_from_min_enable = 1, .consume_broadcast_enable = 1, .notify_ids_changed = 1, .retry_queues = 1, .retry_max_times = 16,
-        .consume_timeout_minute = 15 };
+    *ret = (struct zr_group){ .hdr = ZR_HDR(struct zr_group, 0),
+                              .name = name,
+                              .slow_broker_id = 1,
+                              .consume_enable = 1,
+                              .consume_from_min_enable = 1,
+                              .consume_broadcast_enable = 1,
+                              .notify_ids_changed = 1,
+                              .retry_queues = 1,
+                              .retry_max_times = 16,
+                              .consume_timeout_minute = 15 };
 }
 
 static void version_next(void)
@@ -200,7 +220,9 @@ zr_status zb_group_remove(struct zr_str name)
     if (!g)
         return ZR_ENOENT;
     zb_doc_touch(ZB_DOC_GROUPS, NULL, NULL);
-    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .group = g->name, .now_ms = zk_wall_ms(), .point = ZR_POINT_GROUP_REMOVED };
+    struct zr_event event = {
+        .hdr = ZR_HDR(struct zr_event, 0), .group = g->name, .now_ms = zk_wall_ms(), .point = ZR_POINT_GROUP_REMOVED
+    };
     struct zr_verdict verdict = { .hdr = ZR_HDR(struct zr_verdict, 0) };
     if (zk_hooks_at(ZR_POINT_GROUP_REMOVED))
         zk_hooks_run(ZR_POINT_GROUP_REMOVED, &event, &verdict);
@@ -238,7 +260,9 @@ static struct forbidden *forbidden_new(struct zr_str group, struct zr_str topic,
     memcpy(text, group.ptr, group.len);
     text[group.len] = '@';
     memcpy(text + group.len + 1, topic.ptr, topic.len);
-    *f = (struct forbidden){ { text, group.len + 1 + topic.len }, { text, group.len }, { text + group.len + 1, topic.len }, mask };
+    *f = (struct forbidden){
+        { text, group.len + 1 + topic.len }, { text, group.len }, { text + group.len + 1, topic.len }, mask
+    };
     return f;
 }
 
@@ -289,8 +313,9 @@ int32_t zb_group_forbidden(struct zr_str group, struct zr_str topic, int32_t val
 /* ---- groups that always exist ---- */
 zr_status zb_groups_make_system(void)
 {
-    static const char *const names[] = { "TOOLS_CONSUMER", "FILTERSRV_CONSUMER", "SELF_TEST_C_GROUP", "CID_ONS-HTTP-PROXY", "CID_ONSAPI_PULL",
-        "CID_ONSAPI_PERMISSION", "CID_ONSAPI_OWNER", "CID_RMQ_SYS_TRANS", NULL };
+    static const char *const names[] = { "TOOLS_CONSUMER",     "FILTERSRV_CONSUMER", "SELF_TEST_C_GROUP",
+                                         "CID_ONS-HTTP-PROXY", "CID_ONSAPI_PULL",    "CID_ONSAPI_PERMISSION",
+                                         "CID_ONSAPI_OWNER",   "CID_RMQ_SYS_TRANS",  NULL };
     for (uint32_t i = 0; names[i]; i++) {
         struct zr_group conf;
         struct zb_group *g = NULL;
@@ -483,12 +508,15 @@ zr_status zb_groups_load(void)
     if (status == ZR_ENOENT)
         return ZR_OK;
     if (status != ZR_OK) {
-        zk_err_raise(status, 0, "config/subscriptionGroup.json cannot be read, and neither can its .bak: put back a good copy, or remove both "
+        zk_err_raise(status, 0,
+                     "config/subscriptionGroup.json cannot be read, and neither can its .bak: put back a good copy, or "
+                     "remove both "
                      "to start with default groups");
         return status;
     }
     if (load == ZR_EFULL)
-        zk_err_raise(load, 0, "config/subscriptionGroup.json holds more groups than maxGroups (%lld) allows", (long long)zb.set.max_groups);
+        zk_err_raise(load, 0, "config/subscriptionGroup.json holds more groups than maxGroups (%lld) allows",
+                     (long long)zb.set.max_groups);
     return load;
 }
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* heartbeat.c - codes 34 HEART_BEAT, 35 UNREGISTER_CLIENT, 38 GET_CONSUMER_LIST_BY_GROUP, 46 CHECK_CLIENT_CONFIG.
  *
- * A heartbeat is handled in two steps. First every group it names gets its %RETRY% topic; if one of them is new, the rest waits
- * until the registries know it (clients look for its route as soon as they have the answer). Then members are registered, told
- * of changes (40), and only then the heartbeat is answered. */
+ * A heartbeat is handled in two steps. First every group it names gets its %RETRY% topic; if one of them is new, the
+ * rest waits until the registries know it (clients look for its route as soon as they have the answer). Then members
+ * are registered, told of changes (40), and only then the heartbeat is answered. */
 #include "broker/internal.h"
 
-#define MAX_GROUPS 1024u      /* in one heartbeat, of either kind */
-#define MAX_SUBS 8192u        /* of one group in one heartbeat */
-#define MAX_BODY (4u << 20)   /* bytes: it is taken apart on an I/O thread */
+#define MAX_GROUPS 1024u    /* in one heartbeat, of either kind */
+#define MAX_SUBS 8192u      /* of one group in one heartbeat */
+#define MAX_BODY (4u << 20) /* bytes: it is taken apart on an I/O thread */
 
 struct heartbeat {
     struct zl_json_doc *doc;
@@ -34,8 +34,13 @@ static uint32_t model_of(struct zr_str s)
 
 static const char *from_where_of(struct zr_str s)
 {
-    static const char *const names[] = { "CONSUME_FROM_LAST_OFFSET", "CONSUME_FROM_LAST_OFFSET_AND_FROM_MIN_WHEN_BOOT_FIRST",
-        "CONSUME_FROM_MIN_OFFSET", "CONSUME_FROM_MAX_OFFSET", "CONSUME_FROM_FIRST_OFFSET", "CONSUME_FROM_TIMESTAMP", NULL };
+    static const char *const names[] = { "CONSUME_FROM_LAST_OFFSET",
+                                         "CONSUME_FROM_LAST_OFFSET_AND_FROM_MIN_WHEN_BOOT_FIRST",
+                                         "CONSUME_FROM_MIN_OFFSET",
+                                         "CONSUME_FROM_MAX_OFFSET",
+                                         "CONSUME_FROM_FIRST_OFFSET",
+                                         "CONSUME_FROM_TIMESTAMP",
+                                         NULL };
     for (uint32_t i = 0; names[i]; i++)
         if (zl_is(s, names[i]))
             return names[i];
@@ -46,7 +51,8 @@ static const char *from_where_of(struct zr_str s)
 static zr_status heartbeat_parse(struct zr_span body, struct heartbeat *ret)
 {
     uint64_t at = 0;
-    if (body.len > MAX_BODY || zl_json_parse((struct zr_str){ (const char *)body.ptr, body.len }, &ret->doc, &ret->root, &at) != ZR_OK)
+    if (body.len > MAX_BODY ||
+        zl_json_parse((struct zr_str){ (const char *)body.ptr, body.len }, &ret->doc, &ret->root, &at) != ZR_OK)
         return ZR_EINVAL;
     ret->client_id = zl_json_get_str(ret->root, "clientID");
     ret->fingerprint = (int32_t)zl_json_get_i64(ret->root, "heartbeatFingerprint", 0);
@@ -87,7 +93,8 @@ static uint32_t any_order_topic(struct zb_lane *lane, const struct zl_json *entr
 }
 
 /* Step one: %RETRY% topics. Names of those made are put into made (text in arena); returns how many. */
-static uint32_t make_retry_topics(struct zb_lane *lane, const struct heartbeat *h, struct zk_arena *arena, struct zr_str *made, uint32_t cap)
+static uint32_t make_retry_topics(struct zb_lane *lane, const struct heartbeat *h, struct zk_arena *arena,
+                                  struct zr_str *made, uint32_t cap)
 {
     uint32_t n = 0;
     for (const struct zl_json *e = list_of(h, "consumerDataSet"); e; e = e->next) {
@@ -98,8 +105,9 @@ static uint32_t make_retry_topics(struct zb_lane *lane, const struct heartbeat *
         struct zr_str name = g ? zb_cat(text, ZL_RETRY_TOPIC_MAX, ZB_RETRY_PREFIX, group) : (struct zr_str){ NULL, 0 };
         if (!name.ptr || zb_lane_topic(lane, name))
             continue;
-        zr_status status = zb_topic_ensure(name, g->retry_queues, ZR_PERM_READ | ZR_PERM_WRITE, zl_json_get_bool(e, "unitMode", 0) ? 2 : 0,
-                                           any_order_topic(lane, e), NULL, &is_new);
+        zr_status status =
+            zb_topic_ensure(name, g->retry_queues, ZR_PERM_READ | ZR_PERM_WRITE,
+                            zl_json_get_bool(e, "unitMode", 0) ? 2 : 0, any_order_topic(lane, e), NULL, &is_new);
         if (status == ZR_OK && is_new && n < cap)
             made[n++] = zk_arena_str(arena, name);
     }
@@ -109,10 +117,14 @@ static uint32_t make_retry_topics(struct zb_lane *lane, const struct heartbeat *
 static zr_status sub_make(const struct zl_json *node, struct zk_arena *arena, struct zb_sub **ret)
 {
     const struct zl_json *tags = zl_json_get(node, "tagsSet"), *codes = zl_json_get(node, "codeSet");
-    struct zr_subscription conf = { .hdr = ZR_HDR(struct zr_subscription, 0), .topic = zl_json_get_str(node, "topic"),
-        .text = zl_json_get_str(node, "subString"), .expression_type = zl_json_get_str(node, "expressionType"),
-        .version = zl_json_get_i64(node, "subVersion", 0), .class_filter = zl_json_get_bool(node, "classFilterMode", 0) };
-    uint32_t n_tags = tags && tags->kind == ZL_JSON_ARRAY ? tags->n : 0, n_codes = codes && codes->kind == ZL_JSON_ARRAY ? codes->n : 0;
+    struct zr_subscription conf = { .hdr = ZR_HDR(struct zr_subscription, 0),
+                                    .topic = zl_json_get_str(node, "topic"),
+                                    .text = zl_json_get_str(node, "subString"),
+                                    .expression_type = zl_json_get_str(node, "expressionType"),
+                                    .version = zl_json_get_i64(node, "subVersion", 0),
+                                    .class_filter = zl_json_get_bool(node, "classFilterMode", 0) };
+    uint32_t n_tags = tags && tags->kind == ZL_JSON_ARRAY ? tags->n : 0,
+             n_codes = codes && codes->kind == ZL_JSON_ARRAY ? codes->n : 0;
     struct zr_str *t = zk_arena_alloc(arena, (n_tags + 1) * sizeof *t);
     int32_t *c = zk_arena_alloc(arena, (n_codes + 1) * sizeof *c);
     if (!t || !c)
@@ -129,8 +141,8 @@ static zr_status sub_make(const struct zl_json *node, struct zk_arena *arena, st
     return *ret ? ZR_OK : ZR_ENOMEM;
 }
 
-static zr_status register_consumer(struct zb_lane *lane, struct zb_peer *peer, const struct heartbeat *h, const struct zl_json *e,
-                                   const struct zr_request *req, uint32_t *sub_changed)
+static zr_status register_consumer(struct zb_lane *lane, struct zb_peer *peer, const struct heartbeat *h,
+                                   const struct zl_json *e, const struct zr_request *req, uint32_t *sub_changed)
 {
     struct zk_arena arena;
     struct zr_str group = zl_json_get_str(e, "groupName");
@@ -138,10 +150,16 @@ static zr_status register_consumer(struct zb_lane *lane, struct zb_peer *peer, c
     const struct zl_json *subs = zl_json_get(e, "subscriptionDataSet");
     if (!g)
         return ZR_OK;
-    struct zb_consumer c = { .group = group, .client_id = h->client_id, .consume_type = type_of(zl_json_get_str(e, "consumeType")),
-        .model = model_of(zl_json_get_str(e, "messageModel")), .from_where = from_where_of(zl_json_get_str(e, "consumeFromWhere")),
-        .with_subs = !(h->fingerprint && h->without_sub), .language = req->language, .version = req->version, .fingerprint = h->fingerprint,
-        .notify = g->notify };
+    struct zb_consumer c = { .group = group,
+                             .client_id = h->client_id,
+                             .consume_type = type_of(zl_json_get_str(e, "consumeType")),
+                             .model = model_of(zl_json_get_str(e, "messageModel")),
+                             .from_where = from_where_of(zl_json_get_str(e, "consumeFromWhere")),
+                             .with_subs = !(h->fingerprint && h->without_sub),
+                             .language = req->language,
+                             .version = req->version,
+                             .fingerprint = h->fingerprint,
+                             .notify = g->notify };
     uint32_t n = subs && subs->kind == ZL_JSON_ARRAY && c.with_subs ? subs->n : 0;
     zr_status status = n > MAX_SUBS ? ZR_EFULL : ZR_OK;
     zk_arena_init(&arena, 16u << 10, 64u << 20);
@@ -165,19 +183,23 @@ static zr_status heartbeat_register(struct zb_lane *lane, const struct zr_reques
     struct zb_peer *peer = zb_peer_of(req->session);
     uint32_t sub_changed = h->fingerprint == 0, n = 0;
     zr_status status = peer ? ZR_OK : ZR_ENOMEM;
-    for (const struct zl_json *e = list_of(h, "consumerDataSet"); e && status == ZR_OK && n < MAX_GROUPS; e = e->next, n++)
+    for (const struct zl_json *e = list_of(h, "consumerDataSet"); e && status == ZR_OK && n < MAX_GROUPS;
+         e = e->next, n++)
         if (!consumer_skipped(e))
             status = register_consumer(lane, peer, h, e, req, &sub_changed);
     n = 0;
-    for (const struct zl_json *e = list_of(h, "producerDataSet"); e && status == ZR_OK && n < MAX_GROUPS; e = e->next, n++) {
+    for (const struct zl_json *e = list_of(h, "producerDataSet"); e && status == ZR_OK && n < MAX_GROUPS;
+         e = e->next, n++) {
         struct zr_str group = zl_json_get_str(e, "groupName");
         if (group_usable(group))
             status = zb_producer_register(peer, group, h->client_id, req->language, req->version);
     }
     if (status != ZR_OK && status != ZR_ECLOSED)
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "the heartbeat cannot be taken: %s",
-                              status == ZR_EFULL ? "a limit (maxClients, or subscriptions of one group) is reached" : "memory ran out");
-    struct zr_field f[2] = { { ZR_STR("IS_SUPPORT_HEART_BEAT_V2"), ZR_STR("true") }, { ZR_STR("IS_SUB_CHANGE"), zl_str(sub_changed ? "true" : "false") } };
+                              status == ZR_EFULL ? "a limit (maxClients, or subscriptions of one group) is reached"
+                                                 : "memory ran out");
+    struct zr_field f[2] = { { ZR_STR("IS_SUPPORT_HEART_BEAT_V2"), ZR_STR("true") },
+                             { ZR_STR("IS_SUB_CHANGE"), zl_str(sub_changed ? "true" : "false") } };
     struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 0), .code = ZB_SUCCESS, .n_fields = 2, .fields = f };
     return zk_answer(req->token, &c);
 }
@@ -254,9 +276,13 @@ zr_status zb_consumer_list_handle(struct zr_inst *inst, const struct zr_request 
     uint32_t n = zb_clients_ids(group, &body);
     zr_status status;
     if (n == 0 || body.failed) {
-        status = zk_answer_code(req->token, ZB_SYSTEM_ERROR, "no consumer for this group, %.*s", (int)group.len, group.ptr);
+        status =
+            zk_answer_code(req->token, ZB_SYSTEM_ERROR, "no consumer for this group, %.*s", (int)group.len, group.ptr);
     } else {
-        struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 0), .code = ZB_SUCCESS, .flags = ZR_COMMAND_EMPTY_EXT, .body = zl_buf_as_span(&body) };
+        struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 0),
+                                .code = ZB_SUCCESS,
+                                .flags = ZR_COMMAND_EMPTY_EXT,
+                                .body = zl_buf_as_span(&body) };
         status = zk_answer(req->token, &c);
     }
     zl_buf_free(&body);
@@ -279,7 +305,9 @@ zr_status zb_check_config_handle(struct zr_inst *inst, const struct zr_request *
     if (!sub || type.len == 0 || zl_is(type, "TAG"))
         status = zk_answer_code(req->token, ZB_SUCCESS, NULL);
     else if (!ZB_SET(property_filter))
-        status = zk_answer_code(req->token, ZB_SYSTEM_ERROR, "The broker does not support consumer to filter message by %.*s", (int)type.len, type.ptr);
+        status =
+            zk_answer_code(req->token, ZB_SYSTEM_ERROR,
+                           "The broker does not support consumer to filter message by %.*s", (int)type.len, type.ptr);
     else if (zb_filter_get(type, zl_json_get_str(sub, "subString"), NULL, 0, &filter, why, sizeof why) != ZR_OK)
         status = zk_answer_code(req->token, ZB_SUBSCRIPTION_PARSE_FAILED, "%s", why);
     else

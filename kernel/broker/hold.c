@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* hold.c - long polling: pulls that found nothing and wait for a message, or for their time to pass.
  *
- * A held pull is in three lists: of its queue (woken by what arrives), of a timing wheel (ended when its time has passed) and of
- * its connection (dropped with it). Who wants it sets its state from HELD to TAKEN; who succeeds owns it, takes it out of all
- * three, and runs, posts or drops it.
+ * A held pull is in three lists: of its queue (woken by what arrives), of a timing wheel (ended when its time has
+ * passed) and of its connection (dropped with it). Who wants it sets its state from HELD to TAKEN; who succeeds owns
+ * it, takes it out of all three, and runs, posts or drops it.
  *
  * What stays true:
- *   1. A pull that is TAKEN is touched by its taker only, but for the links of lists it still is in; it is freed only after it
- *      was taken out of all three, so whoever walks a list under its lock sees live objects.
- *   2. No message is missed: the holder links the pull first and then looks at the queue's end; the appender makes the message
- *      visible first and then looks for held pulls. Between the two there is a full fence on both sides.
+ *   1. A pull that is TAKEN is touched by its taker only, but for the links of lists it still is in; it is freed
+ *      only after it was taken out of all three, so whoever walks a list under its lock sees live objects.
+ *   2. No message is missed: the holder links the pull first and then looks at the queue's end; the appender makes
+ *      the message visible first and then looks for held pulls. Between the two there is a full fence on both sides.
  *   3. There is no scan: the timer is set to the first slot of the wheel that holds anything.
  *
- * LOCKING. queue->lock guards a queue's list; hold_lock guards the wheel and the lists of connections. Order: queue->lock, then
- * hold_lock. No filter, storage or answer is called under either (filters are judged between two looks at the list). */
+ * LOCKING. queue->lock guards a queue's list; hold_lock guards the wheel and the lists of connections. Order:
+ * queue->lock, then hold_lock. No filter, storage or answer is called under either (filters are judged between two
+ * looks at the list). */
 #include "broker/internal.h"
 
 #define TICK_NS 10000000ll
@@ -278,7 +279,11 @@ static void take_from_queue(struct zb_queue *q, const struct zb_pull *which, uin
 
 /* ---- arrivals ---- */
 #define MAX_FILTERS 32u
-struct judged { struct zb_filter *filters[MAX_FILTERS]; uint8_t yes[MAX_FILTERS]; uint32_t n, more; };
+struct judged {
+    struct zb_filter *filters[MAX_FILTERS];
+    uint8_t yes[MAX_FILTERS];
+    uint32_t n, more;
+};
 
 static void judged_add(struct judged *j, struct zb_filter *f)
 {
@@ -299,7 +304,8 @@ static uint32_t judged_yes(const struct judged *j, const struct zb_filter *f)
     return j->more; /* beyond the table: woken without being asked. Else it came after, and has looked for itself */
 }
 
-void zb_hold_arrived(struct zb_queue *queue, int64_t queue_offset, int64_t tags_code, const struct zr_span *properties, uint32_t any_tag, uint32_t here)
+void zb_hold_arrived(struct zb_queue *queue, int64_t queue_offset, int64_t tags_code, const struct zr_span *properties,
+                     uint32_t any_tag, uint32_t here)
 {
     struct judged j = { .n = 0, .more = 0 };
     struct zb_pull *chain = NULL;

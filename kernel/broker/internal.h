@@ -2,16 +2,17 @@
 /* internal.h - what the files of kernel/broker share. Nobody outside this folder (but its unit tests) includes it.
  *
  * WHO OWNS WHAT
- *   - Topics, groups and filters are immutable objects with a reference count. A change makes a new object and puts it in the
- *     table in place of the old one; what has to survive the change (queues, held pulls, counters) hangs in a `live` part that
- *     the versions share.
- *   - Each lane keeps a cache of the topics and groups it used, by name, with references. `gen` of a table grows when an object
- *     in it is replaced or removed (not when one is added); a lane that sees another gen appends what it has gathered and
- *     empties its cache. So a request costs no lock to find its topic and its group.
+ *   - Topics, groups and filters are immutable objects with a reference count. A change makes a new object and puts
+ *     it in the table in place of the old one; what has to survive the change (queues, held pulls, counters) hangs
+ *     in a `live` part that the versions share.
+ *   - Each lane keeps a cache of the topics and groups it used, by name, with references. `gen` of a table grows
+ *     when an object in it is replaced or removed (not when one is added); a lane that sees another gen appends what
+ *     it has gathered and empties its cache. So a request costs no lock to find its topic and its group.
  *   - Jobs are handed to a lane through its inbox (zb_lane_post); they run on the lane's thread in turn_end or woken.
  *
- * LOCKING (whole folder). Locks are leaves unless said otherwise here; no plugin, no zk_answer, zk_tell or zk_work is called
- * with one held. Order where two are held: hold queue lock -> hold lock; live lock and table locks are never nested. */
+ * LOCKING (whole folder). Locks are leaves unless said otherwise here; no plugin, no zk_answer, zk_tell or zk_work
+ * is called with one held. Order where two are held: hold queue lock -> hold lock; live lock and table locks are
+ * never nested. */
 #ifndef ZB_INTERNAL_H
 #define ZB_INTERNAL_H
 #include <pthread.h>
@@ -58,19 +59,22 @@
 #define ZB_TEMPLATE_TOPIC "TBW102"
 #define ZB_RETRY_PREFIX "%RETRY%"
 #define ZB_DLQ_PREFIX "%DLQ%"
-#define ZB_NAME_MAX 512u      /* no name on the wire is longer; longer ones are refused unseen */
-#define ZB_MAX_QUEUES 65536   /* of one topic */
+#define ZB_NAME_MAX 512u    /* no name on the wire is longer; longer ones are refused unseen */
+#define ZB_MAX_QUEUES 65536 /* of one topic */
 #define ZB_MAX_SUSPEND_MS 3600000
 
 /* ---- settings ---- */
 struct zb_settings {
     struct zr_str region_id, trace_topic;
     int64_t default_topic_queues, broker_permission, max_message_size, short_polling_ms, flush_offset_ms;
-    int64_t max_transfer_count, max_transfer_bytes, sync_flush_timeout_ms, slave_timeout_ms, channel_expired_ms, client_scan_ms;
+    int64_t max_transfer_count, max_transfer_bytes, sync_flush_timeout_ms, slave_timeout_ms, channel_expired_ms,
+        client_scan_ms;
     int64_t revive_queues, start_accept_ms, offset_version_step, role;
     int64_t max_topics, max_groups, max_progress, max_held, max_clients;
-    uint8_t auto_create_topic, auto_create_group, create_sys_group, long_polling, slave_read, lite_pull, property_filter;
-    uint8_t trace_topic_enable, cluster_topic, broker_topic, trace_on, timer_wheel, reject_transaction, reject_pull_consumer;
+    uint8_t auto_create_topic, auto_create_group, create_sys_group, long_polling, slave_read, lite_pull,
+        property_filter;
+    uint8_t trace_topic_enable, cluster_topic, broker_topic, trace_on, timer_wheel, reject_transaction,
+        reject_pull_consumer;
     uint8_t server_side_reset;
 };
 #define ZB_ROLE_ASYNC_MASTER 0
@@ -83,11 +87,22 @@ zr_status zb_settings_change(struct zr_str key, struct zr_str value);
 void zb_settings_each(int32_t (*each)(void *ctx, struct zr_str key, struct zr_str value), void *ctx);
 
 /* ---- a table by name; values carry their key. Not thread-safe. ---- */
-struct zb_slot { uint64_t hash; struct zr_str key; void *value; };
-struct zb_map { struct zb_slot *slots; uint64_t cap, n; };
-static inline uint64_t zb_hash(struct zr_str s) { return zl_hash(s.ptr, s.len); }
+struct zb_slot {
+    uint64_t hash;
+    struct zr_str key;
+    void *value;
+};
+struct zb_map {
+    struct zb_slot *slots;
+    uint64_t cap, n;
+};
+static inline uint64_t zb_hash(struct zr_str s)
+{
+    return zl_hash(s.ptr, s.len);
+}
 void *zb_map_get(const struct zb_map *m, uint64_t hash, struct zr_str key);
-zr_status zb_map_put(struct zb_map *m, uint64_t hash, struct zr_str key, void *value); /* in place of one of the same key */
+zr_status zb_map_put(struct zb_map *m, uint64_t hash, struct zr_str key,
+                     void *value); /* in place of one of the same key */
 void *zb_map_del(struct zb_map *m, uint64_t hash, struct zr_str key);
 void zb_map_free(struct zb_map *m);
 /* Steps through: *at begins at 0; NULL at the end. */
@@ -113,7 +128,7 @@ struct zb_queue { /* one queue of a topic; lives as long as the topic's live par
     struct zb_pull *first, *last;
 };
 #define ZB_WINDOW 7 /* samples of ten seconds: a minute between first and last */
-struct zb_rate { /* guarded by zb.stats_lock; filled by the sampler */
+struct zb_rate {    /* guarded by zb.stats_lock; filled by the sampler */
     int64_t at_ms[ZB_WINDOW], count[ZB_WINDOW], bytes[ZB_WINDOW];
     uint32_t n, next;
 };
@@ -141,15 +156,19 @@ struct zb_topic {
 struct zb_topic *zb_topic_ref(struct zb_topic *topic);
 void zb_topic_unref(struct zb_topic *topic);
 struct zb_topic *zb_topic_get(struct zr_str name); /* a reference, or NULL */
-struct zb_topic *zb_lane_topic(struct zb_lane *lane, struct zr_str name); /* borrowed until zb_lane_fresh; lane's thread */
+struct zb_topic *zb_lane_topic(struct zb_lane *lane,
+                               struct zr_str name); /* borrowed until zb_lane_fresh; lane's thread */
 struct zb_queue *zb_topic_queue(struct zb_topic *topic, int32_t queue_id); /* NULL: no such queue, or no memory */
 struct zr_queue *zb_queue_handle(struct zb_topic *topic, struct zb_queue *queue);
-/* Puts a topic as given. *ret_new: it was not there. ret may be NULL, else gets a reference. Not announced, not persisted. */
+/* Puts a topic as given. *ret_new: it was not there. ret may be NULL, else gets a reference. Not announced, not
+ * persisted. */
 zr_status zb_topic_store(const struct zr_topic *conf, struct zb_topic **ret, uint32_t *ret_new);
 /* Makes a topic of plain settings unless it is there. */
-zr_status zb_topic_ensure(struct zr_str name, int32_t queues, int32_t perm, int32_t sys_flag, uint32_t order, struct zb_topic **ret, uint32_t *ret_new);
+zr_status zb_topic_ensure(struct zr_str name, int32_t queues, int32_t perm, int32_t sys_flag, uint32_t order,
+                          struct zb_topic **ret, uint32_t *ret_new);
 /* Auto-creation by a send, from a template topic. ZR_ENOENT: rules forbid it. */
-zr_status zb_topic_from_template(struct zr_str name, struct zr_str template_name, int32_t queues, int32_t sys_flag, struct zb_topic **ret, uint32_t *ret_new);
+zr_status zb_topic_from_template(struct zr_str name, struct zr_str template_name, int32_t queues, int32_t sys_flag,
+                                 struct zb_topic **ret, uint32_t *ret_new);
 zr_status zb_topic_remove(struct zr_str name); /* worker */
 /* All topics, each with a reference; ended by zb_topics_free. NULL: memory ran out. */
 struct zb_topic **zb_topics_all(uint32_t *ret_n);
@@ -182,7 +201,8 @@ struct zb_group *zb_group_ref(struct zb_group *group);
 void zb_group_unref(struct zb_group *group);
 /* A reference; create: by the rules of auto-creation. */
 struct zb_group *zb_group_get(struct zr_str name, uint32_t create);
-struct zb_group *zb_lane_group(struct zb_lane *lane, struct zr_str name, uint32_t create); /* borrowed, as zb_lane_topic */
+struct zb_group *zb_lane_group(struct zb_lane *lane, struct zr_str name,
+                               uint32_t create); /* borrowed, as zb_lane_topic */
 zr_status zb_group_store(const struct zr_group *conf);
 zr_status zb_group_remove(struct zr_str name);
 struct zb_group **zb_groups_all(uint32_t *ret_n);
@@ -201,11 +221,15 @@ int64_t zb_offset_pulled(struct zr_str group, struct zr_str topic, int32_t queue
 int64_t zb_offset_reset_of(struct zr_str group, struct zr_str topic, int32_t queue_id); /* pending reset, -1 */
 void zb_offset_reset(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset);
 /* What a pull does before it reads: commits (if commit >= 0) and takes a pending reset (returned, -1: none). */
-int64_t zb_offset_begin(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t commit, uint32_t take_reset);
+int64_t zb_offset_begin(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t commit,
+                        uint32_t take_reset);
 /* What it does after: remembers where the next one begins, counts what was given. */
-void zb_offset_end(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t next, uint32_t messages, uint64_t bytes);
+void zb_offset_end(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t next, uint32_t messages,
+                   uint64_t bytes);
 void zb_offset_remove(struct zr_str group, struct zr_str topic);
-void zb_offset_each(int32_t (*each)(void *ctx, struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset), void *ctx);
+void zb_offset_each(int32_t (*each)(void *ctx, struct zr_str group, struct zr_str topic, int32_t queue_id,
+                                    int64_t offset),
+                    void *ctx);
 uint32_t zb_offset_rates(struct zr_str group, struct zr_str topic, struct zr_topic_stats *ret);
 void zb_offsets_sample(int64_t now_ms);
 void zb_offsets_print(struct zl_buf *out);
@@ -217,15 +241,16 @@ void zb_offsets_close(void);
 #define ZB_DOC_TOPICS 0u
 #define ZB_DOC_GROUPS 1u
 #define ZB_DOC_OFFSETS 2u
-/* Has the document written by a worker, soon; several calls become one write. fn (may be NULL) is called once when a write that
- * began after this call ended, well or not, on any thread. */
+/* Has the document written by a worker, soon; several calls become one write. fn (may be NULL) is called once when a
+ * write that began after this call ended, well or not, on any thread. */
 void zb_doc_touch(uint32_t doc, void (*fn)(void *ctx, zr_status status), void *ctx);
 zr_status zb_doc_write(uint32_t doc); /* now, on this thread */
 void zb_docs_open(void);
 void zb_docs_close(void);
 
 /* ---- announcements ---- */
-/* Persists topics.json and tells every registry; fn once, on any thread, when both are done or three seconds passed. n 0: all. */
+/* Persists topics.json and tells every registry; fn once, on any thread, when both are done or three seconds passed.
+ * n 0: all. */
 void zb_announce(const struct zr_str *names, uint32_t n, void (*fn)(void *ctx, zr_status status), void *ctx);
 /* A new topic that came by a send: the same, with live->announcing set meanwhile. */
 void zb_announce_new(struct zb_topic *topic);
@@ -253,8 +278,10 @@ struct zb_filter {
     struct zr_prog *prog;
     struct zb_filter *older, *newer; /* order of use; guarded by the cache's lock */
 };
-/* ZR_OK with *ret NULL: everything matches. ZR_ENOTSUP: no filter of that language is loaded. ZR_EINVAL, ZR_EFULL: text in why. */
-zr_status zb_filter_get(struct zr_str language, struct zr_str text, const int32_t *codes, uint32_t n_codes, struct zb_filter **ret, char *why, uint64_t cap);
+/* ZR_OK with *ret NULL: everything matches. ZR_ENOTSUP: no filter of that language is loaded. ZR_EINVAL, ZR_EFULL:
+ * text in why. */
+zr_status zb_filter_get(struct zr_str language, struct zr_str text, const int32_t *codes, uint32_t n_codes,
+                        struct zb_filter **ret, char *why, uint64_t cap);
 struct zb_filter *zb_filter_ref(struct zb_filter *filter);
 void zb_filter_unref(struct zb_filter *filter);
 uint32_t zb_filter_match(const struct zb_filter *filter, int64_t tags_code, const struct zr_span *properties);
@@ -312,17 +339,22 @@ struct zb_consumer {
     int32_t language, version, fingerprint;
     uint32_t notify;
 };
-/* Registers; *ret_sub_changed: another fingerprint was known, or a short heartbeat met an unknown group. Tells members. */
+/* Registers; *ret_sub_changed: another fingerprint was known, or a short heartbeat met an unknown group. Tells
+ * members. */
 zr_status zb_consumer_register(struct zb_peer *peer, const struct zb_consumer *c, uint32_t *ret_sub_changed);
-zr_status zb_producer_register(struct zb_peer *peer, struct zr_str group, struct zr_str client_id, int32_t language, int32_t version);
+zr_status zb_producer_register(struct zb_peer *peer, struct zr_str group, struct zr_str client_id, int32_t language,
+                               int32_t version);
 void zb_client_unregister(struct zb_peer *peer, struct zr_str group, uint32_t consumers);
 void zb_client_closed(struct zr_session *session); /* io; also drops its held pulls */
 /* Consumer side of pull's checks. ret_sub gets a reference or stays NULL. ZR_ENOENT: nobody of the group is here. */
-zr_status zb_consumer_find(struct zr_str group, struct zr_str topic, uint32_t *ret_model, uint32_t *ret_type, struct zb_sub **ret_sub);
+zr_status zb_consumer_find(struct zr_str group, struct zr_str topic, uint32_t *ret_model, uint32_t *ret_type,
+                           struct zb_sub **ret_sub);
 uint32_t zb_consumer_has(struct zr_str group, const struct zb_peer *peer);
 zr_status zb_clients_consumers(struct zr_str group, void (*fn)(void *ctx, const struct zr_consumers *c), void *ctx);
 void zb_clients_each_consumers(int32_t (*each)(void *ctx, const struct zr_consumers *c), void *ctx);
-void zb_clients_each_producer(struct zr_str group, int32_t (*each)(void *ctx, struct zr_str group, const struct zr_client *client), void *ctx);
+void zb_clients_each_producer(struct zr_str group,
+                              int32_t (*each)(void *ctx, struct zr_str group, const struct zr_client *client),
+                              void *ctx);
 struct zr_session *zb_clients_session(struct zr_str group, struct zr_str client_id, uint32_t producers);
 /* Client ids of a consumer group as {"consumerIdList":[...]}; 0: nobody. */
 uint32_t zb_clients_ids(struct zr_str group, struct zl_buf *out);
@@ -343,7 +375,7 @@ struct zb_counters { /* written by one thread, read by the sampler */
 struct zb_send; /* send.c */
 struct zb_lane {
     struct zk_lane *lane;
-    struct zk_arena arena;  /* of the batch */
+    struct zk_arena arena; /* of the batch */
     struct zb_map topics, groups;
     uint64_t topics_gen, groups_gen;
     struct zr_msg *msgs;
@@ -359,7 +391,7 @@ struct zb_lane {
     pthread_mutex_t inbox_lock;
     struct zb_job *inbox, **inbox_end;
     _Atomic uint32_t has_jobs;
-    uint32_t running; /* jobs are being run */
+    uint32_t running;                       /* jobs are being run */
     struct zb_parked *parked, **parked_end; /* in order of position */
     _Atomic int64_t parked_min;             /* position of the first; INT64_MAX: none */
     uint64_t timer;
@@ -367,9 +399,12 @@ struct zb_lane {
     uint64_t random;
     struct zb_counters count;
 };
-static inline struct zb_lane *zb_lane_of(struct zr_session *session) { return (struct zb_lane *)zk_session_lane(session)->broker; }
-/* Before a request looks into the caches: runs jobs that came in (they are older than the request), and empties caches that are
- * out of date, after appending what stands on them. */
+static inline struct zb_lane *zb_lane_of(struct zr_session *session)
+{
+    return (struct zb_lane *)zk_session_lane(session)->broker;
+}
+/* Before a request looks into the caches: runs jobs that came in (they are older than the request), and empties
+ * caches that are out of date, after appending what stands on them. */
 void zb_lane_fresh(struct zb_lane *lane);
 uint32_t zb_lane_random(struct zb_lane *lane, uint32_t below);
 void zb_lane_opened(struct zk_lane *lane);
@@ -380,7 +415,7 @@ uint32_t zb_lanes(struct zb_lane ***ret); /* all there ever were */
 void zb_lanes_close(void);
 
 /* ---- send ---- */
-void zb_send_append(struct zb_lane *lane); /* what the lane has gathered */
+void zb_send_append(struct zb_lane *lane);                 /* what the lane has gathered */
 uint32_t zb_lane_resize(struct zb_lane *lane, uint32_t n); /* arrays of an empty batch */
 void zb_lane_shrink(struct zb_lane *lane);
 zr_status zb_send_handle(struct zr_inst *inst, const struct zr_request *req);
@@ -389,7 +424,8 @@ zr_status zb_retry_handle(struct zr_inst *inst, const struct zr_request *req);
 #define ZB_REJECTED 1u  /* verdict has code and remark */
 #define ZB_HANDLED 2u
 /* Publish hooks, and the demands that only plugins meet. */
-uint32_t zb_publish_hooks(struct zr_msg *msg, const struct zr_request *req, void *(*scratch)(void *, uint64_t), void *scratch_ctx, struct zr_verdict *verdict);
+uint32_t zb_publish_hooks(struct zr_msg *msg, const struct zr_request *req, void *(*scratch)(void *, uint64_t),
+                          void *scratch_ctx, struct zr_verdict *verdict);
 void zb_publish(struct zr_msg *msgs, uint32_t n, uint32_t flags, const struct zr_request *req,
                 void (*on_done)(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n), void *ctx);
 int32_t zb_put_code(const struct zr_put *put);
@@ -401,25 +437,29 @@ struct zb_props { /* what a send looks for in a properties string */
     uint32_t ours;  /* names that the broker sets or removes are in it */
 };
 void zb_props_scan(struct zr_span props, struct zb_props *ret);
-struct zb_retry_target { struct zr_str topic; int32_t queues; uint32_t dlq; };
+struct zb_retry_target {
+    struct zr_str topic;
+    int32_t queues;
+    uint32_t dlq;
+};
 
 /* ---- pull ---- */
 struct zb_pull {
     struct zb_job job;
     struct zr_token *token; /* held once `kept` */
     struct zb_peer *peer;
-    struct zb_lane *lane;   /* of the session */
+    struct zb_lane *lane; /* of the session */
     struct zr_str group, topic_name, type;
     int64_t offset, commit, sub_version, arrived_ns, suspend_ms;
     int32_t queue_id, max_messages, sys_flag, code;
-    struct zb_filter *own;  /* compiled from the request (bit SUBSCRIPTION) */
+    struct zb_filter *own;    /* compiled from the request (bit SUBSCRIPTION) */
     uint32_t own_ready, kept; /* own was compiled; this is a heap object that owns its text and token */
     uint32_t stage, on_worker;
     /* while held: */
     struct zb_topic *topic;
     struct zb_queue *queue;
     struct zb_filter *match;
-    struct zb_pull *prev, *next;           /* of the queue; guarded by queue->lock */
+    struct zb_pull *prev, *next;             /* of the queue; guarded by queue->lock */
     struct zb_pull *wheel_prev, *wheel_next; /* of the wheel's slot; guarded by the hold lock */
     struct zb_pull *peer_prev, *peer_next;   /* of the peer; guarded by the hold lock */
     uint64_t due_tick;
@@ -427,9 +467,9 @@ struct zb_pull {
 };
 #define ZB_HELD 1u
 #define ZB_TAKEN 2u
-#define ZB_PULL_FIRST 1u  /* commits, takes a reset, may be held */
-#define ZB_PULL_READ 2u   /* the same, later: on a worker, since the data is not in memory; committed already */
-#define ZB_PULL_AGAIN 3u  /* woken or overdue: answers, whatever comes */
+#define ZB_PULL_FIRST 1u /* commits, takes a reset, may be held */
+#define ZB_PULL_READ 2u  /* the same, later: on a worker, since the data is not in memory; committed already */
+#define ZB_PULL_AGAIN 3u /* woken or overdue: answers, whatever comes */
 zr_status zb_pull_handle(struct zr_inst *inst, const struct zr_request *req);
 void zb_pull_run_again(struct zb_pull *p); /* a taken one, on any thread: answers and frees */
 void zb_pull_free(struct zb_pull *p);      /* a kept one, whose token was used up or dropped */
@@ -437,8 +477,10 @@ void zb_pull_free(struct zb_pull *p);      /* a kept one, whose token was used u
 /* ---- held pulls ---- */
 /* Holds a kept pull. 0: refused, too many are held already. On 1 it is no more the caller's. */
 uint32_t zb_hold(struct zb_pull *p, int64_t until_ns);
-/* A message at queue_offset is visible. here: run what is woken on this thread, else on its lanes'. properties NULL: unknown. */
-void zb_hold_arrived(struct zb_queue *queue, int64_t queue_offset, int64_t tags_code, const struct zr_span *properties, uint32_t any_tag, uint32_t here);
+/* A message at queue_offset is visible. here: run what is woken on this thread, else on its lanes'. properties NULL:
+ * unknown. */
+void zb_hold_arrived(struct zb_queue *queue, int64_t queue_offset, int64_t tags_code, const struct zr_span *properties,
+                     uint32_t any_tag, uint32_t here);
 void zb_hold_wake_topic(struct zb_topic *topic); /* all, whatever arrived */
 void zb_hold_wake_all(void);
 void zb_hold_drop(struct zb_peer *peer);
@@ -447,14 +489,19 @@ void zb_hold_open(void);
 void zb_hold_close(void);
 
 /* ---- durability ---- */
-struct zb_ack { /* an answer that waits */
+struct zb_ack {             /* an answer that waits */
     struct zr_token *token; /* held */
     struct zr_str ids, uniq, batch_uniq, recall;
     int64_t queue_offset, arrived_ns;
     int32_t queue_id;
     uint32_t flags;
 };
-struct zb_wake { struct zb_topic *topic; struct zb_queue *queue; int64_t queue_offset, tags_code; uint32_t any_tag; };
+struct zb_wake {
+    struct zb_topic *topic;
+    struct zb_queue *queue;
+    int64_t queue_offset, tags_code;
+    uint32_t any_tag;
+};
 struct zb_parked { /* what one append of a lane waits with */
     struct zb_parked *next;
     struct zk_arena arena; /* of the texts */
@@ -465,7 +512,7 @@ struct zb_parked { /* what one append of a lane waits with */
     uint32_t hushed; /* the acks were answered: only the wakes are left */
 };
 void zb_durability_open(void);
-uint32_t zb_durability_waits(int64_t position); /* 1: an answer for it must wait */
+uint32_t zb_durability_waits(int64_t position);   /* 1: an answer for it must wait */
 uint32_t zb_durability_visible(int64_t position); /* 1: consumers may see it */
 void zb_durability_written(int64_t position);
 void zb_durability_park(struct zb_lane *lane, struct zb_parked *p);
@@ -499,18 +546,21 @@ zr_status zb_min_offset_handle(struct zr_inst *inst, const struct zr_request *re
 zr_status zb_search_offset_handle(struct zr_inst *inst, const struct zr_request *req);
 zr_status zb_earliest_handle(struct zr_inst *inst, const struct zr_request *req);
 
-struct zb_meters { uint32_t sends, messages, bytes, appends, pulls, held, held_refused, held_dropped, parked, clients, topics, groups, progress, doc_failed, deferred; };
+struct zb_meters {
+    uint32_t sends, messages, bytes, appends, pulls, held, held_refused, held_dropped, parked, clients, topics, groups,
+        progress, doc_failed, deferred;
+};
 struct zb {
     struct zb_settings set;
     uint32_t up;               /* open succeeded */
     _Atomic uint32_t stopping; /* no sends any more */
     const struct zr_storage_v1 *storage;
     struct zr_inst *storage_inst;
-    uint32_t sync;             /* visible follows flushed */
+    uint32_t sync; /* visible follows flushed */
     uint32_t has_delay, has_transaction, slave;
     struct zr_identity id;
     char addr_text[300], ha_text[300], ip1[256], ip2[256];
-    char props_tail[600];      /* MSG_REGION, TRACE_ON, CLUSTER as a properties string */
+    char props_tail[600]; /* MSG_REGION, TRACE_ON, CLUSTER as a properties string */
     uint64_t props_tail_len;
     int64_t boot_ms;
     /* topics */
@@ -534,7 +584,7 @@ struct zb {
     uint32_t n_jobs;
     pthread_mutex_t tick_lock; /* held while a tick runs; stopping is set under it */
     pthread_mutex_t stats_lock;
-    struct zb_counters count;  /* of threads that are no lanes; updated with atomic adds */
+    struct zb_counters count; /* of threads that are no lanes; updated with atomic adds */
     struct zb_meters meter;
 };
 extern struct zb zb;

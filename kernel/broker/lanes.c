@@ -71,7 +71,8 @@ void zb_lane_fresh(struct zb_lane *lane)
 {
     if (atomic_load_explicit(&lane->has_jobs, memory_order_relaxed))
         jobs_run(lane);
-    uint64_t topics = atomic_load_explicit(&zb.topics_gen, memory_order_acquire), groups = atomic_load_explicit(&zb.groups_gen, memory_order_acquire);
+    uint64_t topics = atomic_load_explicit(&zb.topics_gen, memory_order_acquire),
+             groups = atomic_load_explicit(&zb.groups_gen, memory_order_acquire);
     if (topics == lane->topics_gen && groups == lane->groups_gen)
         return;
     zb_send_append(lane);

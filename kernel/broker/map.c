@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* map.c - a hash table by name: open addressing, linear probing, deletion by shifting back.
  *
- * What stays true: (1) no key is in it twice; (2) between a key's home slot and its slot there is no empty one; (3) at most
- * three quarters of the slots are used. Keys are borrowed from the values. */
+ * What stays true: (1) no key is in it twice; (2) between a key's home slot and its slot there is no empty one; (3)
+ * at most three quarters of the slots are used. Keys are borrowed from the values. */
 #include "broker/internal.h"
 
 static uint64_t map_find(const struct zb_map *m, uint64_t hash, struct zr_str key)

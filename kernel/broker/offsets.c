@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* offsets.c - how far each group is in each queue: committed, last pulled, pending resets, and what it was given; codes 14, 15,
- * 29, 30, 31, 32; consumerOffset.json.
+/* offsets.c - how far each group is in each queue: committed, last pulled, pending resets, and what it was given;
+ * codes 14, 15, 29, 30, 31, 32; consumerOffset.json.
  *
  * What stays true: an offset is -1 until it is set. A pending reset is taken once, by the next pull of its queue; it is
  * the committed offset at once. Only committed offsets are written to disk.
@@ -9,7 +9,9 @@
 #include "broker/internal.h"
 
 #define SHARDS 16u
-struct queue_offsets { int64_t committed, pulled, reset; };
+struct queue_offsets {
+    int64_t committed, pulled, reset;
+};
 struct progress {
     struct zr_str key, topic, group;
     uint64_t hash;
@@ -28,7 +30,11 @@ static _Atomic uint32_t dirty;
 static _Atomic int64_t commits;
 static struct zr_data_version version;
 
-struct key { char text[ZB_NAME_MAX]; struct zr_str s; uint64_t hash; };
+struct key {
+    char text[ZB_NAME_MAX];
+    struct zr_str s;
+    uint64_t hash;
+};
 
 static uint32_t key_make(struct key *k, struct zr_str group, struct zr_str topic)
 {
@@ -171,7 +177,8 @@ int64_t zb_offset_begin(struct zr_str group, struct zr_str topic, int32_t queue_
     struct progress *p = zb_map_get(&s->map, k.hash, k.s);
     if (!p && commit >= 0)
         p = progress_new(s, &k, topic.len);
-    struct queue_offsets *q = p && (commit >= 0 || (queue_id >= 0 && (uint32_t)queue_id < p->n)) ? progress_queue(p, queue_id) : NULL;
+    struct queue_offsets *q =
+        p && (commit >= 0 || (queue_id >= 0 && (uint32_t)queue_id < p->n)) ? progress_queue(p, queue_id) : NULL;
     if (q && q->reset >= 0 && take_reset) {
         reset = q->reset;
         q->reset = -1;
@@ -185,7 +192,8 @@ int64_t zb_offset_begin(struct zr_str group, struct zr_str topic, int32_t queue_
     return reset;
 }
 
-void zb_offset_end(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t next, uint32_t messages, uint64_t bytes)
+void zb_offset_end(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t next, uint32_t messages,
+                   uint64_t bytes)
 {
     struct key k;
     if (!key_make(&k, group, topic))
@@ -231,8 +239,17 @@ void zb_offset_remove(struct zr_str group, struct zr_str topic)
 }
 
 /* A copy of all that is committed, taken shard by shard, sorted by key. */
-struct copy { struct zr_str topic, group; uint32_t n; int64_t *offsets; };
-struct copies { struct copy *items; uint32_t n, cap; struct zk_arena arena; zr_status status; };
+struct copy {
+    struct zr_str topic, group;
+    uint32_t n;
+    int64_t *offsets;
+};
+struct copies {
+    struct copy *items;
+    uint32_t n, cap;
+    struct zk_arena arena;
+    zr_status status;
+};
 
 static void copies_add(struct copies *c, const struct progress *p)
 {
@@ -296,7 +313,9 @@ static void copies_free(struct copies *c)
     free(c->items);
 }
 
-void zb_offset_each(int32_t (*each)(void *ctx, struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset), void *ctx)
+void zb_offset_each(int32_t (*each)(void *ctx, struct zr_str group, struct zr_str topic, int32_t queue_id,
+                                    int64_t offset),
+                    void *ctx)
 {
     struct copies c;
     int32_t stop = 0;
@@ -390,7 +409,8 @@ void zb_offsets_print(struct zl_buf *out)
         copies_free(&c);
         return;
     }
-    struct zr_data_version v = { __atomic_load_n(&version.timestamp, __ATOMIC_RELAXED), __atomic_load_n(&version.counter, __ATOMIC_RELAXED), version.state_version };
+    struct zr_data_version v = { __atomic_load_n(&version.timestamp, __ATOMIC_RELAXED),
+                                 __atomic_load_n(&version.counter, __ATOMIC_RELAXED), version.state_version };
     zl_jw_init(&w, out, 1);
     zl_jw_begin(&w, '{');
     zb_version_print(&w, &v);
@@ -449,7 +469,9 @@ zr_status zb_offsets_load(void)
     atomic_store(&dirty, 0);
     if (status == ZR_OK || status == ZR_ENOENT)
         return ZR_OK;
-    zk_err_raise(status, 0, "config/consumerOffset.json cannot be read, and neither can its .bak: put back a good copy, or remove both to let "
+    zk_err_raise(status, 0,
+                 "config/consumerOffset.json cannot be read, and neither can its .bak: put back a good copy, or remove "
+                 "both to let "
                  "every group begin anew");
     return status;
 }
@@ -484,7 +506,9 @@ static zr_status answer_i64(const struct zr_request *req, const char *name, int6
 
 static zr_status answer_empty(const struct zr_request *req, int32_t code, const char *remark)
 {
-    struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 0), .code = code, .flags = ZR_COMMAND_EMPTY_EXT, .remark = zl_str(remark) };
+    struct zr_command c = {
+        .hdr = ZR_HDR(struct zr_command, 0), .code = code, .flags = ZR_COMMAND_EMPTY_EXT, .remark = zl_str(remark)
+    };
     return zk_answer(req->token, &c);
 }
 
@@ -502,7 +526,8 @@ static uint32_t queue_is_young(struct zr_str topic, int32_t queue_id)
 zr_status zb_query_offset_handle(struct zr_inst *inst, const struct zr_request *req)
 {
     (void)inst;
-    struct zr_str group = zl_field(req->fields, req->n_fields, "consumerGroup"), topic = zl_field(req->fields, req->n_fields, "topic");
+    struct zr_str group = zl_field(req->fields, req->n_fields, "consumerGroup"),
+                  topic = zl_field(req->fields, req->n_fields, "topic");
     struct zr_str zero = zl_field(req->fields, req->n_fields, "setZeroIfNotFound");
     int32_t queue_id;
     if (!group.len || !topic.len || zl_field_i32(req->fields, req->n_fields, "queueId", &queue_id) != ZR_OK)
@@ -523,18 +548,22 @@ zr_status zb_update_offset_handle(struct zr_inst *inst, const struct zr_request 
 {
     (void)inst;
     struct zb_lane *lane = zb_lane_of(req->session);
-    struct zr_str group = zl_field(req->fields, req->n_fields, "consumerGroup"), topic = zl_field(req->fields, req->n_fields, "topic");
+    struct zr_str group = zl_field(req->fields, req->n_fields, "consumerGroup"),
+                  topic = zl_field(req->fields, req->n_fields, "topic");
     int32_t queue_id;
     int64_t offset;
     zb_lane_fresh(lane);
     if (!zb_lane_group(lane, group, 0))
-        return zk_answer_code(req->token, ZB_SUBSCRIPTION_GROUP_NOT_EXIST, "Group %.*s not exist!", (int)group.len, group.ptr);
+        return zk_answer_code(req->token, ZB_SUBSCRIPTION_GROUP_NOT_EXIST, "Group %.*s not exist!", (int)group.len,
+                              group.ptr);
     if (!zb_lane_topic(lane, topic))
         return zk_answer_code(req->token, ZB_TOPIC_NOT_EXIST, "Topic %.*s not exist!", (int)topic.len, topic.ptr);
     if (zl_field_i32(req->fields, req->n_fields, "queueId", &queue_id) != ZR_OK)
-        return zk_answer_code(req->token, ZB_INVALID_PARAMETER, "QueueId is null, topic is %.*s", (int)topic.len, topic.ptr);
+        return zk_answer_code(req->token, ZB_INVALID_PARAMETER, "QueueId is null, topic is %.*s", (int)topic.len,
+                              topic.ptr);
     if (zl_field_i64(req->fields, req->n_fields, "commitOffset", &offset) != ZR_OK)
-        return zk_answer_code(req->token, ZB_INVALID_PARAMETER, "Offset is null, topic is %.*s", (int)topic.len, topic.ptr);
+        return zk_answer_code(req->token, ZB_INVALID_PARAMETER, "Offset is null, topic is %.*s", (int)topic.len,
+                              topic.ptr);
     if (zb_offset_reset_of(group, topic, queue_id) >= 0)
         return answer_empty(req, ZB_SUCCESS, "Offset has been previously reset");
     zb_offset_put(group, topic, queue_id, offset);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* publish.c - zarya.store/1: appends by features, and by the broker itself, outside a lane's batch.
  *
- * What stays true: on_done is called exactly once: after the append when nothing has to be waited for, else when the confirmed
- * mark passed the end of the messages or can no more. Hooks run first unless the caller says that it is one; a message that a
- * hook refused is put with ZR_EPERM, one that a hook took over with ZR_PENDING, and both are not stored. */
+ * What stays true: on_done is called exactly once: after the append when nothing has to be waited for, else when the
+ * confirmed mark passed the end of the messages or can no more. Hooks run first unless the caller says that it is
+ * one; a message that a hook refused is put with ZR_EPERM, one that a hook took over with ZR_PENDING, and both are
+ * not stored. */
 #include "broker/internal.h"
 
 #define SMALL 16u
@@ -16,7 +17,10 @@ struct waiting { /* puts that wait for the disk */
     struct zr_put puts[];
 };
 
-struct scratch { struct zk_arena arena; uint32_t made; };
+struct scratch {
+    struct zk_arena arena;
+    uint32_t made;
+};
 
 static void *scratch_alloc(void *ctx, uint64_t size)
 {
@@ -35,7 +39,8 @@ static void hosts_set(struct zr_msg *m)
     if (!m->born_host.family)
         m->born_host = zb.id.store_host;
     m->sys_flag &= ~(ZR_SYSFLAG_BORNHOST_V6 | ZR_SYSFLAG_STOREHOST_V6);
-    m->sys_flag |= (m->born_host.family == 6 ? ZR_SYSFLAG_BORNHOST_V6 : 0) | (m->store_host.family == 6 ? ZR_SYSFLAG_STOREHOST_V6 : 0);
+    m->sys_flag |= (m->born_host.family == 6 ? ZR_SYSFLAG_BORNHOST_V6 : 0) |
+                   (m->store_host.family == 6 ? ZR_SYSFLAG_STOREHOST_V6 : 0);
 }
 
 /* ---- one stretch of messages that go to the storage together ---- */
@@ -76,7 +81,10 @@ static void wake_now(const struct zr_msg *m, const struct zr_put *put)
 }
 
 /* Wakes that have to wait until the messages are visible (sync flush). */
-struct wakes { uint32_t n; struct zb_wake w[]; };
+struct wakes {
+    uint32_t n;
+    struct zb_wake w[];
+};
 
 static void wakes_do(void *arg, zr_status status)
 {
@@ -124,7 +132,8 @@ static uint32_t all_no_wait(const struct batch *b)
     return 1;
 }
 
-static void settle(const struct batch *b, int64_t end, void (*on_done)(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n), void *ctx)
+static void settle(const struct batch *b, int64_t end,
+                   void (*on_done)(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n), void *ctx)
 {
     uint32_t visible = zb_durability_visible(end), waits = zb_durability_waits(end) && !all_no_wait(b);
     if (visible)
@@ -235,7 +244,8 @@ static const struct zr_storage_v1 *store_storage(const struct zr_host *host, str
 
 /* The step of msgs is the header's size; a caller of another minor has another one. */
 static void store_publish(const struct zr_host *host, struct zr_msg *msgs, uint32_t n, uint32_t flags,
-                          void (*on_done)(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n), void *ctx)
+                          void (*on_done)(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n),
+                          void *ctx)
 {
     (void)host;
     if (n == 0 || msgs->hdr.size == sizeof *msgs) {
@@ -255,4 +265,6 @@ static void store_publish(const struct zr_host *host, struct zr_msg *msgs, uint3
     free(copy);
 }
 
-const struct zr_store_v1 zb_store_table = { .hdr = ZR_HDR(struct zr_store_v1, 0), .storage = store_storage, .publish = store_publish };
+const struct zr_store_v1 zb_store_table = { .hdr = ZR_HDR(struct zr_store_v1, 0),
+                                            .storage = store_storage,
+                                            .publish = store_publish };

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* pull.c - codes 11 PULL_MESSAGE and 361 LITE_PULL_MESSAGE.
  *
- * LIFE OF A PULL. zb_pull_handle reads the header into a zb_pull on the stack and runs it: checks (in Apache's order), commit,
- * read, answer. Where the data is not in memory the same goes on as a heap object on a worker; where nothing was found it is held
- * (hold.c) and run again, from its checks on, when something arrives or its time has passed.
+ * LIFE OF A PULL. zb_pull_handle reads the header into a zb_pull on the stack and runs it: checks (in Apache's
+ * order), commit, read, answer. Where the data is not in memory the same goes on as a heap object on a worker; where
+ * nothing was found it is held (hold.c) and run again, from its checks on, when something arrives or its time has
+ * passed.
  *
- * What stays true: (1) a pull's token is answered once, by pull_answer or pull_refuse, or dropped with its connection; (2) the
- * pieces of a read stay pinned until the transport said that it has done with them; (3) only the first run commits, takes a
- * pending reset, and may be held. */
+ * What stays true: (1) a pull's token is answered once, by pull_answer or pull_refuse, or dropped with its
+ * connection; (2) the pieces of a read stay pinned until the transport said that it has done with them; (3) only the
+ * first run commits, takes a pending reset, and may be held. */
 #include "broker/internal.h"
 
 #define PULL_COMMIT 1
@@ -75,7 +76,8 @@ static struct zb_pull *pull_keep(struct zb_pull *p)
 }
 
 /* ---- answers ---- */
-static void __attribute__((format(printf, 4, 5))) pull_refuse(struct zb_pull *p, int32_t code, int32_t forbidden, const char *fmt, ...)
+static void __attribute__((format(printf, 4, 5)))
+pull_refuse(struct zb_pull *p, int32_t code, int32_t forbidden, const char *fmt, ...)
 {
     char remark[1024], number[12];
     struct zr_field f = { ZR_STR("forbiddenType"), { number, zl_print_i64(number, forbidden) } };
@@ -83,7 +85,11 @@ static void __attribute__((format(printf, 4, 5))) pull_refuse(struct zb_pull *p,
     va_start(ap, fmt);
     vsnprintf(remark, sizeof remark, fmt, ap);
     va_end(ap);
-    struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 0), .code = code, .n_fields = forbidden ? 1 : 0, .fields = &f, .remark = zl_str(remark) };
+    struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 0),
+                            .code = code,
+                            .n_fields = forbidden ? 1 : 0,
+                            .fields = &f,
+                            .remark = zl_str(remark) };
     zk_answer(p->token, &c);
     zb_pull_free(p);
 }
@@ -98,13 +104,18 @@ static void pull_answer(struct zb_pull *p, const struct found *f, int32_t code, 
                         const struct zr_read_result *r, const struct zr_piece *pieces)
 {
     char text[6][24];
-    const struct { struct zr_str name; int64_t value; } rows[6] = { { ZR_STR("suggestWhichBrokerId"), suggest }, { ZR_STR("groupSysFlag"), f->group->sys_flag },
-        { ZR_STR("nextBeginOffset"), r->next_offset }, { ZR_STR("maxOffset"), r->max_offset }, { ZR_STR("minOffset"), r->min_offset },
-        { ZR_STR("topicSysFlag"), f->topic->sys_flag } };
+    const struct {
+        struct zr_str name;
+        int64_t value;
+    } rows[6] = { { ZR_STR("suggestWhichBrokerId"), suggest },   { ZR_STR("groupSysFlag"), f->group->sys_flag },
+                  { ZR_STR("nextBeginOffset"), r->next_offset }, { ZR_STR("maxOffset"), r->max_offset },
+                  { ZR_STR("minOffset"), r->min_offset },        { ZR_STR("topicSysFlag"), f->topic->sys_flag } };
     struct zr_field fields[6];
     for (uint32_t i = 0; i < 6; i++)
         fields[i] = (struct zr_field){ rows[i].name, { text[i], zl_print_i64(text[i], rows[i].value) } };
-    struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 0), .code = code, .n_fields = 6, .fields = fields, .remark = zl_str(remark) };
+    struct zr_command c = {
+        .hdr = ZR_HDR(struct zr_command, 0), .code = code, .n_fields = 6, .fields = fields, .remark = zl_str(remark)
+    };
     if (code == ZB_SUCCESS) {
         c.pieces = pieces;
         c.n_pieces = r->n_pieces;
@@ -132,9 +143,11 @@ static uint32_t check_subscription(struct zb_pull *p, struct found *f)
         if (zb_consumer_find(p->group, p->topic_name, &model, &type, &sub) != ZR_OK)
             code = ZB_SUBSCRIPTION_NOT_EXIST, why = "the consumer's group info not exist" ZB_FAQ;
         else if (!f->group->broadcast && model == ZR_MODEL_BROADCASTING)
-            code = ZB_NO_PERMISSION, forbidden = FORBIDDEN_BROADCAST, why = "the consumer group can not consume by broadcast way";
+            code = ZB_NO_PERMISSION, forbidden = FORBIDDEN_BROADCAST,
+            why = "the consumer group can not consume by broadcast way";
         else if (zb_group_forbidden(p->group, p->topic_name, -1) & ZR_PERM_READ)
-            code = ZB_NO_PERMISSION, forbidden = FORBIDDEN_SUBSCRIPTION, why = "the consumer group is forbidden for this topic";
+            code = ZB_NO_PERMISSION, forbidden = FORBIDDEN_SUBSCRIPTION,
+            why = "the consumer group is forbidden for this topic";
         else if (!sub)
             code = ZB_SUBSCRIPTION_NOT_EXIST, why = "the consumer's subscription not exist" ZB_FAQ;
         else if (sub->version < p->sub_version)
@@ -142,7 +155,8 @@ static uint32_t check_subscription(struct zb_pull *p, struct found *f)
         else if (sub->bad && sub->is_tag)
             code = ZB_SUBSCRIPTION_PARSE_FAILED, why = "parse the consumer's subscription failed";
         else if (sub->bad && ZB_SET(property_filter))
-            code = ZB_FILTER_DATA_NOT_EXIST, why = "The broker's consumer filter data is not exist!Your expression may be wrong!";
+            code = ZB_FILTER_DATA_NOT_EXIST,
+            why = "The broker's consumer filter data is not exist!Your expression may be wrong!";
         if (code) {
             zb_sub_unref(sub);
             pull_refuse(p, code, forbidden, "%s", why);
@@ -153,7 +167,8 @@ static uint32_t check_subscription(struct zb_pull *p, struct found *f)
     }
     if (!is_tag && !ZB_SET(property_filter)) {
         struct zr_str language = sub ? sub->type : p->type;
-        pull_refuse(p, ZB_SYSTEM_ERROR, 0, "The broker does not support consumer to filter message by %.*s", (int)language.len, language.ptr);
+        pull_refuse(p, ZB_SYSTEM_ERROR, 0, "The broker does not support consumer to filter message by %.*s",
+                    (int)language.len, language.ptr);
         zb_sub_unref(sub);
         return 0;
     }
@@ -168,7 +183,8 @@ static uint32_t check_pull_consumer(struct zb_pull *p)
     if (!ZB_SET(reject_pull_consumer))
         return 1;
     zr_status known = zb_consumer_find(p->group, (struct zr_str){ NULL, 0 }, &model, &type, &none);
-    if ((known != ZR_OK || type == ZR_CONSUME_ACTIVELY) && !zb_consumer_has(p->group, p->peer) && !zl_starts(p->group, "CID_RMQ_SYS_")) {
+    if ((known != ZR_OK || type == ZR_CONSUME_ACTIVELY) && !zb_consumer_has(p->group, p->peer) &&
+        !zl_starts(p->group, "CID_RMQ_SYS_")) {
         pull_refuse(p, ZB_SUBSCRIPTION_NOT_EXIST, 0, "the consumer's group info not exist" ZB_FAQ);
         return 0;
     }
@@ -182,24 +198,38 @@ static uint32_t pull_check(struct zb_pull *p, struct zb_lane *lane, struct found
     if (zb.slave && !ZB_SET(slave_read))
         return pull_refuse(p, ZB_SYSTEM_BUSY, 0, "[REJECTREQUEST]system busy, start flow control for a while"), 0;
     if (!(ZB_SET(broker_permission) & ZR_PERM_READ))
-        return pull_refuse(p, ZB_NO_PERMISSION, FORBIDDEN_BROKER, "the broker[%s] pulling message is forbidden", zb.ip1), 0;
+        return pull_refuse(p, ZB_NO_PERMISSION, FORBIDDEN_BROKER, "the broker[%s] pulling message is forbidden",
+                           zb.ip1),
+               0;
     if (p->code == 361 && !ZB_SET(lite_pull))
-        return pull_refuse(p, ZB_NO_PERMISSION, FORBIDDEN_BROKER, "the broker[%s] for lite pull consumer is forbidden", zb.ip1), 0;
+        return pull_refuse(p, ZB_NO_PERMISSION, FORBIDDEN_BROKER, "the broker[%s] for lite pull consumer is forbidden",
+                           zb.ip1),
+               0;
     struct zb_group *group = lane ? zb_lane_group(lane, g, 1) : zb_group_get(g, 1);
     f->group = group && lane ? zb_group_ref(group) : group;
     if (!f->group)
-        return pull_refuse(p, ZB_SUBSCRIPTION_GROUP_NOT_EXIST, 0, "subscription group [%.*s] does not exist, " ZB_FAQ, (int)g.len, g.ptr), 0;
+        return pull_refuse(p, ZB_SUBSCRIPTION_GROUP_NOT_EXIST, 0, "subscription group [%.*s] does not exist, " ZB_FAQ,
+                           (int)g.len, g.ptr),
+               0;
     if (!f->group->consume)
-        return pull_refuse(p, ZB_NO_PERMISSION, FORBIDDEN_GROUP, "subscription group no permission, %.*s", (int)g.len, g.ptr), 0;
+        return pull_refuse(p, ZB_NO_PERMISSION, FORBIDDEN_GROUP, "subscription group no permission, %.*s", (int)g.len,
+                           g.ptr),
+               0;
     struct zb_topic *topic = lane ? zb_lane_topic(lane, t) : zb_topic_get(t);
     f->topic = topic && lane ? zb_topic_ref(topic) : topic;
     if (!f->topic)
-        return pull_refuse(p, ZB_TOPIC_NOT_EXIST, 0, "topic[%.*s] not exist, apply first please! " ZB_FAQ, (int)t.len, t.ptr), 0;
+        return pull_refuse(p, ZB_TOPIC_NOT_EXIST, 0, "topic[%.*s] not exist, apply first please! " ZB_FAQ, (int)t.len,
+                           t.ptr),
+               0;
     if (!(f->topic->perm & ZR_PERM_READ))
-        return pull_refuse(p, ZB_NO_PERMISSION, FORBIDDEN_TOPIC, "the topic[%.*s] pulling message is forbidden", (int)t.len, t.ptr), 0;
+        return pull_refuse(p, ZB_NO_PERMISSION, FORBIDDEN_TOPIC, "the topic[%.*s] pulling message is forbidden",
+                           (int)t.len, t.ptr),
+               0;
     if (p->queue_id < 0 || p->queue_id >= f->topic->read_queues)
-        return pull_refuse(p, ZB_INVALID_PARAMETER, 0, "queueId[%d] is illegal, topic:[%.*s] topicConfig.readQueueNums:[%d] consumer:[%.*s]",
-                           p->queue_id, (int)t.len, t.ptr, f->topic->read_queues, (int)g.len, g.ptr), 0;
+        return pull_refuse(p, ZB_INVALID_PARAMETER, 0,
+                           "queueId[%d] is illegal, topic:[%.*s] topicConfig.readQueueNums:[%d] consumer:[%.*s]",
+                           p->queue_id, (int)t.len, t.ptr, f->topic->read_queues, (int)g.len, g.ptr),
+               0;
     if (!check_subscription(p, f) || !check_pull_consumer(p))
         return 0;
     f->queue = zb_topic_queue(f->topic, p->queue_id);
@@ -209,8 +239,15 @@ static uint32_t pull_check(struct zb_pull *p, struct zb_lane *lane, struct found
 }
 
 /* ---- reading ---- */
-static const char *const what_names[] = { "FOUND", "NO_MATCHED_MESSAGE", "MESSAGE_WAS_REMOVING", "OFFSET_FOUND_NULL", "OFFSET_OVERFLOW_BADLY",
-    "OFFSET_OVERFLOW_ONE", "OFFSET_TOO_SMALL", "NO_MATCHED_LOGIC_QUEUE", "NO_MESSAGE_IN_QUEUE" };
+static const char *const what_names[] = { "FOUND",
+                                          "NO_MATCHED_MESSAGE",
+                                          "MESSAGE_WAS_REMOVING",
+                                          "OFFSET_FOUND_NULL",
+                                          "OFFSET_OVERFLOW_BADLY",
+                                          "OFFSET_OVERFLOW_ONE",
+                                          "OFFSET_TOO_SMALL",
+                                          "NO_MATCHED_LOGIC_QUEUE",
+                                          "NO_MESSAGE_IN_QUEUE" };
 
 static int32_t code_of(uint32_t what, int64_t asked)
 {
@@ -226,12 +263,21 @@ static int32_t code_of(uint32_t what, int64_t asked)
     }
 }
 
-static zr_status pull_read(const struct zb_pull *p, const struct found *f, uint32_t flags, struct zr_piece *pieces, struct zr_read_result *ret)
+static zr_status pull_read(const struct zb_pull *p, const struct found *f, uint32_t flags, struct zr_piece *pieces,
+                           struct zr_read_result *ret)
 {
     int64_t most = ZB_SET(max_transfer_count), bytes = ZB_SET(max_transfer_bytes);
-    struct zr_read req = { .hdr = ZR_HDR(struct zr_read, 0), .queue = zb_queue_handle(f->topic, f->queue), .topic = f->topic->name,
-        .filter = f->filter ? f->filter->table : NULL, .prog = f->filter ? f->filter->prog : NULL, .offset = p->offset, .pieces = pieces,
-        .cap_pieces = MAX_PIECES, .queue_id = p->queue_id, .max_bytes = (uint32_t)bytes, .flags = flags };
+    struct zr_read req = { .hdr = ZR_HDR(struct zr_read, 0),
+                           .queue = zb_queue_handle(f->topic, f->queue),
+                           .topic = f->topic->name,
+                           .filter = f->filter ? f->filter->table : NULL,
+                           .prog = f->filter ? f->filter->prog : NULL,
+                           .offset = p->offset,
+                           .pieces = pieces,
+                           .cap_pieces = MAX_PIECES,
+                           .queue_id = p->queue_id,
+                           .max_bytes = (uint32_t)bytes,
+                           .flags = flags };
     req.max_messages = p->max_messages < 1 ? 1 : p->max_messages < most ? (uint32_t)p->max_messages : (uint32_t)most;
     *ret = (struct zr_read_result){ .hdr = ZR_HDR(struct zr_read_result, 0) };
     return zb.storage->read(zb.storage_inst, &req, ret);
@@ -273,7 +319,8 @@ static void pull_hold(struct zb_pull *p, struct found *f)
     k->match = zb_filter_ref(f->filter);
     k->on_worker = 0;
     if (!zb_hold(k, k->arrived_ns + ms * 1000000))
-        pull_refuse(k, ZB_SYSTEM_BUSY, 0, "[OVERLOAD]too many pulls are held (maxHeldPulls), start flow control for a while");
+        pull_refuse(k, ZB_SYSTEM_BUSY, 0,
+                    "[OVERLOAD]too many pulls are held (maxHeldPulls), start flow control for a while");
 }
 
 static int64_t suggest_of(const struct found *f, uint32_t far_behind)
@@ -283,7 +330,8 @@ static int64_t suggest_of(const struct found *f, uint32_t far_behind)
     return far_behind ? f->group->slow_broker_id : f->group->broker_id;
 }
 
-static void count_found(struct zb_counters *c, const struct zb_pull *p, const struct found *f, const struct zr_read_result *r)
+static void count_found(struct zb_counters *c, const struct zb_pull *p, const struct found *f,
+                        const struct zr_read_result *r)
 {
     int64_t ms = (zk_mono_ns() - p->arrived_ns) / 1000000;
     atomic_fetch_add_explicit(&c->found, 1, memory_order_relaxed);
@@ -295,13 +343,15 @@ static void count_found(struct zb_counters *c, const struct zb_pull *p, const st
 }
 
 /* Maps what was read to an answer, or to being held. */
-static void pull_conclude(struct zb_pull *p, uint32_t stage, struct zb_lane *lane, struct found *f, struct zr_read_result *r, const struct zr_piece *pieces)
+static void pull_conclude(struct zb_pull *p, uint32_t stage, struct zb_lane *lane, struct found *f,
+                          struct zr_read_result *r, const struct zr_piece *pieces)
 {
     int32_t code = code_of(r->what, p->offset);
     int64_t suggest = suggest_of(f, r->far_behind);
     struct zb_counters *c = lane ? &lane->count : &zb.count;
     if (zb.slave && code != ZB_SUCCESS)
-        r->next_offset = r->what == ZR_READ_NO_MATCHED_MESSAGE ? r->next_offset : p->offset; /* a slave corrects nobody's offset */
+        r->next_offset =
+            r->what == ZR_READ_NO_MATCHED_MESSAGE ? r->next_offset : p->offset; /* a slave corrects nobody's offset */
     if (zb.slave && code == ZB_PULL_OFFSET_MOVED) {
         code = ZB_PULL_RETRY_IMMEDIATELY;
         suggest = f->group->broker_id;
@@ -314,13 +364,15 @@ static void pull_conclude(struct zb_pull *p, uint32_t stage, struct zb_lane *lan
     } else {
         atomic_fetch_add_explicit(&c->miss, 1, memory_order_relaxed);
     }
-    if (code == ZB_PULL_NOT_FOUND && stage != ZB_PULL_AGAIN && (p->sys_flag & PULL_SUSPEND) && !atomic_load(&zb.stopping)) {
+    if (code == ZB_PULL_NOT_FOUND && stage != ZB_PULL_AGAIN && (p->sys_flag & PULL_SUSPEND) &&
+        !atomic_load(&zb.stopping)) {
         if (r->pin)
             zb.storage->unpin(zb.storage_inst, r->pin);
         pull_hold(p, f);
         return;
     }
-    pull_answer(p, f, code, r->what < sizeof what_names / sizeof what_names[0] ? what_names[r->what] : NULL, suggest, r, pieces);
+    pull_answer(p, f, code, r->what < sizeof what_names / sizeof what_names[0] ? what_names[r->what] : NULL, suggest, r,
+                pieces);
 }
 
 static void pull_reset(struct zb_pull *p, struct found *f, int64_t reset)
@@ -342,7 +394,8 @@ static void pull_run(struct zb_pull *p, uint32_t stage, struct zb_lane *lane)
         return;
     }
     if (stage == ZB_PULL_FIRST)
-        reset = zb_offset_begin(p->group, p->topic_name, p->queue_id, p->sys_flag & PULL_COMMIT ? p->commit : -1, ZB_SET(server_side_reset));
+        reset = zb_offset_begin(p->group, p->topic_name, p->queue_id, p->sys_flag & PULL_COMMIT ? p->commit : -1,
+                                ZB_SET(server_side_reset));
     if (reset >= 0) {
         pull_reset(p, &f, reset);
     } else {
@@ -440,7 +493,8 @@ zr_status zb_pull_handle(struct zr_inst *inst, const struct zr_request *req)
         zr_status status = zb_filter_get(p.type, subscription, NULL, 0, &p.own, why, sizeof why);
         uint32_t is_tag = p.type.len == 0 || zl_is(p.type, "TAG");
         if (status != ZR_OK && (is_tag || ZB_SET(property_filter)))
-            return zk_answer_code(req->token, ZB_SUBSCRIPTION_PARSE_FAILED, "parse the consumer's subscription failed: %s", why);
+            return zk_answer_code(req->token, ZB_SUBSCRIPTION_PARSE_FAILED,
+                                  "parse the consumer's subscription failed: %s", why);
         p.own_ready = 1;
     }
     pull_run(&p, ZB_PULL_FIRST, lane);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* retry.c - code 36 CONSUMER_SEND_MSG_BACK: a consumer failed with a message and wants it again later.
  *
- * The message goes to %RETRY%<group> with a delay level, or to %DLQ%<group> after too many times. The level is what feature-delay
- * works on; without that plugin the message is stored in the retry topic at once, so that nothing is lost and the retry comes
- * early. Runs on a worker: the record may have to come from the disk. */
+ * The message goes to %RETRY%<group> with a delay level, or to %DLQ%<group> after too many times. The level is what
+ * feature-delay works on; without that plugin the message is stored in the retry topic at once, so that nothing is
+ * lost and the retry comes early. Runs on a worker: the record may have to come from the disk. */
 #include "broker/internal.h"
 
 struct send_back {
@@ -18,7 +18,8 @@ static zr_status header_read(const struct zr_request *req, struct send_back *ret
     memset(ret, 0, sizeof *ret);
     ret->group = zl_field(req->fields, req->n_fields, "group");
     ret->unit_mode = zl_field_bool(req->fields, req->n_fields, "unitMode", 0);
-    ret->has_max = req->version >= 121 && zl_field_i32(req->fields, req->n_fields, "maxReconsumeTimes", &ret->max_times) == ZR_OK;
+    ret->has_max =
+        req->version >= 121 && zl_field_i32(req->fields, req->n_fields, "maxReconsumeTimes", &ret->max_times) == ZR_OK;
     if (!ret->group.len || zl_field_i64(req->fields, req->n_fields, "offset", &ret->offset) != ZR_OK ||
         zl_field_i32(req->fields, req->n_fields, "delayLevel", &ret->delay_level) != ZR_OK)
         return ZR_EINVAL;
@@ -73,7 +74,8 @@ static void back_done(void *ctx, zr_status status, const struct zr_put *puts, ui
     if (n == 1 && puts[0].status == ZR_PENDING) {
         zk_answer_code(token, ZB_SUCCESS, NULL); /* a hook took it over */
     } else if (n == 1 && puts[0].status == ZR_OK) {
-        zk_answer_code(token, status == ZR_OK ? ZB_SUCCESS : ZB_SYSTEM_ERROR, status == ZR_OK ? NULL : "%s", "FLUSH_DISK_TIMEOUT");
+        zk_answer_code(token, status == ZR_OK ? ZB_SUCCESS : ZB_SYSTEM_ERROR, status == ZR_OK ? NULL : "%s",
+                       "FLUSH_DISK_TIMEOUT");
     } else {
         if (n == 1)
             zb_put_remark(&puts[0], remark, sizeof remark);
@@ -81,13 +83,23 @@ static void back_done(void *ctx, zr_status status, const struct zr_put *puts, ui
     }
 }
 
-static zr_status back_store(const struct zr_request *req, const struct send_back *b, const struct zl_record *r, struct zb_topic *topic, int32_t queue_id, uint32_t dlq)
+static zr_status back_store(const struct zr_request *req, const struct send_back *b, const struct zl_record *r,
+                            struct zb_topic *topic, int32_t queue_id, uint32_t dlq)
 {
     struct zl_buf props;
     int32_t level = b->delay_level > 0 ? b->delay_level : 3 + r->reconsume_times;
-    struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = topic->name, .body = r->body, .born_ms = r->born_ms, .born_host = r->born_host,
-        .queue_id = queue_id, .flag = r->flag, .sys_flag = r->sys_flag & ~ZR_SYSFLAG_TRANSACTION_MASK, .reconsume_times = r->reconsume_times + 1,
-        .flags = ZR_MSG_NO_WAIT, .inner_num = 1, .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")) };
+    struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0),
+                        .topic = topic->name,
+                        .body = r->body,
+                        .born_ms = r->born_ms,
+                        .born_host = r->born_host,
+                        .queue_id = queue_id,
+                        .flag = r->flag,
+                        .sys_flag = r->sys_flag & ~ZR_SYSFLAG_TRANSACTION_MASK,
+                        .reconsume_times = r->reconsume_times + 1,
+                        .flags = ZR_MSG_NO_WAIT,
+                        .inner_num = 1,
+                        .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")) };
     zl_buf_init(&props, ZL_MAX_PROPERTIES);
     props_build(&props, r, dlq, level);
     if (props.failed) {
@@ -104,14 +116,16 @@ static zr_status back_store(const struct zr_request *req, const struct send_back
     return token ? ZR_OK : zk_answer_code(req->token, ZB_SYSTEM_ERROR, "memory ran out");
 }
 
-static zr_status back_record(const struct zr_request *req, const struct send_back *b, const struct zb_group *g, struct zb_topic *retry)
+static zr_status back_record(const struct zr_request *req, const struct send_back *b, const struct zb_group *g,
+                             struct zb_topic *retry)
 {
     struct zr_piece piece;
     struct zl_record r;
     const char *why;
     uint64_t pin = 0;
     zr_status status = zb.storage->record_at(zb.storage_inst, b->offset, &piece, &pin);
-    if (status != ZR_OK || !piece.ptr || zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) != ZR_OK) {
+    if (status != ZR_OK || !piece.ptr ||
+        zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) != ZR_OK) {
         if (status == ZR_OK && pin)
             zb.storage->unpin(zb.storage_inst, pin);
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "look message by offset failed, %lld", (long long)b->offset);
@@ -120,9 +134,12 @@ static zr_status back_record(const struct zr_request *req, const struct send_bac
     uint32_t dlq = r.reconsume_times >= max || b->delay_level < 0;
     struct zb_topic *target = dlq ? topic_for(ZB_DLQ_PREFIX, b->group, 1, 0) : zb_topic_ref(retry);
     if (!target)
-        status = zk_answer_code(req->token, ZB_SYSTEM_ERROR, "topic[%%DLQ%%%.*s] not exist", (int)b->group.len, b->group.ptr);
+        status = zk_answer_code(req->token, ZB_SYSTEM_ERROR, "topic[%%DLQ%%%.*s] not exist", (int)b->group.len,
+                                b->group.ptr);
     else
-        status = back_store(req, b, &r, target, dlq || g->retry_queues <= 1 ? 0 : (int32_t)((uint64_t)zk_mono_ns() / 64 % (uint32_t)g->retry_queues), dlq);
+        status = back_store(
+            req, b, &r, target,
+            dlq || g->retry_queues <= 1 ? 0 : (int32_t)((uint64_t)zk_mono_ns() / 64 % (uint32_t)g->retry_queues), dlq);
     zb_topic_unref(target);
     if (pin)
         zb.storage->unpin(zb.storage_inst, pin);
@@ -134,14 +151,16 @@ zr_status zb_retry_handle(struct zr_inst *inst, const struct zr_request *req)
     struct send_back b;
     (void)inst;
     if (atomic_load(&zb.stopping))
-        return zk_answer_code(req->token, ZB_SERVICE_NOT_AVAILABLE, "service not available now: the broker is shutting down");
+        return zk_answer_code(req->token, ZB_SERVICE_NOT_AVAILABLE,
+                              "service not available now: the broker is shutting down");
     if (zb.slave)
         return zk_answer_code(req->token, ZB_SYSTEM_BUSY, "[REJECTREQUEST]system busy, start flow control for a while");
     if (header_read(req, &b) != ZR_OK)
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "group, offset and delayLevel are needed");
     struct zb_group *g = zb_group_get(b.group, 1);
     if (!g)
-        return zk_answer_code(req->token, ZB_SUBSCRIPTION_GROUP_NOT_EXIST, "subscription group not exist, %.*s " ZB_FAQ, (int)b.group.len, b.group.ptr);
+        return zk_answer_code(req->token, ZB_SUBSCRIPTION_GROUP_NOT_EXIST, "subscription group not exist, %.*s " ZB_FAQ,
+                              (int)b.group.len, b.group.ptr);
     struct zb_topic *retry = NULL;
     zr_status status;
     if (!(ZB_SET(broker_permission) & ZR_PERM_WRITE))
@@ -149,9 +168,11 @@ zr_status zb_retry_handle(struct zr_inst *inst, const struct zr_request *req)
     else if (g->retry_queues <= 0)
         status = zk_answer_code(req->token, ZB_SUCCESS, NULL);
     else if (!(retry = topic_for(ZB_RETRY_PREFIX, b.group, g->retry_queues, b.unit_mode ? 2 : 0)))
-        status = zk_answer_code(req->token, ZB_SYSTEM_ERROR, "topic[%%RETRY%%%.*s] not exist", (int)b.group.len, b.group.ptr);
+        status = zk_answer_code(req->token, ZB_SYSTEM_ERROR, "topic[%%RETRY%%%.*s] not exist", (int)b.group.len,
+                                b.group.ptr);
     else if (!(retry->perm & ZR_PERM_WRITE))
-        status = zk_answer_code(req->token, ZB_NO_PERMISSION, "the topic[%.*s] sending message is forbidden", (int)retry->name.len, retry->name.ptr);
+        status = zk_answer_code(req->token, ZB_NO_PERMISSION, "the topic[%.*s] sending message is forbidden",
+                                (int)retry->name.len, retry->name.ptr);
     else
         status = back_record(req, &b, g, retry);
     zb_topic_unref(retry);

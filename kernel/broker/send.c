@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* send.c - codes 10 SEND_MESSAGE, 310 SEND_MESSAGE_V2, 320 SEND_BATCH_MESSAGE, up to the storage and back.
  *
- * LIFE OF A SEND. zb_send_handle checks it (in Apache's order), makes its message view and gathers it in the lane's batch: the
- * body points into the receive buffer, rewritten properties lie in the lane's arena. At the end of the turn, or when the batch is
- * full, zb_send_append hands all of it to the storage in one call, answers (or parks the answers until the disk has it), and
- * wakes pulls that waited for one of the queues.
+ * LIFE OF A SEND. zb_send_handle checks it (in Apache's order), makes its message view and gathers it in the lane's
+ * batch: the body points into the receive buffer, rewritten properties lie in the lane's arena. At the end of the
+ * turn, or when the batch is full, zb_send_append hands all of it to the storage in one call, answers (or parks the
+ * answers until the disk has it), and wakes pulls that waited for one of the queues.
  *
  * What stays true:
- *   1. Between two calls of zb_send_append, everything that the batch points to stays: receive buffers until the turn's end,
- *      the arena until the append, topics as long as the lane's cache is not emptied (zb_lane_fresh appends first).
+ *   1. Between two calls of zb_send_append, everything that the batch points to stays: receive buffers until the
+ *      turn's end, the arena until the append, topics as long as the lane's cache is not emptied (zb_lane_fresh
+ *      appends first).
  *   2. sends[i] owns messages [first, first + n) and they are all stored or none.
  *   3. Each token is answered once: here at once, in append, or parked.
  *   4. A message that asks for a delay or a transaction is never stored as an ordinary one. */
@@ -50,9 +51,15 @@ struct header {
 /* Code 10's names in the order of the letters of 310. */
 static int32_t letter_of(struct zr_str name)
 {
-    static const struct { const char *name; char letter; } rows[] = { { "producerGroup", 'a' }, { "topic", 'b' }, { "defaultTopic", 'c' },
-        { "defaultTopicQueueNums", 'd' }, { "queueId", 'e' }, { "sysFlag", 'f' }, { "bornTimestamp", 'g' }, { "flag", 'h' }, { "properties", 'i' },
-        { "reconsumeTimes", 'j' }, { "unitMode", 'k' }, { "maxReconsumeTimes", 'l' }, { "batch", 'm' } };
+    static const struct {
+        const char *name;
+        char letter;
+    } rows[] = {
+        { "producerGroup", 'a' }, { "topic", 'b' },          { "defaultTopic", 'c' },  { "defaultTopicQueueNums", 'd' },
+        { "queueId", 'e' },       { "sysFlag", 'f' },        { "bornTimestamp", 'g' }, { "flag", 'h' },
+        { "properties", 'i' },    { "reconsumeTimes", 'j' }, { "unitMode", 'k' },      { "maxReconsumeTimes", 'l' },
+        { "batch", 'm' }
+    };
     for (uint32_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         if (zl_is(name, rows[i].name))
             return rows[i].letter;
@@ -72,9 +79,18 @@ static void take_i32(struct header *h, struct zr_str v, int32_t *ret, uint32_t n
 static void header_take(struct header *h, int32_t letter, struct zr_str v)
 {
     switch (letter) {
-    case 'a': h->group = v; h->seen |= NEED_A; break;
-    case 'b': h->topic = v; h->seen |= NEED_B; break;
-    case 'c': h->default_topic = v; h->seen |= NEED_C; break;
+    case 'a':
+        h->group = v;
+        h->seen |= NEED_A;
+        break;
+    case 'b':
+        h->topic = v;
+        h->seen |= NEED_B;
+        break;
+    case 'c':
+        h->default_topic = v;
+        h->seen |= NEED_C;
+        break;
     case 'd': take_i32(h, v, &h->default_queues, NEED_D, "defaultTopicQueueNums"); break;
     case 'e': take_i32(h, v, &h->queue_id, NEED_E, "queueId"); break;
     case 'f': take_i32(h, v, &h->sys_flag, NEED_F, "sysFlag"); break;
@@ -116,7 +132,8 @@ static struct zr_str trace_on(void)
     return ZB_SET(trace_on) ? (struct zr_str)ZR_STR("true") : (struct zr_str)ZR_STR("false");
 }
 
-static zr_status __attribute__((format(printf, 3, 4))) send_refuse(struct zr_token *token, int32_t code, const char *fmt, ...)
+static zr_status __attribute__((format(printf, 3, 4)))
+send_refuse(struct zr_token *token, int32_t code, const char *fmt, ...)
 {
     char remark[1024];
     va_list ap;
@@ -124,7 +141,9 @@ static zr_status __attribute__((format(printf, 3, 4))) send_refuse(struct zr_tok
     vsnprintf(remark, sizeof remark, fmt, ap);
     va_end(ap);
     struct zr_field f[2] = { { ZR_STR("MSG_REGION"), zb.set.region_id }, { ZR_STR("TRACE_ON"), trace_on() } };
-    struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 0), .code = code, .n_fields = 2, .fields = f, .remark = zl_str(remark) };
+    struct zr_command c = {
+        .hdr = ZR_HDR(struct zr_command, 0), .code = code, .n_fields = 2, .fields = f, .remark = zl_str(remark)
+    };
     return zk_answer(token, &c);
 }
 
@@ -143,7 +162,9 @@ void zb_ack_answer(struct zb_ack *ack, int32_t code, const char *remark)
         f[n++] = (struct zr_field){ ZR_STR("batchUniqId"), ack->batch_uniq };
     if (ack->recall.len)
         f[n++] = (struct zr_field){ ZR_STR("recallHandle"), ack->recall };
-    struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 0), .code = code, .n_fields = n, .fields = f, .remark = zl_str(remark) };
+    struct zr_command c = {
+        .hdr = ZR_HDR(struct zr_command, 0), .code = code, .n_fields = n, .fields = f, .remark = zl_str(remark)
+    };
     zk_answer(ack->token, &c);
 }
 
@@ -167,14 +188,20 @@ void zb_put_remark(const struct zr_put *put, char *to, uint64_t cap)
     struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
     switch (zb_put_code(put)) {
     case ZB_MESSAGE_ILLEGAL:
-        snprintf(to, cap, "the message is illegal, maybe msg body or properties length not matched. msg body length limit %lldB, "
-                 "msg properties length limit 32KB.", (long long)ZB_SET(max_message_size));
+        snprintf(
+            to, cap,
+            "the message is illegal, maybe msg body or properties length not matched. msg body length limit %lldB, "
+            "msg properties length limit 32KB.",
+            (long long)ZB_SET(max_message_size));
         break;
     case ZB_SERVICE_NOT_AVAILABLE:
         zb.storage->info(zb.storage_inst, &info);
-        snprintf(to, cap, "service not available now. It may be caused by one of the following reasons: the broker's disk is full "
-                 "[CL: %.2f CQ: %.2f], messages are put to the slave, message store has been shut down, etc.%s%.*s", info.log_disk_ratio,
-                 info.queue_disk_ratio, info.why_not.len ? " The storage says: " : "", (int)info.why_not.len, info.why_not.ptr ? info.why_not.ptr : "");
+        snprintf(
+            to, cap,
+            "service not available now. It may be caused by one of the following reasons: the broker's disk is full "
+            "[CL: %.2f CQ: %.2f], messages are put to the slave, message store has been shut down, etc.%s%.*s",
+            info.log_disk_ratio, info.queue_disk_ratio, info.why_not.len ? " The storage says: " : "",
+            (int)info.why_not.len, info.why_not.ptr ? info.why_not.ptr : "");
         break;
     case ZB_TOPIC_NOT_EXIST: snprintf(to, cap, "the topic was removed"); break;
     case ZB_SYSTEM_BUSY: snprintf(to, cap, "[PC_SYNCHRONIZED]broker busy, start flow control for a while"); break;
@@ -218,15 +245,9 @@ static void prop_take(struct zb_props *p, struct zr_str name, struct zr_str valu
         if (zl_is(name, "INNER_NUM"))
             p->inner_num = value;
         break;
-    case 'P':
-        p->ours |= zl_is(name, "POP_CK");
-        break;
-    case 'M':
-        p->ours |= zl_is(name, "MSG_REGION");
-        break;
-    case 'C':
-        p->ours |= zl_is(name, "CLUSTER");
-        break;
+    case 'P': p->ours |= zl_is(name, "POP_CK"); break;
+    case 'M': p->ours |= zl_is(name, "MSG_REGION"); break;
+    case 'C': p->ours |= zl_is(name, "CLUSTER"); break;
     default: break;
     }
 }
@@ -259,8 +280,10 @@ static uint32_t is_dropped(struct zr_str name, uint32_t drop_delay)
 
 #define MORE_DLQ 0x1u      /* DELAY becomes -1 */
 #define MORE_NO_DELAY 0x2u /* DELAY goes: nobody here can delay */
-/* The properties as stored: those that came without what is ours, UNIQ_KEY if missing, MSG_REGION, TRACE_ON, CLUSTER. */
-static struct zr_span props_build(struct zb_lane *lane, struct zr_span in, struct zb_props *scan, uint32_t more, uint32_t inner_num)
+/* The properties as stored: those that came without what is ours, UNIQ_KEY if missing, MSG_REGION, TRACE_ON,
+ * CLUSTER. */
+static struct zr_span props_build(struct zb_lane *lane, struct zr_span in, struct zb_props *scan, uint32_t more,
+                                  uint32_t inner_num)
 {
     char *base = zk_arena_alloc(&lane->arena, in.len + zb.props_tail_len + 128);
     char *to = base, text[24];
@@ -317,14 +340,22 @@ static uint32_t demands_of(const struct zb_props *p, int32_t reconsume)
     return demands;
 }
 
-uint32_t zb_publish_hooks(struct zr_msg *msg, const struct zr_request *req, void *(*scratch)(void *, uint64_t), void *scratch_ctx, struct zr_verdict *verdict)
+uint32_t zb_publish_hooks(struct zr_msg *msg, const struct zr_request *req, void *(*scratch)(void *, uint64_t),
+                          void *scratch_ctx, struct zr_verdict *verdict)
 {
     *verdict = (struct zr_verdict){ .hdr = ZR_HDR(struct zr_verdict, 0) };
     if (!zk_hooks_at(ZR_POINT_PUBLISH))
         return ZB_PUBLISHED;
-    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .request = req, .session = req ? req->session : NULL, .msg = msg,
-        .topic = msg->topic, .scratch = scratch, .scratch_ctx = scratch_ctx, .now_ms = zk_wall_ms(), .point = ZR_POINT_PUBLISH,
-        .code = req ? req->code : 0 };
+    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0),
+                              .request = req,
+                              .session = req ? req->session : NULL,
+                              .msg = msg,
+                              .topic = msg->topic,
+                              .scratch = scratch,
+                              .scratch_ctx = scratch_ctx,
+                              .now_ms = zk_wall_ms(),
+                              .point = ZR_POINT_PUBLISH,
+                              .code = req ? req->code : 0 };
     zk_hooks_run(ZR_POINT_PUBLISH, &event, verdict);
     if (verdict->what == ZR_VERDICT_REJECT)
         return ZB_REJECTED;
@@ -357,13 +388,14 @@ static void *scratch_alloc(void *ctx, uint64_t size)
 
 static void make_room(struct zb_lane *lane, uint32_t n, uint64_t bytes)
 {
-    if (lane->n_sends && (lane->n_msgs + n > lane->cap_msgs || lane->n_sends == ZB_BATCH_SENDS || lane->bytes + bytes > ZB_BATCH_BYTES ||
-                          lane->arena.used > ZB_BATCH_ARENA))
+    if (lane->n_sends && (lane->n_msgs + n > lane->cap_msgs || lane->n_sends == ZB_BATCH_SENDS ||
+                          lane->bytes + bytes > ZB_BATCH_BYTES || lane->arena.used > ZB_BATCH_ARENA))
         zb_send_append(lane);
 }
 
 /* A send's place in the batch; its messages are added behind. */
-static struct zb_send *send_begin(struct zb_lane *lane, const struct zr_request *req, struct zb_topic *topic, int32_t queue_id)
+static struct zb_send *send_begin(struct zb_lane *lane, const struct zr_request *req, struct zb_topic *topic,
+                                  int32_t queue_id)
 {
     struct zb_send *s = &lane->sends[lane->n_sends];
     memset(s, 0, sizeof *s);
@@ -390,7 +422,8 @@ static struct zr_addr born_host(struct zb_lane *lane, struct zr_session *session
 static int32_t hosts_flag(int32_t sys_flag, const struct zr_addr *born, const struct zr_addr *store)
 {
     sys_flag &= ~(ZR_SYSFLAG_BORNHOST_V6 | ZR_SYSFLAG_STOREHOST_V6);
-    return sys_flag | (born->family == 6 ? ZR_SYSFLAG_BORNHOST_V6 : 0) | (store->family == 6 ? ZR_SYSFLAG_STOREHOST_V6 : 0);
+    return sys_flag | (born->family == 6 ? ZR_SYSFLAG_BORNHOST_V6 : 0) |
+           (store->family == 6 ? ZR_SYSFLAG_STOREHOST_V6 : 0);
 }
 
 /* After the hooks: the queue where it goes, with its handle. */
@@ -404,19 +437,22 @@ static void msg_target(struct zb_lane *lane, struct zr_msg *msg, struct zb_topic
 }
 
 /* Hooks and demands for the message at the end of the batch. ZR_OK: it is in. Else the token was used up. */
-static zr_status msg_publish(struct zb_lane *lane, const struct zr_request *req, struct zr_msg *msg, struct zb_topic *topic, uint32_t demands)
+static zr_status msg_publish(struct zb_lane *lane, const struct zr_request *req, struct zr_msg *msg,
+                             struct zb_topic *topic, uint32_t demands)
 {
     struct zr_verdict verdict;
     uint32_t what = zb_publish_hooks(msg, req, scratch_alloc, lane, &verdict);
     if (what == ZB_HANDLED)
         return ZR_PENDING;
     if (what == ZB_REJECTED) {
-        send_refuse(req->token, verdict.code ? verdict.code : ZB_SYSTEM_ERROR, "%.*s", (int)verdict.remark.len, verdict.remark.len ? verdict.remark.ptr : "");
+        send_refuse(req->token, verdict.code ? verdict.code : ZB_SYSTEM_ERROR, "%.*s", (int)verdict.remark.len,
+                    verdict.remark.len ? verdict.remark.ptr : "");
         return ZR_EPERM;
     }
     if (demands && msg->topic.ptr == topic->name.ptr) {
-        const char *needs = (demands & DEMAND_TRANSACTION) && !zb.has_transaction ? "feature-transaction" :
-                            (demands & DEMAND_DELAY) && !zb.has_delay ? "feature-delay" : NULL;
+        const char *needs = (demands & DEMAND_TRANSACTION) && !zb.has_transaction ? "feature-transaction"
+                            : (demands & DEMAND_DELAY) && !zb.has_delay           ? "feature-delay"
+                                                                                  : NULL;
         if (needs) {
             send_refuse(req->token, ZB_SYSTEM_ERROR, "this message needs the plugin %s, which is not loaded", needs);
             return ZR_ENOTSUP;
@@ -433,32 +469,43 @@ static uint32_t wants_no_wait(struct zr_str wait)
     return wait.len && !zl_eq_nocase(wait, "true");
 }
 
-static struct zr_msg *msg_begin(struct zb_lane *lane, const struct zr_request *req, const struct header *h, struct zb_topic *topic, int32_t queue_id)
+static struct zr_msg *msg_begin(struct zb_lane *lane, const struct zr_request *req, const struct header *h,
+                                struct zb_topic *topic, int32_t queue_id)
 {
     struct zr_msg *m = &lane->msgs[lane->n_msgs];
-    *m = (struct zr_msg){ .hdr = ZR_HDR(struct zr_msg, 0), .topic = topic->name, .born_ms = h->born_ms, .born_host = born_host(lane, req->session),
-        .store_host = zb.id.store_host, .queue_id = queue_id, .flag = h->flag, .reconsume_times = h->reconsume, .inner_num = 1 };
+    *m = (struct zr_msg){ .hdr = ZR_HDR(struct zr_msg, 0),
+                          .topic = topic->name,
+                          .born_ms = h->born_ms,
+                          .born_host = born_host(lane, req->session),
+                          .store_host = zb.id.store_host,
+                          .queue_id = queue_id,
+                          .flag = h->flag,
+                          .reconsume_times = h->reconsume,
+                          .inner_num = 1 };
     m->sys_flag = hosts_flag(h->sys_flag, &m->born_host, &m->store_host);
     return m;
 }
 
 /* recallHandle of a timed message: base64url of "v1 topic broker deliverMs uniqKey". */
-static struct zr_str recall_handle(struct zb_lane *lane, struct zr_str topic, const struct zr_msg *msg, struct zr_str uniq)
+static struct zr_str recall_handle(struct zb_lane *lane, struct zr_str topic, const struct zr_msg *msg,
+                                   struct zr_str uniq)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     char text[1024];
     int64_t out_ms;
     struct zr_str none = { NULL, 0 };
-    if (!zl_is(msg->topic, "rmq_sys_wheel_timer") || zl_parse_i64(zl_props_get(msg->properties, "TIMER_OUT_MS"), &out_ms) != ZR_OK)
+    if (!zl_is(msg->topic, "rmq_sys_wheel_timer") ||
+        zl_parse_i64(zl_props_get(msg->properties, "TIMER_OUT_MS"), &out_ms) != ZR_OK)
         return none;
-    int n = snprintf(text, sizeof text, "v1 %.*s %.*s %lld %.*s", (int)topic.len, topic.ptr, (int)zb.id.name.len, zb.id.name.ptr,
-                     (long long)out_ms + 1, (int)uniq.len, uniq.ptr);
+    int n = snprintf(text, sizeof text, "v1 %.*s %.*s %lld %.*s", (int)topic.len, topic.ptr, (int)zb.id.name.len,
+                     zb.id.name.ptr, (long long)out_ms + 1, (int)uniq.len, uniq.ptr);
     char *to = n > 0 && n < (int)sizeof text ? zk_arena_alloc(&lane->arena, (uint64_t)n * 4 / 3 + 8) : NULL;
     if (!to)
         return none;
     uint64_t len = 0;
     for (int i = 0; i < n; i += 3) {
-        uint32_t v = (uint32_t)(uint8_t)text[i] << 16 | (i + 1 < n ? (uint32_t)(uint8_t)text[i + 1] << 8 : 0) | (i + 2 < n ? (uint8_t)text[i + 2] : 0);
+        uint32_t v = (uint32_t)(uint8_t)text[i] << 16 | (i + 1 < n ? (uint32_t)(uint8_t)text[i + 1] << 8 : 0) |
+                     (i + 2 < n ? (uint8_t)text[i + 2] : 0);
         to[len++] = digits[v >> 18];
         to[len++] = digits[v >> 12 & 63];
         to[len++] = i + 1 < n ? digits[v >> 6 & 63] : '=';
@@ -469,7 +516,8 @@ static struct zr_str recall_handle(struct zb_lane *lane, struct zr_str topic, co
 
 /* ---- one message ---- */
 /* %RETRY% topics: the consumer's own way to send back (3.2.2 step 9). ZR_OK, or the token was used up. */
-static zr_status retry_target(struct zb_lane *lane, const struct zr_request *req, const struct header *h, struct zb_topic **topic, int32_t *queue_id, uint32_t *more)
+static zr_status retry_target(struct zb_lane *lane, const struct zr_request *req, const struct header *h,
+                              struct zb_topic **topic, int32_t *queue_id, uint32_t *more)
 {
     char text[ZB_NAME_MAX];
     uint32_t is_new = 0;
@@ -479,7 +527,8 @@ static zr_status retry_target(struct zb_lane *lane, const struct zr_request *req
         group.len = (uint64_t)(plus - group.ptr);
     struct zb_group *g = zb_lane_group(lane, group, 1);
     if (!g) {
-        send_refuse(req->token, ZB_SUBSCRIPTION_GROUP_NOT_EXIST, "subscription group not exist, %.*s", (int)group.len, group.ptr);
+        send_refuse(req->token, ZB_SUBSCRIPTION_GROUP_NOT_EXIST, "subscription group not exist, %.*s", (int)group.len,
+                    group.ptr);
         return ZR_ENOENT;
     }
     int32_t max = req->version >= 121 && h->has_max ? h->max_reconsume : g->retry_max_times;
@@ -502,7 +551,8 @@ static zr_status retry_target(struct zb_lane *lane, const struct zr_request *req
     return ZR_OK;
 }
 
-static zr_status send_one(struct zb_lane *lane, const struct zr_request *req, const struct header *h, struct zb_topic *topic, int32_t queue_id)
+static zr_status send_one(struct zb_lane *lane, const struct zr_request *req, const struct header *h,
+                          struct zb_topic *topic, int32_t queue_id)
 {
     struct zb_props scan;
     struct zb_topic *target = topic;
@@ -512,12 +562,14 @@ static zr_status send_one(struct zb_lane *lane, const struct zr_request *req, co
         return ZR_OK;
     zb_props_scan(in, &scan);
     if (scan.inner_num.len || (h->sys_flag & ZR_SYSFLAG_INNER_BATCH))
-        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "the message is illegal: inner batches come as batches only");
+        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL,
+                           "the message is illegal: inner batches come as batches only");
     if (topic->compaction && !scan.keys.len)
         return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "Required message key is missing");
     uint32_t demands = more ? 0 : demands_of(&scan, h->reconsume);
     if ((demands & DEMAND_TRANSACTION) && ZB_SET(reject_transaction))
-        return send_refuse(req->token, ZB_NO_PERMISSION, "the broker[%s] sending transaction message is forbidden", zb.ip1);
+        return send_refuse(req->token, ZB_NO_PERMISSION, "the broker[%s] sending transaction message is forbidden",
+                           zb.ip1);
     make_room(lane, 1, req->body.len);
     struct zb_send *s = send_begin(lane, req, target, queue_id);
     struct zr_msg *m = msg_begin(lane, req, h, target, queue_id);
@@ -535,8 +587,11 @@ static zr_status send_one(struct zb_lane *lane, const struct zr_request *req, co
     if (!m->properties.ptr)
         return send_refuse(req->token, ZB_SYSTEM_BUSY, "[OVERLOAD]system busy, start flow control for a while");
     if (m->properties.len > ZL_MAX_PROPERTIES)
-        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "the message is illegal, maybe msg body or properties length not matched. msg body length limit "
-                           "%lldB, msg properties length limit 32KB.", (long long)ZB_SET(max_message_size));
+        return send_refuse(
+            req->token, ZB_MESSAGE_ILLEGAL,
+            "the message is illegal, maybe msg body or properties length not matched. msg body length limit "
+            "%lldB, msg properties length limit 32KB.",
+            (long long)ZB_SET(max_message_size));
     if (msg_publish(lane, req, m, target, demands) != ZR_OK)
         return ZR_OK;
     if (demands & DEMAND_DELAY)
@@ -558,8 +613,9 @@ static zr_status batch_count(struct zr_span body, uint32_t *ret)
     return status == ZR_ENOENT && *ret > 0 ? ZR_OK : ZR_EINVAL;
 }
 
-static zr_status send_inner_batch(struct zb_lane *lane, const struct zr_request *req, const struct header *h, struct zb_topic *topic, int32_t queue_id,
-                                  struct zb_props *scan, struct zr_span in, uint32_t n)
+static zr_status send_inner_batch(struct zb_lane *lane, const struct zr_request *req, const struct header *h,
+                                  struct zb_topic *topic, int32_t queue_id, struct zb_props *scan, struct zr_span in,
+                                  uint32_t n)
 {
     make_room(lane, 1, req->body.len);
     struct zb_send *s = send_begin(lane, req, topic, queue_id);
@@ -589,7 +645,8 @@ static uint32_t lane_grow(struct zb_lane *lane, uint32_t n)
     return zb_lane_resize(lane, n);
 }
 
-static zr_status send_batch(struct zb_lane *lane, const struct zr_request *req, const struct header *h, struct zb_topic *topic, int32_t queue_id)
+static zr_status send_batch(struct zb_lane *lane, const struct zr_request *req, const struct header *h,
+                            struct zb_topic *topic, int32_t queue_id)
 {
     struct zb_props scan;
     struct zl_batch_item item;
@@ -598,11 +655,14 @@ static zr_status send_batch(struct zb_lane *lane, const struct zr_request *req, 
     uint32_t n;
     zb_props_scan(in, &scan);
     if (h->topic.len > ZL_TOPIC_MAX)
-        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "message topic length too long %llu", (unsigned long long)h->topic.len);
+        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "message topic length too long %llu",
+                           (unsigned long long)h->topic.len);
     if (zl_starts(h->topic, ZB_RETRY_PREFIX))
-        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "batch request does not support retry group %.*s", (int)h->topic.len, h->topic.ptr);
+        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "batch request does not support retry group %.*s",
+                           (int)h->topic.len, h->topic.ptr);
     if ((h->sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) || (demands_of(&scan, 0) & DEMAND_DELAY))
-        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "the message is illegal: a batch is neither transactional nor delayed");
+        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL,
+                           "the message is illegal: a batch is neither transactional nor delayed");
     if (batch_count(req->body, &n) != ZR_OK)
         return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "the message is illegal: the batch's body is malformed");
     if (topic->batch_cq && scan.uniq.len)
@@ -649,13 +709,16 @@ static struct zb_topic *send_topic_make(struct zb_lane *lane, const struct zr_re
     if (status != ZR_OK && retry)
         status = zb_topic_ensure(h->topic, 1, ZR_PERM_READ | ZR_PERM_WRITE, sys_flag, 0, &made, &is_new);
     if (status == ZR_EFULL)
-        send_refuse(req->token, ZB_SYSTEM_ERROR, "topic[%.*s] cannot be made: maxTopics is reached", (int)h->topic.len, h->topic.ptr);
+        send_refuse(req->token, ZB_SYSTEM_ERROR, "topic[%.*s] cannot be made: maxTopics is reached", (int)h->topic.len,
+                    h->topic.ptr);
     else if (status != ZR_OK)
-        send_refuse(req->token, ZB_TOPIC_NOT_EXIST, "topic[%.*s] not exist, apply first please!" ZB_FAQ, (int)h->topic.len, h->topic.ptr);
+        send_refuse(req->token, ZB_TOPIC_NOT_EXIST, "topic[%.*s] not exist, apply first please!" ZB_FAQ,
+                    (int)h->topic.len, h->topic.ptr);
     if (status != ZR_OK)
         return NULL;
     if (is_new) {
-        zk_log(ZR_LOG_INFO, "topic %.*s made by a send of group %.*s, %d queues", (int)h->topic.len, h->topic.ptr, (int)h->group.len, h->group.ptr, made->write_queues);
+        zk_log(ZR_LOG_INFO, "topic %.*s made by a send of group %.*s, %d queues", (int)h->topic.len, h->topic.ptr,
+               (int)h->group.len, h->group.ptr, made->write_queues);
         zb_announce_new(made);
     }
     zb_topic_unref(made);
@@ -689,7 +752,8 @@ static uint32_t send_defer(struct zb_lane *lane, const struct zr_request *req, s
     }
     pthread_mutex_unlock(&live->lock);
     if (!waits)
-        zb_lane_push(lane, &d->job); /* it was announced just now: behind those that waited, at the latest when this turn ends */
+        zb_lane_push(
+            lane, &d->job); /* it was announced just now: behind those that waited, at the latest when this turn ends */
     return 1;
 }
 
@@ -699,19 +763,23 @@ zr_status zb_send_handle(struct zr_inst *inst, const struct zr_request *req)
     struct header h;
     (void)inst;
     if (atomic_load_explicit(&zb.stopping, memory_order_relaxed))
-        return send_refuse(req->token, ZB_SERVICE_NOT_AVAILABLE, "service not available now: the broker is shutting down");
+        return send_refuse(req->token, ZB_SERVICE_NOT_AVAILABLE,
+                           "service not available now: the broker is shutting down");
     if (zb.slave)
         return zk_answer_code(req->token, ZB_SYSTEM_BUSY, "[REJECTREQUEST]system busy, start flow control for a while");
     zb_lane_fresh(lane);
     header_read(req, &h);
     if ((h.seen & NEED_ALL) != NEED_ALL || h.bad)
-        return send_refuse(req->token, ZB_SYSTEM_ERROR, h.bad ? "the field %s is not a number" : "%s", h.bad ? h.bad : "a required field of the header is missing");
+        return send_refuse(req->token, ZB_SYSTEM_ERROR, h.bad ? "the field %s is not a number" : "%s",
+                           h.bad ? h.bad : "a required field of the header is missing");
     if (!req->body.ptr || req->body.len == 0)
         return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "the message is illegal: it has no body");
     if (ZB_SET(start_accept_ms) > 0 && zk_wall_ms() < ZB_SET(start_accept_ms))
-        return send_refuse(req->token, ZB_SYSTEM_ERROR, "broker unable to service, until %lld", (long long)ZB_SET(start_accept_ms));
+        return send_refuse(req->token, ZB_SYSTEM_ERROR, "broker unable to service, until %lld",
+                           (long long)ZB_SET(start_accept_ms));
     if (zb_topic_unsendable(h.topic))
-        return send_refuse(req->token, ZB_NO_PERMISSION, "Sending message to topic[%.*s] is forbidden.", (int)h.topic.len, h.topic.ptr);
+        return send_refuse(req->token, ZB_NO_PERMISSION, "Sending message to topic[%.*s] is forbidden.",
+                           (int)h.topic.len, h.topic.ptr);
     struct zb_topic *topic = h.topic.len <= ZL_RETRY_TOPIC_MAX ? zb_lane_topic(lane, h.topic) : NULL;
     if (!topic && !(topic = send_topic_make(lane, req, &h)))
         return ZR_OK;
@@ -722,11 +790,14 @@ zr_status zb_send_handle(struct zr_inst *inst, const struct zr_request *req)
         struct zr_session_info info = { .hdr = ZR_HDR(struct zr_session_info, 0) };
         zk_session_info(req->session, &info);
         zb_topic_text(topic, text, sizeof text);
-        return send_refuse(req->token, ZB_INVALID_PARAMETER, "request queueId[%d] is illegal, %s Producer: %.*s", h.queue_id, text, (int)info.peer_name.len, info.peer_name.ptr);
+        return send_refuse(req->token, ZB_INVALID_PARAMETER, "request queueId[%d] is illegal, %s Producer: %.*s",
+                           h.queue_id, text, (int)info.peer_name.len, info.peer_name.ptr);
     }
     if (req->body.len > (uint64_t)ZB_SET(max_message_size))
-        return send_refuse(req->token, h.batch ? ZB_SYSTEM_ERROR : ZB_MESSAGE_ILLEGAL, "the message is illegal, maybe msg body or properties length not matched. "
-                           "msg body length limit %lldB, msg properties length limit 32KB.", (long long)ZB_SET(max_message_size));
+        return send_refuse(req->token, h.batch ? ZB_SYSTEM_ERROR : ZB_MESSAGE_ILLEGAL,
+                           "the message is illegal, maybe msg body or properties length not matched. "
+                           "msg body length limit %lldB, msg properties length limit 32KB.",
+                           (long long)ZB_SET(max_message_size));
     if (atomic_load_explicit(&topic->live->announcing, memory_order_acquire) && send_defer(lane, req, topic))
         return ZR_OK;
     int32_t queue_id = h.queue_id >= 0 ? h.queue_id : (int32_t)zb_lane_random(lane, (uint32_t)topic->write_queues);
@@ -789,22 +860,31 @@ static void ack_park(struct zb_lane *lane, struct zb_parked *p, struct zb_send *
         return;
     }
     struct zb_ack *a = &p->acks[p->n_acks++];
-    *a = (struct zb_ack){ .token = t, .ids = ids_text(&p->arena, lane, s), .uniq = zk_arena_str(&p->arena, s->uniq),
-        .batch_uniq = zk_arena_str(&p->arena, s->batch_uniq), .recall = zk_arena_str(&p->arena, s->recall),
-        .queue_offset = lane->puts[s->first].queue_offset, .queue_id = s->queue_id };
+    *a = (struct zb_ack){ .token = t,
+                          .ids = ids_text(&p->arena, lane, s),
+                          .uniq = zk_arena_str(&p->arena, s->uniq),
+                          .batch_uniq = zk_arena_str(&p->arena, s->batch_uniq),
+                          .recall = zk_arena_str(&p->arena, s->recall),
+                          .queue_offset = lane->puts[s->first].queue_offset,
+                          .queue_id = s->queue_id };
 }
 
 static void send_answer(struct zb_lane *lane, struct zb_send *s)
 {
-    struct zb_ack a = { .token = send_token(s), .uniq = s->uniq, .batch_uniq = s->batch_uniq, .recall = s->recall,
-        .queue_offset = lane->puts[s->first].queue_offset, .queue_id = s->queue_id };
+    struct zb_ack a = { .token = send_token(s),
+                        .uniq = s->uniq,
+                        .batch_uniq = s->batch_uniq,
+                        .recall = s->recall,
+                        .queue_offset = lane->puts[s->first].queue_offset,
+                        .queue_id = s->queue_id };
     char id[57];
     if (s->flags & SEND_ONEWAY) {
         if (s->held)
             zk_token_drop(s->held);
         return;
     }
-    a.ids = s->n == 1 ? (struct zr_str){ id, zl_offset_id(id, &zb.id.store_host, lane->puts[s->first].physical_offset) } : ids_text(&lane->arena, lane, s);
+    a.ids = s->n == 1 ? (struct zr_str){ id, zl_offset_id(id, &zb.id.store_host, lane->puts[s->first].physical_offset) }
+                      : ids_text(&lane->arena, lane, s);
     zb_ack_answer(&a, ZB_SUCCESS, NULL);
 }
 
@@ -816,7 +896,8 @@ static void wake_later(struct zb_lane *lane, struct zb_parked *p, uint32_t i)
             p->wakes[j].queue_offset = lane->puts[i].queue_offset;
             return;
         }
-    p->wakes[p->n_wakes++] = (struct zb_wake){ zb_topic_ref(lane->owners[i]), lane->queues[i], lane->puts[i].queue_offset, lane->msgs[i].tags_code, 0 };
+    p->wakes[p->n_wakes++] = (struct zb_wake){ zb_topic_ref(lane->owners[i]), lane->queues[i],
+                                               lane->puts[i].queue_offset, lane->msgs[i].tags_code, 0 };
 }
 
 static void batch_count_up(struct zb_lane *lane, struct zb_send *s, int64_t now_ns)
@@ -844,7 +925,8 @@ static void batch_answer(struct zb_lane *lane, struct zb_parked *parked, uint32_
         if (waits && parked && !(s->flags & (SEND_NO_WAIT | SEND_ONEWAY)))
             ack_park(lane, parked, s);
         else if (waits && !parked && !(s->flags & (SEND_NO_WAIT | SEND_ONEWAY)))
-            send_refuse(send_token(s), ZB_SYSTEM_ERROR, "memory ran out; the message is stored, but whether it is on disk is not known");
+            send_refuse(send_token(s), ZB_SYSTEM_ERROR,
+                        "memory ran out; the message is stored, but whether it is on disk is not known");
         else
             send_answer(lane, s);
     }

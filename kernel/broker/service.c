@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* service.c - zarya.broker/1: the table that plugins see, over the functions of this folder. Views it gives out are borrowed for
- * the call; no lock of ours is held while a plugin's callback runs. */
+/* service.c - zarya.broker/1: the table that plugins see, over the functions of this folder. Views it gives out are
+ * borrowed for the call; no lock of ours is held while a plugin's callback runs. */
 #include "broker/internal.h"
 
 #define HOST const struct zr_host *host
@@ -24,7 +24,8 @@ static void svc_topic_version(HOST, struct zr_data_version *ret)
     pthread_rwlock_unlock(&zb.topics_lock);
 }
 
-static zr_status svc_topic(HOST, struct zr_str name, void (*on_topic)(void *ctx, const struct zr_topic *topic), void *ctx)
+static zr_status svc_topic(HOST, struct zr_str name, void (*on_topic)(void *ctx, const struct zr_topic *topic),
+                           void *ctx)
 {
     UNUSED;
     struct zb_topic *t = zb_topic_get(name);
@@ -59,7 +60,8 @@ static void svc_each_topic(HOST, int32_t (*each)(void *ctx, const struct zr_topi
     zb_topics_free(all, n);
 }
 
-static zr_status svc_put_topic(HOST, const struct zr_topic *topic, void (*on_done)(void *ctx, zr_status status), void *ctx)
+static zr_status svc_put_topic(HOST, const struct zr_topic *topic, void (*on_done)(void *ctx, zr_status status),
+                               void *ctx)
 {
     UNUSED;
     struct zr_topic conf = { .perm = ZR_PERM_READ | ZR_PERM_WRITE };
@@ -67,8 +69,10 @@ static zr_status svc_put_topic(HOST, const struct zr_topic *topic, void (*on_don
     conf.hdr = (struct zr_hdr)ZR_HDR(struct zr_topic, 0);
     zr_status status = zb_topic_store(&conf, NULL, NULL);
     if (status != ZR_OK) {
-        zk_err_raise(status, 0, "topic %.*s: %s", (int)conf.name.len, conf.name.ptr, status == ZR_EFULL ? "maxTopics is reached" :
-                     status == ZR_EINVAL ? "an impossible name, number of queues or permission" : "memory ran out");
+        zk_err_raise(status, 0, "topic %.*s: %s", (int)conf.name.len, conf.name.ptr,
+                     status == ZR_EFULL    ? "maxTopics is reached"
+                     : status == ZR_EINVAL ? "an impossible name, number of queues or permission"
+                                           : "memory ran out");
         return status;
     }
     zb_announce(&conf.name, 1, on_done, ctx);
@@ -90,7 +94,8 @@ static void svc_group_version(HOST, struct zr_data_version *ret)
     pthread_rwlock_unlock(&zb.groups_lock);
 }
 
-static zr_status svc_group(HOST, struct zr_str name, uint32_t create, void (*on_group)(void *ctx, const struct zr_group *group), void *ctx)
+static zr_status svc_group(HOST, struct zr_str name, uint32_t create,
+                           void (*on_group)(void *ctx, const struct zr_group *group), void *ctx)
 {
     UNUSED;
     struct zb_group *g = zb_group_get(name, create);
@@ -135,7 +140,8 @@ static zr_status svc_put_group(HOST, const struct zr_group *group)
     if (status == ZR_OK)
         zb_doc_touch(ZB_DOC_GROUPS, NULL, NULL);
     else
-        zk_err_raise(status, 0, "group %.*s: %s", (int)conf.name.len, conf.name.ptr, status == ZR_EFULL ? "maxGroups is reached" : "not possible");
+        zk_err_raise(status, 0, "group %.*s: %s", (int)conf.name.len, conf.name.ptr,
+                     status == ZR_EFULL ? "maxGroups is reached" : "not possible");
     return status;
 }
 
@@ -190,14 +196,18 @@ static void svc_remove_offsets(HOST, struct zr_str group, struct zr_str topic)
         zb_offset_remove(group, topic);
 }
 
-static void svc_each_offset(HOST, int32_t (*each)(void *ctx, struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset), void *ctx)
+static void svc_each_offset(HOST,
+                            int32_t (*each)(void *ctx, struct zr_str group, struct zr_str topic, int32_t queue_id,
+                                            int64_t offset),
+                            void *ctx)
 {
     UNUSED;
     zb_offset_each(each, ctx);
 }
 
 /* ---- clients ---- */
-static zr_status svc_consumers(HOST, struct zr_str group, void (*on_group)(void *ctx, const struct zr_consumers *consumers), void *ctx)
+static zr_status svc_consumers(HOST, struct zr_str group,
+                               void (*on_group)(void *ctx, const struct zr_consumers *consumers), void *ctx)
 {
     UNUSED;
     return zb_clients_consumers(group, on_group, ctx);
@@ -209,7 +219,9 @@ static void svc_each_consumers(HOST, int32_t (*each)(void *ctx, const struct zr_
     zb_clients_each_consumers(each, ctx);
 }
 
-static void svc_each_producer(HOST, struct zr_str group, int32_t (*each)(void *ctx, struct zr_str group, const struct zr_client *client), void *ctx)
+static void svc_each_producer(HOST, struct zr_str group,
+                              int32_t (*each)(void *ctx, struct zr_str group, const struct zr_client *client),
+                              void *ctx)
 {
     UNUSED;
     zb_clients_each_producer(group, each, ctx);
@@ -267,11 +279,32 @@ static void svc_topic_stats(HOST, struct zr_str topic, struct zr_str group, stru
 }
 
 const struct zr_broker_v1 zb_broker_table = {
-    .hdr = ZR_HDR(struct zr_broker_v1, 0), .identity = svc_identity, .topic_version = svc_topic_version, .topic = svc_topic,
-    .each_topic = svc_each_topic, .put_topic = svc_put_topic, .remove_topic = svc_remove_topic, .group_version = svc_group_version,
-    .group = svc_group, .each_group = svc_each_group, .put_group = svc_put_group, .remove_group = svc_remove_group, .forbidden = svc_forbidden,
-    .offset = svc_offset, .put_offset = svc_put_offset, .pull_offset = svc_pull_offset, .reset_offset = svc_reset_offset,
-    .remove_offsets = svc_remove_offsets, .each_offset = svc_each_offset, .consumers = svc_consumers, .each_consumers = svc_each_consumers,
-    .each_producer = svc_each_producer, .client = svc_client, .each_config = svc_each_config, .set_config = svc_set_config, .stats = svc_stats,
-    .topic_stats = svc_topic_stats, .check_config = svc_check_config,
+    .hdr = ZR_HDR(struct zr_broker_v1, 0),
+    .identity = svc_identity,
+    .topic_version = svc_topic_version,
+    .topic = svc_topic,
+    .each_topic = svc_each_topic,
+    .put_topic = svc_put_topic,
+    .remove_topic = svc_remove_topic,
+    .group_version = svc_group_version,
+    .group = svc_group,
+    .each_group = svc_each_group,
+    .put_group = svc_put_group,
+    .remove_group = svc_remove_group,
+    .forbidden = svc_forbidden,
+    .offset = svc_offset,
+    .put_offset = svc_put_offset,
+    .pull_offset = svc_pull_offset,
+    .reset_offset = svc_reset_offset,
+    .remove_offsets = svc_remove_offsets,
+    .each_offset = svc_each_offset,
+    .consumers = svc_consumers,
+    .each_consumers = svc_each_consumers,
+    .each_producer = svc_each_producer,
+    .client = svc_client,
+    .each_config = svc_each_config,
+    .set_config = svc_set_config,
+    .stats = svc_stats,
+    .topic_stats = svc_topic_stats,
+    .check_config = svc_check_config,
 };

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* settings.c - the rows of the section `broker`, under the names of Apache's keys, and codes 25 and 26 on top of them.
  *
- * What stays true: every row has an effect here; a row marked LIVE may be changed while the broker runs, and nothing else may
- * (that is the allow-list of code 25). Live values are read with relaxed loads (ZB_SET); text is never live. Changes by code 25
- * last until the process ends: the configuration file stays the operator's. */
+ * What stays true: every row has an effect here; a row marked LIVE may be changed while the broker runs, and nothing
+ * else may (that is the allow-list of code 25). Live values are read with relaxed loads (ZB_SET); text is never
+ * live. Changes by code 25 last until the process ends: the configuration file stays the operator's. */
 #include "broker/internal.h"
 #include "config/config.h"
 
@@ -11,14 +11,15 @@
 static const char *const roles[] = { "ASYNC_MASTER", "SYNC_MASTER", "SLAVE", NULL };
 
 const struct zr_option zk_broker_options[] = {
-    ZR_OPTION_ROW(S, auto_create_group, "autoCreateSubscriptionGroup", ZR_OPT_BOOL, ZR_OPT_LIVE, "true", NULL, NULL, NULL,
-                  "Heartbeats, pulls and send-backs of an unknown consumer group make it."),
+    ZR_OPTION_ROW(S, auto_create_group, "autoCreateSubscriptionGroup", ZR_OPT_BOOL, ZR_OPT_LIVE, "true", NULL, NULL,
+                  NULL, "Heartbeats, pulls and send-backs of an unknown consumer group make it."),
     ZR_OPTION_ROW(S, auto_create_topic, "autoCreateTopicEnable", ZR_OPT_BOOL, ZR_OPT_LIVE, "true", NULL, NULL, NULL,
                   "A send to an unknown topic makes it from the template topic TBW102."),
     ZR_OPTION_ROW(S, broker_permission, "brokerPermission", ZR_OPT_I64, ZR_OPT_LIVE, "6", "0", "7", NULL,
                   "What this broker allows and announces: 4 read, 2 write, 6 both."),
     ZR_OPTION_ENUM(S, role, "brokerRole", 0, "ASYNC_MASTER", roles,
-                   "SYNC_MASTER: answers to sends wait for the replicas as well. SLAVE: no sends, and pulls only with slaveReadEnable."),
+                   "SYNC_MASTER: answers to sends wait for the replicas as well. SLAVE: no sends, and pulls only with "
+                   "slaveReadEnable."),
     ZR_OPTION_ROW(S, broker_topic, "brokerTopicEnable", ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL,
                   "The topic named after the broker may be read and written."),
     ZR_OPTION_ROW(S, channel_expired_ms, "channelExpiredTimeout", ZR_OPT_I64, ZR_OPT_LIVE, "120000", "1000", NULL, "ms",
@@ -27,8 +28,8 @@ const struct zr_option zk_broker_options[] = {
                   "How often clients that fell silent are looked for (Zarya's own key)."),
     ZR_OPTION_ROW(S, cluster_topic, "clusterTopicEnable", ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL,
                   "The topic named after the cluster may be read and written."),
-    ZR_OPTION_ROW(S, offset_version_step, "consumerOffsetUpdateVersionStep", ZR_OPT_I64, ZR_OPT_LIVE, "500", "1", NULL, NULL,
-                  "Commits between two data versions of the consumer offsets."),
+    ZR_OPTION_ROW(S, offset_version_step, "consumerOffsetUpdateVersionStep", ZR_OPT_I64, ZR_OPT_LIVE, "500", "1", NULL,
+                  NULL, "Commits between two data versions of the consumer offsets."),
     ZR_OPTION_ROW(S, default_topic_queues, "defaultTopicQueueNums", ZR_OPT_I64, 0, "8", "1", "65536", NULL,
                   "Queues of the template topic, hence the most that an automatically made topic gets."),
     ZR_OPTION_ROW(S, create_sys_group, "enableCreateSysGroup", ZR_OPT_BOOL, ZR_OPT_LIVE, "true", NULL, NULL, NULL,
@@ -42,29 +43,31 @@ const struct zr_option zk_broker_options[] = {
     ZR_OPTION_ROW(S, long_polling, "longPollingEnable", ZR_OPT_BOOL, ZR_OPT_LIVE, "true", NULL, NULL, NULL,
                   "Pulls that find nothing are held as long as the client asks; else for shortPollingTimeMills."),
     ZR_OPTION_ROW(S, max_clients, "maxClients", ZR_OPT_I64, ZR_OPT_LIVE, "1000000", "1", NULL, NULL,
-                  "Memberships of clients in groups that are kept; further heartbeats are answered with an error (Zarya's own key)."),
+                  "Memberships of clients in groups that are kept; further heartbeats are answered with an error "
+                  "(Zarya's own key)."),
     ZR_OPTION_ROW(S, max_progress, "maxConsumerOffsets", ZR_OPT_I64, ZR_OPT_LIVE, "1000000", "1", NULL, NULL,
                   "Pairs of group and topic whose offsets are kept (Zarya's own key)."),
     ZR_OPTION_ROW(S, max_groups, "maxGroups", ZR_OPT_I64, ZR_OPT_LIVE, "200000", "16", NULL, NULL,
                   "Subscription groups; beyond it none is made (Zarya's own key)."),
     ZR_OPTION_ROW(S, max_held, "maxHeldPulls", ZR_OPT_I64, ZR_OPT_LIVE, "200000", "1", NULL, NULL,
                   "Pulls held for long polling; further ones are answered SYSTEM_BUSY (Zarya's own key)."),
-    ZR_OPTION_ROW(S, max_message_size, "maxMessageSize", ZR_OPT_I64, ZR_OPT_LIVE, "4194304", "1024", "16000000", "bytes",
-                  "The largest message body, and the largest batch."),
+    ZR_OPTION_ROW(S, max_message_size, "maxMessageSize", ZR_OPT_I64, ZR_OPT_LIVE, "4194304", "1024", "16000000",
+                  "bytes", "The largest message body, and the largest batch."),
     ZR_OPTION_ROW(S, max_topics, "maxTopics", ZR_OPT_I64, ZR_OPT_LIVE, "200000", "32", NULL, NULL,
                   "Topics; beyond it none is made (Zarya's own key)."),
-    ZR_OPTION_ROW(S, max_transfer_bytes, "maxTransferBytesOnMessageInMemory", ZR_OPT_I64, ZR_OPT_LIVE, "0", "0", "134217728", "bytes",
+    ZR_OPTION_ROW(S, max_transfer_bytes, "maxTransferBytesOnMessageInMemory", ZR_OPT_I64, ZR_OPT_LIVE, "0", "0",
+                  "134217728", "bytes",
                   "Bytes of messages in one pull's answer; 0: the storage's own limits (256 KiB, 64 KiB from disk)."),
-    ZR_OPTION_ROW(S, max_transfer_count, "maxTransferCountOnMessageInMemory", ZR_OPT_I64, ZR_OPT_LIVE, "32", "1", "1024", NULL,
-                  "Messages in one pull's answer."),
+    ZR_OPTION_ROW(S, max_transfer_count, "maxTransferCountOnMessageInMemory", ZR_OPT_I64, ZR_OPT_LIVE, "32", "1",
+                  "1024", NULL, "Messages in one pull's answer."),
     ZR_OPTION_ROW(S, trace_topic, "msgTraceTopicName", ZR_OPT_STR, 0, "RMQ_SYS_TRACE_TOPIC", NULL, NULL, NULL,
                   "Topic for client traces, made when traceTopicEnable is set."),
     ZR_OPTION_ROW(S, region_id, "regionId", ZR_OPT_STR, 0, "DefaultRegion", NULL, NULL, NULL,
                   "Region name put into messages and answers."),
-    ZR_OPTION_ROW(S, reject_pull_consumer, "rejectPullConsumerEnable", ZR_OPT_BOOL, ZR_OPT_LIVE, "false", NULL, NULL, NULL,
-                  "Consumers that pull actively are refused."),
-    ZR_OPTION_ROW(S, reject_transaction, "rejectTransactionMessage", ZR_OPT_BOOL, ZR_OPT_LIVE, "false", NULL, NULL, NULL,
-                  "Transactional messages are refused."),
+    ZR_OPTION_ROW(S, reject_pull_consumer, "rejectPullConsumerEnable", ZR_OPT_BOOL, ZR_OPT_LIVE, "false", NULL, NULL,
+                  NULL, "Consumers that pull actively are refused."),
+    ZR_OPTION_ROW(S, reject_transaction, "rejectTransactionMessage", ZR_OPT_BOOL, ZR_OPT_LIVE, "false", NULL, NULL,
+                  NULL, "Transactional messages are refused."),
     ZR_OPTION_ROW(S, revive_queues, "reviveQueueNum", ZR_OPT_I64, 0, "8", "1", "1024", NULL,
                   "Queues of the system topic for pop check points."),
     ZR_OPTION_ROW(S, short_polling_ms, "shortPollingTimeMills", ZR_OPT_I64, ZR_OPT_LIVE, "1000", "1", "60000", "ms",
@@ -178,7 +181,8 @@ zr_status zb_settings_change(struct zr_str key, struct zr_str value)
     if (status != ZR_OK)
         return status;
     option_store(o, &zb.set, v);
-    zk_log(ZR_LOG_INFO, "configuration: %s = %.*s (by request, until the next start)", o->name, (int)value.len, value.ptr);
+    zk_log(ZR_LOG_INFO, "configuration: %s = %.*s (by request, until the next start)", o->name, (int)value.len,
+           value.ptr);
     if (zl_is(key, "brokerPermission")) {
         zb_topics_bump();
         zb_announce(NULL, 0, NULL, NULL);
@@ -187,8 +191,14 @@ zr_status zb_settings_change(struct zr_str key, struct zr_str value)
 }
 
 /* ---- code 26: rows, what the node's section says, and keys of an imported broker.conf ---- */
-struct kv { struct zr_str key, value; char text[24]; };
-struct kv_list { struct kv *items; uint32_t n, cap; };
+struct kv {
+    struct zr_str key, value;
+    char text[24];
+};
+struct kv_list {
+    struct kv *items;
+    uint32_t n, cap;
+};
 
 static void kv_add(struct kv_list *l, struct zr_str key, struct zr_str value)
 {
@@ -219,7 +229,8 @@ static void kv_add_row(struct kv_list *l, const struct zr_option *o)
     else if (o->type == ZR_OPT_BOOL)
         kv_add(l, zl_str(o->name), zl_str(__atomic_load_n((const uint8_t *)at, __ATOMIC_RELAXED) ? "true" : "false"));
     else if (o->type == ZR_OPT_ENUM)
-        kv_add(l, zl_str(o->name), zl_str(o->choices[__atomic_load_n((const int64_t *)(const void *)at, __ATOMIC_RELAXED)]));
+        kv_add(l, zl_str(o->name),
+               zl_str(o->choices[__atomic_load_n((const int64_t *)(const void *)at, __ATOMIC_RELAXED)]));
     else
         kv_add_i64(l, o->name, __atomic_load_n((const int64_t *)(const void *)at, __ATOMIC_RELAXED));
 }

@@ -1,23 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* stats.c - what was put and given: totals, rates over 10, 60 and 600 seconds, latencies of the last minute, rates by topic and
- * by (group, topic).
+/* stats.c - what was put and given: totals, rates over 10, 60 and 600 seconds, latencies of the last minute, rates
+ * by topic and by (group, topic).
  *
- * Lanes count in counters of their own (one writer each); a sampler sums them up once a second into a ring of 601 samples, as
- * Apache does, so that a rate is a difference of two samples. Topics and groups are sampled every ten seconds.
+ * Lanes count in counters of their own (one writer each); a sampler sums them up once a second into a ring of 601
+ * samples, as Apache does, so that a rate is a difference of two samples. Topics and groups are sampled every ten
+ * seconds.
  *
  * LOCKING. zb.stats_lock guards the ring, the minute's histograms and the rates of topics. */
 #include "broker/internal.h"
 #include <time.h>
 
 #define SAMPLES 601u
-struct sample { int64_t at_ms, put, found, miss, given; };
+struct sample {
+    int64_t at_ms, put, found, miss, given;
+};
 static struct sample ring[SAMPLES];
 static uint32_t n_samples, next_sample;
 static uint64_t seconds;
-struct minute { int64_t histogram[13], latency[ZB_LATENCY_BUCKETS]; };
+struct minute {
+    int64_t histogram[13], latency[ZB_LATENCY_BUCKETS];
+};
 static struct minute at_minute_begin, last_minute;
 static uint32_t have_minute;
-struct totals { int64_t put, put_failed, put_bytes, found, miss, given, put_max_ms, get_max_ms; struct minute m; };
+struct totals {
+    int64_t put, put_failed, put_bytes, found, miss, given, put_max_ms, get_max_ms;
+    struct minute m;
+};
 static int64_t morning_put[2], morning_get[2]; /* yesterday's, today's */
 static int32_t day;
 
@@ -59,7 +67,8 @@ void zb_count_put(struct zb_counters *c, int64_t messages, int64_t bytes, int64_
 
 static void totals_add(struct totals *t, struct zb_counters *c)
 {
-    int64_t put_max = atomic_load_explicit(&c->put_max_ms, memory_order_relaxed), get_max = atomic_load_explicit(&c->get_max_ms, memory_order_relaxed);
+    int64_t put_max = atomic_load_explicit(&c->put_max_ms, memory_order_relaxed),
+            get_max = atomic_load_explicit(&c->get_max_ms, memory_order_relaxed);
     t->put += atomic_load_explicit(&c->put, memory_order_relaxed);
     t->put_failed += atomic_load_explicit(&c->put_failed, memory_order_relaxed);
     t->put_bytes += atomic_load_explicit(&c->put_bytes, memory_order_relaxed);
@@ -185,7 +194,8 @@ static void window_rates(uint32_t back, double *put, double *found, double *miss
     *put = *found = *miss = *given = -1;
     if (n_samples <= back)
         return;
-    const struct sample *last = &ring[(next_sample + SAMPLES - 1) % SAMPLES], *first = &ring[(next_sample + 2 * SAMPLES - 1 - back) % SAMPLES];
+    const struct sample *last = &ring[(next_sample + SAMPLES - 1) % SAMPLES],
+                        *first = &ring[(next_sample + 2 * SAMPLES - 1 - back) % SAMPLES];
     double s = (double)(last->at_ms - first->at_ms) / 1000.0;
     if (s <= 0)
         return;

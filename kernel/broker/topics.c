@@ -2,13 +2,13 @@
 /* topics.c - the table of topics, its document, the system topics, and what may be created by whom.
  *
  * What stays true:
- *   1. A zb_topic never changes but for its reference count and the slots it fills on demand; a changed topic is a new object
- *      that shares `live` with the old one. A topic that was removed and made again has a new `live`.
+ *   1. A zb_topic never changes but for its reference count and the slots it fills on demand; a changed topic is a
+ *      new object that shares `live` with the old one. A topic that was removed and made again has a new `live`.
  *   2. topics_gen grows when an object is replaced or removed, never when one is added.
  *   3. Every change of the table raises the data version's counter by one.
  *
- * LOCKING. zb.topics_lock guards the table and the data version; it is held for look-ups and for putting one pointer in place
- * of another. live->lock guards the list of queues. */
+ * LOCKING. zb.topics_lock guards the table and the data version; it is held for look-ups and for putting one pointer
+ * in place of another. live->lock guards the list of queues. */
 #include "broker/internal.h"
 
 /* ---- objects ---- */
@@ -64,7 +64,8 @@ static char *text_put(char **at, struct zr_str s, struct zr_str *ret)
 static struct zb_topic *topic_new(const struct zr_topic *conf, struct zb_live *live)
 {
     uint32_t slots = (uint32_t)(conf->read_queues > conf->write_queues ? conf->read_queues : conf->write_queues);
-    uint64_t size = sizeof(struct zb_topic) + slots * sizeof(void *) + conf->n_attributes * sizeof(struct zr_field) + conf->name.len;
+    uint64_t size = sizeof(struct zb_topic) + slots * sizeof(void *) + conf->n_attributes * sizeof(struct zr_field) +
+                    conf->name.len;
     for (uint32_t i = 0; i < conf->n_attributes; i++)
         size += conf->attributes[i].name.len + conf->attributes[i].value.len;
     struct zb_topic *t = calloc(1, size);
@@ -105,9 +106,17 @@ static struct zb_topic *topic_new(const struct zr_topic *conf, struct zb_live *l
 
 void zb_topic_view(const struct zb_topic *topic, struct zr_topic *ret)
 {
-    *ret = (struct zr_topic){ .hdr = ZR_HDR(struct zr_topic, 0), .name = topic->name, .attributes = topic->attributes,
-        .n_attributes = topic->n_attributes, .read_queues = topic->read_queues, .write_queues = topic->write_queues, .perm = topic->perm,
-        .sys_flag = topic->sys_flag, .multi_tag = topic->multi_tag, .order = topic->order, .system = topic->system };
+    *ret = (struct zr_topic){ .hdr = ZR_HDR(struct zr_topic, 0),
+                              .name = topic->name,
+                              .attributes = topic->attributes,
+                              .n_attributes = topic->n_attributes,
+                              .read_queues = topic->read_queues,
+                              .write_queues = topic->write_queues,
+                              .perm = topic->perm,
+                              .sys_flag = topic->sys_flag,
+                              .multi_tag = topic->multi_tag,
+                              .order = topic->order,
+                              .system = topic->system };
 }
 
 /* ---- queues ---- */
@@ -196,7 +205,8 @@ void zb_topics_bump(void)
 #define PUT_ANNOUNCE 2u /* a new one is born with `announcing` set */
 
 /* Under the write lock. */
-static zr_status topic_place(const struct zr_topic *conf, uint32_t how, struct zb_topic **ret, uint32_t *ret_new, struct zb_topic **ret_old)
+static zr_status topic_place(const struct zr_topic *conf, uint32_t how, struct zb_topic **ret, uint32_t *ret_new,
+                             struct zb_topic **ret_old)
 {
     uint64_t hash = zb_hash(conf->name);
     struct zb_topic *old = zb_map_get(&zb.topics, hash, conf->name);
@@ -256,7 +266,8 @@ zr_status zb_topic_store(const struct zr_topic *conf, struct zb_topic **ret, uin
     return topic_put(conf, 0, ret, ret_new);
 }
 
-zr_status zb_topic_ensure(struct zr_str name, int32_t queues, int32_t perm, int32_t sys_flag, uint32_t order, struct zb_topic **ret, uint32_t *ret_new)
+zr_status zb_topic_ensure(struct zr_str name, int32_t queues, int32_t perm, int32_t sys_flag, uint32_t order,
+                          struct zb_topic **ret, uint32_t *ret_new)
 {
     uint32_t made = 0;
     struct zb_topic *t = zb_topic_get(name);
@@ -269,12 +280,18 @@ zr_status zb_topic_ensure(struct zr_str name, int32_t queues, int32_t perm, int3
             *ret_new = 0;
         return ZR_OK;
     }
-    struct zr_topic conf = { .hdr = ZR_HDR(struct zr_topic, 0), .name = name, .read_queues = queues, .write_queues = queues,
-        .perm = perm, .sys_flag = sys_flag, .order = order };
+    struct zr_topic conf = { .hdr = ZR_HDR(struct zr_topic, 0),
+                             .name = name,
+                             .read_queues = queues,
+                             .write_queues = queues,
+                             .perm = perm,
+                             .sys_flag = sys_flag,
+                             .order = order };
     return topic_put(&conf, PUT_NEW, ret, ret_new ? ret_new : &made);
 }
 
-zr_status zb_topic_from_template(struct zr_str name, struct zr_str template_name, int32_t queues, int32_t sys_flag, struct zb_topic **ret, uint32_t *ret_new)
+zr_status zb_topic_from_template(struct zr_str name, struct zr_str template_name, int32_t queues, int32_t sys_flag,
+                                 struct zb_topic **ret, uint32_t *ret_new)
 {
     struct zb_topic *tmpl = zb_topic_get(template_name);
     if (!tmpl)
@@ -283,8 +300,13 @@ zr_status zb_topic_from_template(struct zr_str name, struct zr_str template_name
     if (zl_is(template_name, ZB_TEMPLATE_TOPIC) && !ZB_SET(auto_create_topic))
         inherits = 0;
     int32_t n = queues < tmpl->write_queues ? queues : tmpl->write_queues;
-    struct zr_topic conf = { .hdr = ZR_HDR(struct zr_topic, 0), .name = name, .read_queues = n < 0 ? 0 : n, .write_queues = n < 0 ? 0 : n,
-        .perm = tmpl->perm & ~ZR_PERM_INHERIT, .sys_flag = sys_flag, .multi_tag = tmpl->multi_tag };
+    struct zr_topic conf = { .hdr = ZR_HDR(struct zr_topic, 0),
+                             .name = name,
+                             .read_queues = n < 0 ? 0 : n,
+                             .write_queues = n < 0 ? 0 : n,
+                             .perm = tmpl->perm & ~ZR_PERM_INHERIT,
+                             .sys_flag = sys_flag,
+                             .multi_tag = tmpl->multi_tag };
     zb_topic_unref(tmpl);
     return inherits ? topic_put(&conf, PUT_NEW | PUT_ANNOUNCE, ret, ret_new) : ZR_ENOENT;
 }
@@ -308,7 +330,9 @@ zr_status zb_topic_remove(struct zr_str name)
     zb_offset_remove((struct zr_str){ NULL, 0 }, t->name);
     zr_status status = zb.storage->remove_topic(zb.storage_inst, t->name);
     zb_hold_wake_topic(t);
-    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .topic = t->name, .now_ms = zk_wall_ms(), .point = ZR_POINT_TOPIC_REMOVED };
+    struct zr_event event = {
+        .hdr = ZR_HDR(struct zr_event, 0), .topic = t->name, .now_ms = zk_wall_ms(), .point = ZR_POINT_TOPIC_REMOVED
+    };
     struct zr_verdict verdict = { .hdr = ZR_HDR(struct zr_verdict, 0) };
     if (zk_hooks_at(ZR_POINT_TOPIC_REMOVED))
         zk_hooks_run(ZR_POINT_TOPIC_REMOVED, &event, &verdict);
@@ -340,30 +364,47 @@ void zb_topics_free(struct zb_topic **topics, uint32_t n)
 static uint32_t is_named_after(struct zr_str name, const char *prefix, struct zr_str of, const char *suffix)
 {
     uint64_t p = strlen(prefix), s = strlen(suffix);
-    return name.len == p + of.len + s && memcmp(name.ptr, prefix, p) == 0 && (of.len == 0 || memcmp(name.ptr + p, of.ptr, of.len) == 0) &&
-           memcmp(name.ptr + p + of.len, suffix, s) == 0;
+    return name.len == p + of.len + s && memcmp(name.ptr, prefix, p) == 0 &&
+           (of.len == 0 || memcmp(name.ptr + p, of.ptr, of.len) == 0) && memcmp(name.ptr + p + of.len, suffix, s) == 0;
 }
 
 uint32_t zb_topic_is_system(struct zr_str name)
 {
-    static const char *const names[] = { ZB_TEMPLATE_TOPIC, "SCHEDULE_TOPIC_XXXX", "BenchmarkTest", "RMQ_SYS_TRANS_HALF_TOPIC",
-        "RMQ_SYS_TRACE_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC", "RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC", "RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC",
-        "TRANS_CHECK_MAX_TIME_TOPIC", "SELF_TEST_TOPIC", "OFFSET_MOVED_EVENT", "CHECKPOINT_TOPIC", NULL };
+    static const char *const names[] = { ZB_TEMPLATE_TOPIC,
+                                         "SCHEDULE_TOPIC_XXXX",
+                                         "BenchmarkTest",
+                                         "RMQ_SYS_TRANS_HALF_TOPIC",
+                                         "RMQ_SYS_TRACE_TOPIC",
+                                         "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+                                         "RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC",
+                                         "RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC",
+                                         "TRANS_CHECK_MAX_TIME_TOPIC",
+                                         "SELF_TEST_TOPIC",
+                                         "OFFSET_MOVED_EVENT",
+                                         "CHECKPOINT_TOPIC",
+                                         NULL };
     for (uint32_t i = 0; names[i]; i++)
         if (zl_is(name, names[i]))
             return 1;
     if (zl_starts(name, "rmq_sys_"))
         return 1;
-    if (zl_eq(name, zb.id.cluster) || zl_eq(name, zb.id.name) || is_named_after(name, "", zb.id.cluster, "_REPLY_TOPIC"))
+    if (zl_eq(name, zb.id.cluster) || zl_eq(name, zb.id.name) ||
+        is_named_after(name, "", zb.id.cluster, "_REPLY_TOPIC"))
         return 1;
     return zb.set.trace_topic_enable && zl_eq(name, zb.set.trace_topic);
 }
 
 uint32_t zb_topic_unsendable(struct zr_str name)
 {
-    static const char *const names[] = { "SCHEDULE_TOPIC_XXXX", "RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC",
-        "RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC", "RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC", "TRANS_CHECK_MAX_TIME_TOPIC", "SELF_TEST_TOPIC",
-        "OFFSET_MOVED_EVENT", NULL };
+    static const char *const names[] = { "SCHEDULE_TOPIC_XXXX",
+                                         "RMQ_SYS_TRANS_HALF_TOPIC",
+                                         "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+                                         "RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC",
+                                         "RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC",
+                                         "TRANS_CHECK_MAX_TIME_TOPIC",
+                                         "SELF_TEST_TOPIC",
+                                         "OFFSET_MOVED_EVENT",
+                                         NULL };
     if (name.len == 0 || (name.ptr[0] != 'S' && name.ptr[0] != 'R' && name.ptr[0] != 'T' && name.ptr[0] != 'O'))
         return 0;
     for (uint32_t i = 0; names[i]; i++)
@@ -374,14 +415,18 @@ uint32_t zb_topic_unsendable(struct zr_str name)
 
 void zb_topic_text(const struct zb_topic *topic, char *to, uint64_t cap)
 {
-    int n = snprintf(to, cap, "TopicConfig [topicName=%.*s, readQueueNums=%d, writeQueueNums=%d, perm=%c%c%c, topicFilterType=%s, "
-                     "topicSysFlag=%d, order=%s, attributes={",
-                     (int)topic->name.len, topic->name.ptr, topic->read_queues, topic->write_queues, topic->perm & ZR_PERM_READ ? 'R' : '-',
-                     topic->perm & ZR_PERM_WRITE ? 'W' : '-', topic->perm & ZR_PERM_INHERIT ? 'X' : '-',
-                     topic->multi_tag ? "MULTI_TAG" : "SINGLE_TAG", topic->sys_flag, topic->order ? "true" : "false");
+    int n =
+        snprintf(to, cap,
+                 "TopicConfig [topicName=%.*s, readQueueNums=%d, writeQueueNums=%d, perm=%c%c%c, topicFilterType=%s, "
+                 "topicSysFlag=%d, order=%s, attributes={",
+                 (int)topic->name.len, topic->name.ptr, topic->read_queues, topic->write_queues,
+                 topic->perm & ZR_PERM_READ ? 'R' : '-', topic->perm & ZR_PERM_WRITE ? 'W' : '-',
+                 topic->perm & ZR_PERM_INHERIT ? 'X' : '-', topic->multi_tag ? "MULTI_TAG" : "SINGLE_TAG",
+                 topic->sys_flag, topic->order ? "true" : "false");
     for (uint32_t i = 0; i < topic->n_attributes && n > 0 && (uint64_t)n < cap; i++)
-        n += snprintf(to + n, cap - (uint64_t)n, "%s%.*s=%.*s", i ? ", " : "", (int)topic->attributes[i].name.len, topic->attributes[i].name.ptr,
-                      (int)topic->attributes[i].value.len, topic->attributes[i].value.ptr);
+        n += snprintf(to + n, cap - (uint64_t)n, "%s%.*s=%.*s", i ? ", " : "", (int)topic->attributes[i].name.len,
+                      topic->attributes[i].name.ptr, (int)topic->attributes[i].value.len,
+                      topic->attributes[i].value.ptr);
     if (n > 0 && (uint64_t)n < cap)
         snprintf(to + n, cap - (uint64_t)n, "}]");
 }
@@ -402,7 +447,14 @@ zr_status zb_topics_make_system(void)
 {
     const int32_t rw = ZR_PERM_READ | ZR_PERM_WRITE;
     const struct zr_str none = { NULL, 0 };
-    const struct { const char *name; struct zr_str of; const char *suffix; int64_t queues; int32_t perm; uint32_t wanted; } rows[] = {
+    const struct {
+        const char *name;
+        struct zr_str of;
+        const char *suffix;
+        int64_t queues;
+        int32_t perm;
+        uint32_t wanted;
+    } rows[] = {
         { "SELF_TEST_TOPIC", none, "", 1, rw, 1 },
         { ZB_TEMPLATE_TOPIC, none, "", zb.set.default_topic_queues, rw | ZR_PERM_INHERIT, zb.set.auto_create_topic },
         { "BenchmarkTest", none, "", 1024, rw, 1 },
@@ -421,7 +473,9 @@ zr_status zb_topics_make_system(void)
         { "rmq_sys_wheel_timer", none, "", 1, rw, zb.set.timer_wheel },
     };
     for (uint32_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        zr_status status = rows[i].wanted ? make(rows[i].name, rows[i].of, rows[i].suffix, (int32_t)rows[i].queues, rows[i].perm) : ZR_OK;
+        zr_status status = rows[i].wanted
+                               ? make(rows[i].name, rows[i].of, rows[i].suffix, (int32_t)rows[i].queues, rows[i].perm)
+                               : ZR_OK;
         if (status != ZR_OK)
             return status;
     }
@@ -434,8 +488,8 @@ static int topic_compare(const void *a, const void *b)
     return zl_compare((*(struct zb_topic *const *)a)->name, (*(struct zb_topic *const *)b)->name);
 }
 
-/* By hand, in the layout that zl_jw gives elsewhere: the whole table is written for each topic that is made, so with ten thousand
- * topics this is most of what making one costs. */
+/* By hand, in the layout that zl_jw gives elsewhere: the whole table is written for each topic that is made, so with
+ * ten thousand topics this is most of what making one costs. */
 static void topic_print(struct zl_buf *out, const struct zb_topic *t)
 {
     zl_buf_add(out, "\n\t\t", 3);
@@ -448,12 +502,13 @@ static void topic_print(struct zl_buf *out, const struct zb_topic *t)
         zl_json_quote(out, t->attributes[i].value);
     }
     zl_buf_cstr(out, t->n_attributes ? "\n\t\t\t}" : "}");
-    zl_buf_cstr(out, t->order ? ",\n\t\t\t\"order\":true,\n\t\t\t\"perm\":" : ",\n\t\t\t\"order\":false,\n\t\t\t\"perm\":");
+    zl_buf_cstr(out,
+                t->order ? ",\n\t\t\t\"order\":true,\n\t\t\t\"perm\":" : ",\n\t\t\t\"order\":false,\n\t\t\t\"perm\":");
     zl_buf_i64(out, t->perm);
     zl_buf_cstr(out, ",\n\t\t\t\"readQueueNums\":");
     zl_buf_i64(out, t->read_queues);
-    zl_buf_cstr(out, t->multi_tag ? ",\n\t\t\t\"topicFilterType\":\"MULTI_TAG\",\n\t\t\t\"topicName\":" :
-                                    ",\n\t\t\t\"topicFilterType\":\"SINGLE_TAG\",\n\t\t\t\"topicName\":");
+    zl_buf_cstr(out, t->multi_tag ? ",\n\t\t\t\"topicFilterType\":\"MULTI_TAG\",\n\t\t\t\"topicName\":"
+                                  : ",\n\t\t\t\"topicFilterType\":\"SINGLE_TAG\",\n\t\t\t\"topicName\":");
     zl_json_quote(out, t->name);
     zl_buf_cstr(out, ",\n\t\t\t\"topicSysFlag\":");
     zl_buf_i64(out, t->sys_flag);
@@ -492,7 +547,9 @@ void zb_topics_print(struct zl_buf *out)
     }
     qsort(all, n, sizeof *all, topic_compare);
     zl_buf_reserve(out, 320ull * n + 256);
-    zl_buf_fmt(out, "{\n\t\"dataVersion\":{\n\t\t\"counter\":%lld,\n\t\t\"stateVersion\":%lld,\n\t\t\"timestamp\":%lld\n\t},\n\t\"topicConfigTable\":{",
+    zl_buf_fmt(out,
+               "{\n\t\"dataVersion\":{\n\t\t\"counter\":%lld,\n\t\t\"stateVersion\":%lld,\n\t\t\"timestamp\":%lld\n\t},"
+               "\n\t\"topicConfigTable\":{",
                (long long)v.counter, (long long)v.state_version, (long long)v.timestamp);
     for (uint32_t i = 0; i < n; i++) {
         if (i)
@@ -556,12 +613,15 @@ zr_status zb_topics_load(void)
     if (status == ZR_ENOENT)
         return ZR_OK;
     if (status != ZR_OK) {
-        zk_err_raise(status, 0, "config/topics.json cannot be read, and neither can its .bak: put back a good copy, or remove both to start "
+        zk_err_raise(status, 0,
+                     "config/topics.json cannot be read, and neither can its .bak: put back a good copy, or remove "
+                     "both to start "
                      "without topics (messages stay, topics have to be made again)");
         return status;
     }
     if (load == ZR_EFULL)
-        zk_err_raise(load, 0, "config/topics.json holds more topics than maxTopics (%lld) allows", (long long)zb.set.max_topics);
+        zk_err_raise(load, 0, "config/topics.json holds more topics than maxTopics (%lld) allows",
+                     (long long)zb.set.max_topics);
     return load;
 }
 

@@ -6,7 +6,9 @@ static struct answer a;
 
 static void make_topic(const char *name)
 {
-    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str(name), .read_queues = 4, .write_queues = 4, .perm = 6 };
+    struct zr_topic t = {
+        .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str(name), .read_queues = 4, .write_queues = 4, .perm = 6
+    };
     cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
 }
 
@@ -19,7 +21,8 @@ static void on_group(void *ctx, const struct zr_consumers *g)
     n_subs = g->n_subscriptions;
     for (uint32_t i = 0; i < g->n_subscriptions; i++)
         if (zl_is(g->subscriptions[i].topic, "T"))
-            snprintf(sub_text, sizeof sub_text, "%.*s", (int)g->subscriptions[i].text.len, g->subscriptions[i].text.ptr);
+            snprintf(sub_text, sizeof sub_text, "%.*s", (int)g->subscriptions[i].text.len,
+                     g->subscriptions[i].text.ptr);
 }
 
 static zr_status look(const char *group)
@@ -34,7 +37,8 @@ Test(heartbeat, makes_the_group_and_its_retry_topic_and_tells_before_it_answers)
     make_topic("T");
     struct client *c = client_open(0);
     cr_assert(beat(c, "id1", "G", "T", "*", &a) == 0);
-    cr_expect(zl_is(answer_field(&a, "IS_SUPPORT_HEART_BEAT_V2"), "true") && zl_is(answer_field(&a, "IS_SUB_CHANGE"), "true"));
+    cr_expect(zl_is(answer_field(&a, "IS_SUPPORT_HEART_BEAT_V2"), "true") &&
+              zl_is(answer_field(&a, "IS_SUB_CHANGE"), "true"));
     answer_free(&a);
     cr_expect(client_told(c, 40) == 1);
     cr_expect(strcmp(registry_last, "%RETRY%G") == 0);
@@ -49,7 +53,8 @@ Test(heartbeat, makes_the_group_and_its_retry_topic_and_tells_before_it_answers)
     cr_expect(client_told(c, 40) == 1); /* nothing changed */
     cr_expect(look("G") == ZR_OK && n_clients == 1 && n_subs == 2);
     cr_expect(client_ask(c, 38, FIELDS("consumerGroup", "G"), NULL, &a) == 0);
-    cr_expect(a.h.body.len == strlen("{\"consumerIdList\":[\"id1\"]}") && memcmp(a.h.body.ptr, "{\"consumerIdList\":[\"id1\"]}", a.h.body.len) == 0);
+    cr_expect(a.h.body.len == strlen("{\"consumerIdList\":[\"id1\"]}") &&
+              memcmp(a.h.body.ptr, "{\"consumerIdList\":[\"id1\"]}", a.h.body.len) == 0);
     answer_free(&a);
     world_stop();
 }
@@ -60,7 +65,8 @@ Test(heartbeat, is_answered_when_the_retry_topic_is_known)
     make_topic("T");
     struct client *c = client_open(0);
     registry_holds = 1;
-    const char *body = "{\"clientID\":\"x\",\"consumerDataSet\":[{\"groupName\":\"G\",\"subscriptionDataSet\":[]}],\"producerDataSet\":[]}";
+    const char *body = "{\"clientID\":\"x\",\"consumerDataSet\":[{\"groupName\":\"G\",\"subscriptionDataSet\":[]}],"
+                       "\"producerDataSet\":[]}";
     int32_t o = client_put(c, 34, 0, NULL, body, strlen(body));
     client_turn(c);
     world_pump();
@@ -128,9 +134,12 @@ Test(heartbeat, the_last_one_decides_what_the_group_subscribes)
 static int32_t beat2(struct client *c, int32_t fingerprint, uint32_t without)
 {
     char body[512];
-    snprintf(body, sizeof body, "{\"clientID\":\"v2\",\"consumerDataSet\":[{\"consumeType\":\"CONSUME_PASSIVELY\",\"groupName\":\"G\",\"messageModel\":\"LITE_SELECTIVE\","
+    snprintf(body, sizeof body,
+             "{\"clientID\":\"v2\",\"consumerDataSet\":[{\"consumeType\":\"CONSUME_PASSIVELY\",\"groupName\":\"G\","
+             "\"messageModel\":\"LITE_SELECTIVE\","
              "\"subscriptionDataSet\":[%s]}],\"heartbeatFingerprint\":%d,\"producerDataSet\":[],\"withoutSub\":%s}",
-             without ? "" : "{\"topic\":\"T\",\"subString\":\"*\",\"subVersion\":\"9\"},", fingerprint, without ? "true" : "false");
+             without ? "" : "{\"topic\":\"T\",\"subString\":\"*\",\"subVersion\":\"9\"},", fingerprint,
+             without ? "true" : "false");
     return client_ask(c, 34, NULL, body, &a);
 }
 
@@ -167,7 +176,9 @@ Test(heartbeat, nonsense_is_refused_and_the_connection_lives)
         cr_expect_eq(client_ask(c, 34, NULL, bodies[i], &a), 1, "%s", bodies[i]);
         answer_free(&a);
     }
-    cr_expect(client_ask(c, 34, NULL, "{\"clientID\":\"x\",\"consumerDataSet\":7,\"producerDataSet\":[{\"groupName\":\"\"},{}]}", &a) == 0);
+    cr_expect(client_ask(c, 34, NULL,
+                         "{\"clientID\":\"x\",\"consumerDataSet\":7,\"producerDataSet\":[{\"groupName\":\"\"},{}]}",
+                         &a) == 0);
     answer_free(&a);
     world_stop();
 }
@@ -238,8 +249,10 @@ Test(check_client_config, follows_the_switch_and_the_parser)
 {
     world_start();
     struct client *c = client_open(0);
-    const char *sql = "{\"clientId\":\"c\",\"group\":\"G\",\"subscriptionData\":{\"expressionType\":\"SQL92\",\"subString\":\"a = 'x'\",\"topic\":\"T\"}}";
-    cr_expect(client_ask(c, 46, NULL, "{\"subscriptionData\":{\"expressionType\":\"TAG\",\"subString\":\"A\"}}", &a) == 0);
+    const char *sql = "{\"clientId\":\"c\",\"group\":\"G\",\"subscriptionData\":{\"expressionType\":\"SQL92\","
+                      "\"subString\":\"a = 'x'\",\"topic\":\"T\"}}";
+    cr_expect(client_ask(c, 46, NULL, "{\"subscriptionData\":{\"expressionType\":\"TAG\",\"subString\":\"A\"}}", &a) ==
+              0);
     answer_free(&a);
     cr_expect(client_ask(c, 46, NULL, sql, &a) == 1);
     cr_expect(zl_is(a.h.remark, "The broker does not support consumer to filter message by SQL92"));
@@ -247,7 +260,8 @@ Test(check_client_config, follows_the_switch_and_the_parser)
     cr_assert(zb_broker_table.set_config(NULL, zl_str("enablePropertyFilter"), zl_str("true")) == ZR_OK);
     cr_expect(client_ask(c, 46, NULL, sql, &a) == 0);
     answer_free(&a);
-    cr_expect(client_ask(c, 46, NULL, "{\"subscriptionData\":{\"expressionType\":\"SQL92\",\"subString\":\"b > 1\"}}", &a) == 23);
+    cr_expect(client_ask(c, 46, NULL, "{\"subscriptionData\":{\"expressionType\":\"SQL92\",\"subString\":\"b > 1\"}}",
+                         &a) == 23);
     cr_expect(zl_is(a.h.remark, "only a = 'x' is understood"));
     answer_free(&a);
     world_stop();

@@ -6,13 +6,18 @@ static struct answer a;
 
 static void make_topic(const char *name)
 {
-    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str(name), .read_queues = 1, .write_queues = 1, .perm = 6 };
+    struct zr_topic t = {
+        .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str(name), .read_queues = 1, .write_queues = 1, .perm = 6
+    };
     cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
 }
 
 static int32_t put(struct client *c, const char *props)
 {
-    int32_t o = client_put(c, 310, 0, FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "1", "h", "0", "i", props), "x", 1);
+    int32_t o = client_put(
+        c, 310, 0,
+        FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "1", "h", "0", "i", props), "x",
+        1);
     client_turn(c);
     return o;
 }
@@ -143,7 +148,9 @@ static void on_done(void *ctx, zr_status status, const struct zr_put *puts, uint
 
 static void publish_two(void)
 {
-    struct zr_msg m[2] = { { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str("T"), .body = { (const uint8_t *)"b", 1 } } };
+    struct zr_msg m[2] = {
+        { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str("T"), .body = { (const uint8_t *)"b", 1 } }
+    };
     m[1] = m[0];
     zb_store_table.publish(NULL, m, 2, 0, on_done, NULL);
 }
@@ -198,7 +205,8 @@ static void hook(const struct zr_event *event, struct zr_verdict *verdict)
 static void on_mixed(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n)
 {
     (void)ctx;
-    cr_expect(status == ZR_OK && n == 3 && puts[0].status == ZR_OK && puts[1].status == ZR_EPERM && puts[2].status == ZR_OK && puts[2].queue_offset == 1);
+    cr_expect(status == ZR_OK && n == 3 && puts[0].status == ZR_OK && puts[1].status == ZR_EPERM &&
+              puts[2].status == ZR_OK && puts[2].queue_offset == 1);
 }
 
 Test(publish, a_refused_message_does_not_stop_the_others)
@@ -207,7 +215,9 @@ Test(publish, a_refused_message_does_not_stop_the_others)
     make_topic("T");
     world_hook = hook;
     world_hook_points = 1u << ZR_POINT_PUBLISH | 1u << ZR_POINT_STORED;
-    struct zr_msg m[3] = { { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str("T"), .body = { (const uint8_t *)"b", 1 } } };
+    struct zr_msg m[3] = {
+        { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str("T"), .body = { (const uint8_t *)"b", 1 } }
+    };
     m[1] = m[2] = m[0];
     m[1].flag = 1;
     zb_store_table.publish(NULL, m, 3, 0, on_mixed, NULL);

@@ -6,7 +6,11 @@ static struct answer a;
 
 static void make_topic(const char *name, int32_t queues, int32_t perm)
 {
-    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str(name), .read_queues = queues, .write_queues = queues, .perm = perm };
+    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0),
+                          .name = zl_str(name),
+                          .read_queues = queues,
+                          .write_queues = queues,
+                          .perm = perm };
     cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
 }
 
@@ -31,8 +35,10 @@ Test(pull, found_messages_come_with_the_six_fields)
     fill(c, "T", 40, "");
     cr_assert(pull_from(c, "G", "T", "0", "3", "4", &a) == 0);
     cr_expect(zl_is(a.h.remark, "FOUND"));
-    cr_expect(answer_i64(&a, "nextBeginOffset") == 35 && answer_i64(&a, "minOffset") == 0 && answer_i64(&a, "maxOffset") == 40);
-    cr_expect(answer_i64(&a, "suggestWhichBrokerId") == 0 && answer_i64(&a, "topicSysFlag") == 0 && answer_i64(&a, "groupSysFlag") == 0);
+    cr_expect(answer_i64(&a, "nextBeginOffset") == 35 && answer_i64(&a, "minOffset") == 0 &&
+              answer_i64(&a, "maxOffset") == 40);
+    cr_expect(answer_i64(&a, "suggestWhichBrokerId") == 0 && answer_i64(&a, "topicSysFlag") == 0 &&
+              answer_i64(&a, "groupSysFlag") == 0);
     cr_expect(answer_records(&a) == 32);
     answer_free(&a);
     cr_expect(zb_broker_table.pull_offset(NULL, zl_str("G"), zl_str("T"), 0) == 35);
@@ -42,9 +48,15 @@ Test(pull, found_messages_come_with_the_six_fields)
 
 Test(pull, what_the_storage_says_becomes_apaches_codes)
 {
-    const struct { const char *topic, *offset; int32_t code; int64_t next; const char *remark; } rows[] = {
-        { "Empty", "0", 19, 0, "NO_MESSAGE_IN_QUEUE" }, { "Empty", "5", 21, 0, "NO_MESSAGE_IN_QUEUE" }, { "T", "3", 19, 3, "OFFSET_OVERFLOW_ONE" },
-        { "T", "9", 21, 3, "OFFSET_OVERFLOW_BADLY" }, { "T", "-1", 21, 0, "OFFSET_TOO_SMALL" }, { "T", "0", 0, 3, "FOUND" },
+    const struct {
+        const char *topic, *offset;
+        int32_t code;
+        int64_t next;
+        const char *remark;
+    } rows[] = {
+        { "Empty", "0", 19, 0, "NO_MESSAGE_IN_QUEUE" }, { "Empty", "5", 21, 0, "NO_MESSAGE_IN_QUEUE" },
+        { "T", "3", 19, 3, "OFFSET_OVERFLOW_ONE" },     { "T", "9", 21, 3, "OFFSET_OVERFLOW_BADLY" },
+        { "T", "-1", 21, 0, "OFFSET_TOO_SMALL" },       { "T", "0", 0, 3, "FOUND" },
     };
     world_start();
     make_topic("T", 1, 6);
@@ -52,7 +64,8 @@ Test(pull, what_the_storage_says_becomes_apaches_codes)
     struct client *c = client_open(0);
     fill(c, "T", 3, "");
     for (uint32_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        cr_expect_eq(pull_from(c, "G", rows[i].topic, "0", rows[i].offset, "4", &a), rows[i].code, "row %u: %d", i, a.code);
+        cr_expect_eq(pull_from(c, "G", rows[i].topic, "0", rows[i].offset, "4", &a), rows[i].code, "row %u: %d", i,
+                     a.code);
         cr_expect(answer_i64(&a, "nextBeginOffset") == rows[i].next, "row %u", i);
         cr_expect(zl_is(a.h.remark, rows[i].remark), "row %u", i);
         answer_free(&a);
@@ -60,11 +73,13 @@ Test(pull, what_the_storage_says_becomes_apaches_codes)
     world_stop();
 }
 
-#define EXPECT_PULL(expected, forbidden, group, topic, queue, flag)                                              \
-    do {                                                                                                         \
-        cr_expect_eq(pull_from(c, group, topic, queue, "0", flag, &a), expected, "%d %.*s", a.code, (int)a.h.remark.len, a.h.remark.ptr); \
-        cr_expect(zl_is(answer_field(&a, "forbiddenType"), forbidden) || (forbidden[0] == 0 && answer_field(&a, "forbiddenType").len == 0)); \
-        answer_free(&a);                                                                                         \
+#define EXPECT_PULL(expected, forbidden, group, topic, queue, flag)                                                    \
+    do {                                                                                                               \
+        cr_expect_eq(pull_from(c, group, topic, queue, "0", flag, &a), expected, "%d %.*s", a.code,                    \
+                     (int)a.h.remark.len, a.h.remark.ptr);                                                             \
+        cr_expect(zl_is(answer_field(&a, "forbiddenType"), forbidden) ||                                               \
+                  (forbidden[0] == 0 && answer_field(&a, "forbiddenType").len == 0));                                  \
+        answer_free(&a);                                                                                               \
     } while (0)
 
 Test(pull, checks_in_apaches_order)
@@ -86,8 +101,11 @@ Test(pull, checks_in_apaches_order)
     EXPECT_PULL(16, "1", "G", "T", "0", "4");
     cr_assert(zb_broker_table.set_config(NULL, zl_str("brokerPermission"), zl_str("6")) == ZR_OK);
     cr_assert(zb_broker_table.set_config(NULL, zl_str("litePullMessageEnable"), zl_str("false")) == ZR_OK);
-    cr_expect(client_ask(c, 361, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0", "maxMsgNums", "1", "sysFlag", "4",
-                                        "commitOffset", "0", "suspendTimeoutMillis", "0", "subVersion", "0", "subscription", "*"), NULL, &a) == 16);
+    cr_expect(client_ask(c, 361,
+                         FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0", "maxMsgNums",
+                                "1", "sysFlag", "4", "commitOffset", "0", "suspendTimeoutMillis", "0", "subVersion",
+                                "0", "subscription", "*"),
+                         NULL, &a) == 16);
     answer_free(&a);
     cr_expect(client_ask(c, 11, FIELDS("consumerGroup", "G", "topic", "T"), NULL, &a) == 1);
     answer_free(&a);
@@ -114,8 +132,11 @@ Test(pull, the_subscription_comes_from_the_heartbeat)
     make_topic("U", 1, 6);
     cr_expect(pull_from(c, "G", "U", "0", "0", "0", &a) == 24);
     answer_free(&a);
-    cr_expect(client_ask(c, 11, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0", "maxMsgNums", "1", "sysFlag", "0",
-                                       "commitOffset", "0", "suspendTimeoutMillis", "0", "subVersion", "6"), NULL, &a) == 25);
+    cr_expect(
+        client_ask(c, 11,
+                   FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0", "maxMsgNums", "1",
+                          "sysFlag", "0", "commitOffset", "0", "suspendTimeoutMillis", "0", "subVersion", "6"),
+                   NULL, &a) == 25);
     answer_free(&a);
     cr_assert(zb_broker_table.forbidden(NULL, zl_str("G"), zl_str("T"), 4) == 4);
     EXPECT_PULL(16, "5", "G", "T", "0", "0");
@@ -126,8 +147,11 @@ Test(pull, the_subscription_comes_from_the_heartbeat)
 
 static int32_t sql_pull(struct client *c, const char *text, const char *flag, const char *offset)
 {
-    return client_ask(c, 11, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", offset, "maxMsgNums", "9", "sysFlag", flag,
-                                    "commitOffset", "0", "suspendTimeoutMillis", "20000", "subVersion", "0", "expressionType", "SQL92", "subscription", text), NULL, &a);
+    return client_ask(c, 11,
+                      FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", offset, "maxMsgNums",
+                             "9", "sysFlag", flag, "commitOffset", "0", "suspendTimeoutMillis", "20000", "subVersion",
+                             "0", "expressionType", "SQL92", "subscription", text),
+                      NULL, &a);
 }
 
 Test(pull, sql92_needs_the_switch_and_a_good_expression)
@@ -180,15 +204,18 @@ Test(pull, commits_and_resets)
     make_topic("T", 1, 6);
     struct client *c = client_open(0);
     fill(c, "T", 9, "");
-    const char *const *with_commit = FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "5", "maxMsgNums", "9", "sysFlag", "5",
-                                            "commitOffset", "5", "suspendTimeoutMillis", "0", "subVersion", "0", "subscription", "*");
+    const char *const *with_commit =
+        FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "5", "maxMsgNums", "9", "sysFlag",
+               "5", "commitOffset", "5", "suspendTimeoutMillis", "0", "subVersion", "0", "subscription", "*");
     cr_assert(client_ask(c, 11, with_commit, NULL, &a) == 0);
     answer_free(&a);
     cr_expect(stored_offset("G", "T") == 5);
     zb_broker_table.reset_offset(NULL, zl_str("G"), zl_str("T"), 0, 2);
-    cr_expect(client_ask(c, 14, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0"), NULL, &a) == 0 && answer_i64(&a, "offset") == 2);
+    cr_expect(client_ask(c, 14, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0"), NULL, &a) == 0 &&
+              answer_i64(&a, "offset") == 2);
     answer_free(&a);
-    cr_expect(client_ask(c, 15, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "commitOffset", "7"), NULL, &a) == 0);
+    cr_expect(client_ask(c, 15, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "commitOffset", "7"), NULL,
+                         &a) == 0);
     cr_expect(zl_is(a.h.remark, "Offset has been previously reset"));
     answer_free(&a);
     cr_expect(client_ask(c, 11, with_commit, NULL, &a) == 21); /* taken once */
@@ -252,9 +279,11 @@ Test(hold, sql92_is_judged_by_properties)
     make_topic("T", 1, 6);
     cr_assert(zb_broker_table.set_config(NULL, zl_str("enablePropertyFilter"), zl_str("true")) == ZR_OK);
     struct client *c = client_open(0);
-    int32_t o = client_put(c, 11, 0, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0", "maxMsgNums", "9", "sysFlag", "6",
-                                            "commitOffset", "0", "suspendTimeoutMillis", "20000", "subVersion", "0", "expressionType", "SQL92",
-                                            "subscription", "a = 'x'"), NULL, 0);
+    int32_t o = client_put(c, 11, 0,
+                           FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0", "maxMsgNums",
+                                  "9", "sysFlag", "6", "commitOffset", "0", "suspendTimeoutMillis", "20000",
+                                  "subVersion", "0", "expressionType", "SQL92", "subscription", "a = 'x'"),
+                           NULL, 0);
     client_turn(c);
     fill(c, "T", 1, "a\1y\2");
     cr_expect(zb_hold_count() == 1);
@@ -283,7 +312,8 @@ Test(hold, time_passes_with_19_or_with_20_after_filtered_ones)
     client_wait(c, o, &b);
     cr_expect(b.code == 20 && answer_i64(&b, "nextBeginOffset") == 2);
     answer_free(&b);
-    o = pull_put(c, "G", "T", "0", "2", "2", "25000"); /* longer than the wheel is round; a change of the topic ends it */
+    o = pull_put(c, "G", "T", "0", "2", "2",
+                 "25000"); /* longer than the wheel is round; a change of the topic ends it */
     make_topic("T", 2, 6);
     client_wait(c, o, &b);
     cr_expect(b.code == 19);
@@ -365,7 +395,9 @@ Test(offsets, query_follows_the_rule_of_the_young_queue)
     fill(c, "T", 1, "");
     cr_expect(client_ask(c, 14, q, NULL, &a) == 0 && answer_i64(&a, "offset") == 0);
     answer_free(&a);
-    cr_expect(client_ask(c, 14, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "setZeroIfNotFound", "false"), NULL, &a) == 22);
+    cr_expect(client_ask(c, 14,
+                         FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "setZeroIfNotFound", "false"), NULL,
+                         &a) == 22);
     answer_free(&a);
     store.cold = 1;
     cr_expect(client_ask(c, 14, q, NULL, &a) == 22);
@@ -382,15 +414,18 @@ Test(offsets, update_knows_groups_and_topics)
     world_start();
     make_topic("T", 1, 6);
     struct client *c = client_open(0);
-    cr_expect(client_ask(c, 15, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "commitOffset", "3"), NULL, &a) == 26);
+    cr_expect(client_ask(c, 15, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "commitOffset", "3"), NULL,
+                         &a) == 26);
     cr_expect(zl_is(a.h.remark, "Group G not exist!"));
     answer_free(&a);
     zb_group_unref(zb_group_get(zl_str("G"), 1));
-    cr_expect(client_ask(c, 15, FIELDS("consumerGroup", "G", "topic", "Nope", "queueId", "0", "commitOffset", "3"), NULL, &a) == 17);
+    cr_expect(client_ask(c, 15, FIELDS("consumerGroup", "G", "topic", "Nope", "queueId", "0", "commitOffset", "3"),
+                         NULL, &a) == 17);
     answer_free(&a);
     cr_expect(client_ask(c, 15, FIELDS("consumerGroup", "G", "topic", "T", "commitOffset", "3"), NULL, &a) == 29);
     answer_free(&a);
-    cr_expect(client_ask(c, 15, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "commitOffset", "3"), NULL, &a) == 0);
+    cr_expect(client_ask(c, 15, FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "commitOffset", "3"), NULL,
+                         &a) == 0);
     answer_free(&a);
     cr_expect(stored_offset("G", "T") == 3);
     world_stop();
@@ -406,13 +441,17 @@ Test(offsets, bounds_and_times)
     answer_free(&a);
     cr_expect(client_ask(c, 31, FIELDS("topic", "T", "queueId", "0"), NULL, &a) == 0 && answer_i64(&a, "offset") == 0);
     answer_free(&a);
-    cr_expect(client_ask(c, 30, FIELDS("topic", "Nope", "queueId", "0"), NULL, &a) == 0 && answer_i64(&a, "offset") == 0);
+    cr_expect(client_ask(c, 30, FIELDS("topic", "Nope", "queueId", "0"), NULL, &a) == 0 &&
+              answer_i64(&a, "offset") == 0);
     answer_free(&a);
-    cr_expect(client_ask(c, 29, FIELDS("topic", "T", "queueId", "0", "timestamp", "1000001"), NULL, &a) == 0 && answer_i64(&a, "offset") == 1);
+    cr_expect(client_ask(c, 29, FIELDS("topic", "T", "queueId", "0", "timestamp", "1000001"), NULL, &a) == 0 &&
+              answer_i64(&a, "offset") == 1);
     answer_free(&a);
-    cr_expect(client_ask(c, 32, FIELDS("topic", "T", "queueId", "0"), NULL, &a) == 0 && answer_i64(&a, "timestamp") == 1000000);
+    cr_expect(client_ask(c, 32, FIELDS("topic", "T", "queueId", "0"), NULL, &a) == 0 &&
+              answer_i64(&a, "timestamp") == 1000000);
     answer_free(&a);
-    cr_expect(client_ask(c, 32, FIELDS("topic", "T", "queueId", "1"), NULL, &a) == 0 && answer_i64(&a, "timestamp") == -1);
+    cr_expect(client_ask(c, 32, FIELDS("topic", "T", "queueId", "1"), NULL, &a) == 0 &&
+              answer_i64(&a, "timestamp") == -1);
     answer_free(&a);
     world_stop();
 }

@@ -7,7 +7,11 @@ static void small_messages(struct zb_settings *s) { s->max_message_size = 1024; 
 
 static void make_topic(const char *name, int32_t queues)
 {
-    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str(name), .read_queues = queues, .write_queues = queues, .perm = 6 };
+    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0),
+                          .name = zl_str(name),
+                          .read_queues = queues,
+                          .write_queues = queues,
+                          .perm = 6 };
     cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
 }
 
@@ -29,7 +33,8 @@ Test(send, single_message_is_stored_and_answered_as_apache_does)
     struct zl_record r;
     store_last("T", 2, &r);
     cr_expect(r.body.len == 5 && memcmp(r.body.ptr, "hello", 5) == 0);
-    cr_expect(r.born_ms == 1700000000000 && r.born_host.port == 5000 && r.store_host.port == 10911 && r.reconsume_times == 0);
+    cr_expect(r.born_ms == 1700000000000 && r.born_host.port == 5000 && r.store_host.port == 10911 &&
+              r.reconsume_times == 0);
     cr_expect(zl_is(zl_props_get(r.properties, "KEYS"), "k"));
     cr_expect(zl_is(zl_props_get(r.properties, "TAGS"), "TagA"));
     cr_expect(zl_is(zl_props_get(r.properties, "CLUSTER"), "DefaultCluster"));
@@ -44,8 +49,10 @@ Test(send, code_10_works_and_properties_of_4_9_have_no_last_separator)
     world_start();
     make_topic("T", 4);
     struct client *c = client_open(0);
-    cr_assert(client_ask(c, 10, FIELDS("producerGroup", "PG", "topic", "T", "defaultTopic", "TBW102", "defaultTopicQueueNums", "4", "queueId", "-1",
-                                       "sysFlag", "769", "bornTimestamp", "5", "flag", "7", "properties", "TAGS\1A\2POP_CK\1x\2CLUSTER\1other\2KEYS\1k"),
+    cr_assert(client_ask(c, 10,
+                         FIELDS("producerGroup", "PG", "topic", "T", "defaultTopic", "TBW102", "defaultTopicQueueNums",
+                                "4", "queueId", "-1", "sysFlag", "769", "bornTimestamp", "5", "flag", "7", "properties",
+                                "TAGS\1A\2POP_CK\1x\2CLUSTER\1other\2KEYS\1k"),
                          "b", &a) == 0);
     int32_t q = (int32_t)answer_i64(&a, "queueId");
     cr_expect(q >= 0 && q < 4);
@@ -68,7 +75,8 @@ Test(send, a_turn_is_one_append_and_oneway_gets_no_answer)
     world_start();
     make_topic("T", 1);
     struct client *c = client_open(0), *d = client_open(0);
-    const char *const *f = FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "1", "h", "0", "i", "UNIQ_KEY\1k\2");
+    const char *const *f = FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "1", "h", "0",
+                                  "i", "UNIQ_KEY\1k\2");
     uint32_t before = store_appends();
     int32_t o1 = client_put(c, 310, 0, f, "one", 3), o2 = client_put(d, 310, 0, f, "two", 3);
     client_put(c, 310, ZL_FLAG_ONEWAY, f, "three", 5);
@@ -95,7 +103,9 @@ Test(send, more_than_a_batch_holds_is_appended_early_and_all_is_answered)
     make_topic("T", 1);
     struct client *c = client_open(0);
     for (uint32_t i = 0; i < 3000; i++)
-        client_put(c, 310, 0, FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "1", "h", "0"), "x", 1);
+        client_put(c, 310, 0,
+                   FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "1", "h", "0"), "x",
+                   1);
     client_turn(c);
     cr_expect(store_count("T", 0) == 3000);
     cr_expect(client_answers(c) == 3000);
@@ -108,7 +118,9 @@ static void batch_body(struct zl_buf *b, uint32_t n)
     for (uint32_t i = 0; i < n; i++) {
         char props[64];
         int len = snprintf(props, sizeof props, "UNIQ_KEY\1U%u\2TAGS\1T%u\2", i, i % 2);
-        struct zl_batch_item item = { { (const uint8_t *)"body", 4 }, { (const uint8_t *)props, (uint64_t)len }, (int32_t)i, 0 };
+        struct zl_batch_item item = {
+            { (const uint8_t *)"body", 4 }, { (const uint8_t *)props, (uint64_t)len }, (int32_t)i, 0
+        };
         zl_batch_add(b, &item);
     }
 }
@@ -121,8 +133,10 @@ Test(send, batches_become_records_with_consecutive_offsets)
     make_topic("T", 2);
     struct client *c = client_open(0);
     batch_body(&b, 3);
-    int32_t o = client_put(c, 320, 0, FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "1", "f", "0", "g", "9", "h", "0", "i",
-                                             "UNIQ_KEY\1U\2WAIT\1true\2", "m", "true"), (const char *)b.ptr, b.len);
+    int32_t o = client_put(c, 320, 0,
+                           FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "1", "f", "0", "g", "9", "h", "0",
+                                  "i", "UNIQ_KEY\1U\2WAIT\1true\2", "m", "true"),
+                           (const char *)b.ptr, b.len);
     client_turn(c);
     client_wait(c, o, &a);
     cr_assert(a.code == 0);
@@ -135,13 +149,18 @@ Test(send, batches_become_records_with_consecutive_offsets)
     cr_expect(zl_is(zl_props_get(r.properties, "UNIQ_KEY"), "U2"));
     zl_buf_free(&b);
     batch_body(&b, 5000); /* more than the lane's arrays hold */
-    o = client_put(c, 320, 0, FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "9", "h", "0", "i", "WAIT\1true\2", "m", "true"),
+    o = client_put(c, 320, 0,
+                   FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "9", "h", "0", "i",
+                          "WAIT\1true\2", "m", "true"),
                    (const char *)b.ptr, b.len);
     client_turn(c);
     cr_expect(store_count("T", 0) == 5000);
     cr_expect(client_answers(c) == 2);
     b.len -= 3; /* the last item is cut */
-    o = client_put(c, 320, 0, FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "9", "h", "0", "m", "true"), (const char *)b.ptr, b.len);
+    o = client_put(
+        c, 320, 0,
+        FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "9", "h", "0", "m", "true"),
+        (const char *)b.ptr, b.len);
     client_turn(c);
     client_wait(c, o, &a);
     cr_expect(a.code == 13);
@@ -156,19 +175,22 @@ Test(send, a_batch_with_the_c_plus_plus_clients_flag_is_one_message)
     world_start();
     make_topic("T", 1);
     struct client *c = client_open(0);
-    cr_assert(client_ask(c, 10, FIELDS("producerGroup", "PG", "topic", "T", "defaultTopic", "TBW102", "defaultTopicQueueNums", "4", "queueId", "0",
-                                       "sysFlag", "0", "bornTimestamp", "5", "flag", "0", "batch", "1"), "whatever", &a) == 0);
+    cr_assert(client_ask(c, 10,
+                         FIELDS("producerGroup", "PG", "topic", "T", "defaultTopic", "TBW102", "defaultTopicQueueNums",
+                                "4", "queueId", "0", "sysFlag", "0", "bornTimestamp", "5", "flag", "0", "batch", "1"),
+                         "whatever", &a) == 0);
     cr_expect(store_count("T", 0) == 1);
     answer_free(&a);
     world_stop();
 }
 
-#define REFUSED(expected, ...)                                        \
-    do {                                                              \
-        struct answer x;                                              \
-        cr_expect_eq(client_ask(c, 310, FIELDS(__VA_ARGS__), "b", &x), expected, "%d %.*s", x.code, (int)x.h.remark.len, x.h.remark.ptr); \
-        cr_expect(x.h.remark.len > 0);                                \
-        answer_free(&x);                                              \
+#define REFUSED(expected, ...)                                                                                         \
+    do {                                                                                                               \
+        struct answer x;                                                                                               \
+        cr_expect_eq(client_ask(c, 310, FIELDS(__VA_ARGS__), "b", &x), expected, "%d %.*s", x.code,                    \
+                     (int)x.h.remark.len, x.h.remark.ptr);                                                             \
+        cr_expect(x.h.remark.len > 0);                                                                                 \
+        answer_free(&x);                                                                                               \
     } while (0)
 #define BASE(topic, queue) "a", "PG", "b", topic, "c", "TBW102", "d", "4", "e", queue, "f", "0", "g", "1", "h", "0"
 
@@ -185,8 +207,8 @@ Test(send, refusals_have_apaches_codes)
     REFUSED(16, BASE("RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC", "0"));
     REFUSED(1, "a", "PG", "b", "T");
     REFUSED(1, BASE("T", "zero"));
-    REFUSED(1, BASE("T", "0"), "i", "DELAY\0013\2");        /* no plugin that delays */
-    REFUSED(1, BASE("T", "0"), "i", "TRAN_MSG\1true\2");    /* nor one for transactions */
+    REFUSED(1, BASE("T", "0"), "i", "DELAY\0013\2");     /* no plugin that delays */
+    REFUSED(1, BASE("T", "0"), "i", "TRAN_MSG\1true\2"); /* nor one for transactions */
     REFUSED(1, BASE("T", "0"), "i", "TIMER_DELAY_SEC\0013\2");
     REFUSED(13, BASE("T", "0"), "i", "INNER_NUM\0013\2");
     cr_assert(client_ask(c, 310, FIELDS(BASE("T", "0")), NULL, &a) == 13);
@@ -207,7 +229,9 @@ Test(send, a_topic_without_write_permission_takes_sends_but_an_order_topic_on_a_
 {
     struct answer a;
     world_start();
-    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str("RO"), .read_queues = 1, .write_queues = 1, .perm = 4 };
+    struct zr_topic t = {
+        .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str("RO"), .read_queues = 1, .write_queues = 1, .perm = 4
+    };
     cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
     t.name = zl_str("ORD");
     t.order = 1;
@@ -226,7 +250,11 @@ Test(send, a_topic_without_write_permission_takes_sends_but_an_order_topic_on_a_
 Test(send, storage_failures_become_codes)
 {
     struct answer a;
-    const struct { zr_status status; int32_t code; } rows[] = { { ZR_EINVAL, 13 }, { ZR_EFULL, 14 }, { ZR_EIO, 14 }, { ZR_ENOENT, 17 }, { ZR_EAGAIN, 2 }, { ZR_ENOMEM, 1 } };
+    const struct {
+        zr_status status;
+        int32_t code;
+    } rows[] = { { ZR_EINVAL, 13 }, { ZR_EFULL, 14 }, { ZR_EIO, 14 },
+                 { ZR_ENOENT, 17 }, { ZR_EAGAIN, 2 }, { ZR_ENOMEM, 1 } };
     world_start();
     make_topic("T", 1);
     struct client *c = client_open(0);
@@ -247,18 +275,26 @@ Test(send, auto_creation_follows_the_template)
     struct answer a;
     world_start();
     struct client *c = client_open(0);
-    cr_assert(client_ask(c, 310, FIELDS("a", "PG", "b", "New", "c", "TBW102", "d", "4", "e", "3", "f", "0", "g", "1", "h", "0"), "b", &a) == 0);
+    cr_assert(client_ask(c, 310,
+                         FIELDS("a", "PG", "b", "New", "c", "TBW102", "d", "4", "e", "3", "f", "0", "g", "1", "h", "0"),
+                         "b", &a) == 0);
     answer_free(&a);
     struct zb_topic *t = zb_topic_get(zl_str("New"));
     cr_assert(t != NULL);
     cr_expect(t->read_queues == 4 && t->write_queues == 4 && t->perm == 6);
     zb_topic_unref(t);
-    cr_assert(client_ask(c, 310, FIELDS("a", "PG", "b", "Many", "c", "TBW102", "d", "64", "e", "0", "f", "0", "g", "1", "h", "0"), "b", &a) == 0);
+    cr_assert(
+        client_ask(c, 310,
+                   FIELDS("a", "PG", "b", "Many", "c", "TBW102", "d", "64", "e", "0", "f", "0", "g", "1", "h", "0"),
+                   "b", &a) == 0);
     answer_free(&a);
     t = zb_topic_get(zl_str("Many"));
     cr_expect(t->write_queues == 8);
     zb_topic_unref(t);
-    cr_expect(client_ask(c, 310, FIELDS("a", "PG", "b", "Other", "c", "BenchmarkTest", "d", "4", "e", "0", "f", "0", "g", "1", "h", "0"), "b", &a) == 17);
+    cr_expect(client_ask(c, 310,
+                         FIELDS("a", "PG", "b", "Other", "c", "BenchmarkTest", "d", "4", "e", "0", "f", "0", "g", "1",
+                                "h", "0"),
+                         "b", &a) == 17);
     answer_free(&a);
     world_stop();
 }
@@ -286,7 +322,8 @@ Test(send, the_first_send_waits_for_the_registries_and_later_ones_queue_behind)
     world_start();
     struct client *c = client_open(0), *d = client_open(1);
     registry_holds = 1;
-    const char *const *f = FIELDS("a", "PG", "b", "New", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "1", "h", "0");
+    const char *const *f =
+        FIELDS("a", "PG", "b", "New", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "1", "h", "0");
     int32_t o1 = client_put(c, 310, 0, f, "first", 5);
     client_turn(c);
     int32_t o2 = client_put(d, 310, 0, f, "second", 6);
@@ -315,11 +352,16 @@ Test(send, retry_sends_go_to_the_dead_letter_queue_after_too_many)
     struct answer a;
     world_start();
     struct client *c = client_open(0);
-    cr_assert(client_ask(c, 310, FIELDS(BASE("%RETRY%G", "0"), "j", "16", "l", "16", "i", "DELAY\0013\2UNIQ_KEY\1k\2"), "b", &a) == 0);
+    cr_assert(client_ask(c, 310, FIELDS(BASE("%RETRY%G", "0"), "j", "16", "l", "16", "i", "DELAY\0013\2UNIQ_KEY\1k\2"),
+                         "b", &a) == 0);
     answer_free(&a);
     cr_expect(store_count("%RETRY%G", 0) == 1); /* equal is not more */
-    cr_expect(zl_props_get((struct zr_span){ (const uint8_t *)store_last_props("%RETRY%G", 0).ptr, store_last_props("%RETRY%G", 0).len }, "DELAY").len == 0);
-    cr_assert(client_ask(c, 310, FIELDS(BASE("%RETRY%G", "0"), "j", "17", "l", "16", "i", "DELAY\0013\2UNIQ_KEY\1k\2"), "b", &a) == 0);
+    cr_expect(zl_props_get((struct zr_span){ (const uint8_t *)store_last_props("%RETRY%G", 0).ptr,
+                                             store_last_props("%RETRY%G", 0).len },
+                           "DELAY")
+                  .len == 0);
+    cr_assert(client_ask(c, 310, FIELDS(BASE("%RETRY%G", "0"), "j", "17", "l", "16", "i", "DELAY\0013\2UNIQ_KEY\1k\2"),
+                         "b", &a) == 0);
     answer_free(&a);
     cr_expect(store_count("%DLQ%G", 0) == 1);
     struct zl_record r;
@@ -341,7 +383,10 @@ Test(send, sending_back_keeps_the_message_and_counts)
     store_last("T", 0, &r);
     char offset[24];
     snprintf(offset, sizeof offset, "%lld", (long long)r.physical_offset);
-    cr_assert(client_ask(c, 36, FIELDS("group", "G", "offset", offset, "delayLevel", "0", "originTopic", "T", "maxReconsumeTimes", "1"), NULL, &a) == 0);
+    cr_assert(client_ask(c, 36,
+                         FIELDS("group", "G", "offset", offset, "delayLevel", "0", "originTopic", "T",
+                                "maxReconsumeTimes", "1"),
+                         NULL, &a) == 0);
     cr_expect(a.h.n_fields == 0);
     answer_free(&a);
     cr_assert(store_count("%RETRY%G", 0) == 1);
@@ -353,7 +398,8 @@ Test(send, sending_back_keeps_the_message_and_counts)
     cr_expect(zl_is(zl_props_get(r.properties, "WAIT"), "false"));
     cr_expect(zl_props_get(r.properties, "DELAY").len == 0);
     snprintf(offset, sizeof offset, "%lld", (long long)r.physical_offset);
-    cr_assert(client_ask(c, 36, FIELDS("group", "G", "offset", offset, "delayLevel", "0", "maxReconsumeTimes", "1"), NULL, &a) == 0);
+    cr_assert(client_ask(c, 36, FIELDS("group", "G", "offset", offset, "delayLevel", "0", "maxReconsumeTimes", "1"),
+                         NULL, &a) == 0);
     answer_free(&a);
     store_last("%DLQ%G", 0, &r);
     cr_expect(zl_is(zl_props_get(r.properties, "RETRY_TOPIC"), "T") && r.reconsume_times == 2);

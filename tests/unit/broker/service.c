@@ -9,16 +9,24 @@ Test(service, identity)
     world_start();
     struct zr_identity id = { .hdr = ZR_HDR(struct zr_identity, 0) };
     zb_broker_table.identity(NULL, &id);
-    cr_expect(zl_is(id.addr, "127.0.0.1:10911") && zl_is(id.ha_addr, "127.0.0.1:10912") && zl_is(id.cluster, "DefaultCluster") && zl_is(id.name, "broker-a"));
+    cr_expect(zl_is(id.addr, "127.0.0.1:10911") && zl_is(id.ha_addr, "127.0.0.1:10912") &&
+              zl_is(id.cluster, "DefaultCluster") && zl_is(id.name, "broker-a"));
     cr_expect(id.permission == 6 && id.id == 0 && id.store_host.family == 4 && id.store_host.port == 10911);
-    struct { struct zr_identity id; } older = { { .hdr = { (uint32_t)ZR_END(struct zr_identity, name), 0, 0 } } };
+    struct {
+        struct zr_identity id;
+    } older = { { .hdr = { (uint32_t)ZR_END(struct zr_identity, name), 0, 0 } } };
     older.id.permission = 99;
     zb_broker_table.identity(NULL, &older.id);
-    cr_expect(older.id.permission == 99 && zl_is(older.id.name, "broker-a")); /* nothing beyond the caller's size is touched */
+    cr_expect(older.id.permission == 99 &&
+              zl_is(older.id.name, "broker-a")); /* nothing beyond the caller's size is touched */
     world_stop();
 }
 
-struct seen { char last[64]; uint32_t n, unsorted; char listen[16], topics[16]; };
+struct seen {
+    char last[64];
+    uint32_t n, unsorted;
+    char listen[16], topics[16];
+};
 static int32_t each_key(void *ctx, struct zr_str key, struct zr_str value)
 {
     struct seen *s = ctx;
@@ -61,14 +69,17 @@ Test(service, every_option_has_a_default_that_is_legal)
     }
     struct zb_settings s;
     zb_settings_default(&s);
-    cr_expect(s.default_topic_queues == 8 && s.max_message_size == 4194304 && s.auto_create_topic == 1 && s.property_filter == 0);
+    cr_expect(s.default_topic_queues == 8 && s.max_message_size == 4194304 && s.auto_create_topic == 1 &&
+              s.property_filter == 0);
     cr_expect(zl_is(s.region_id, "DefaultRegion") && s.role == ZB_ROLE_ASYNC_MASTER && s.max_transfer_count == 32);
 }
 
 Test(service, statistics_count_what_went_through)
 {
     world_start();
-    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str("T"), .read_queues = 1, .write_queues = 1, .perm = 6 };
+    struct zr_topic t = {
+        .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str("T"), .read_queues = 1, .write_queues = 1, .perm = 6
+    };
     cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
     struct client *c = client_open(0);
     for (uint32_t i = 0; i < 5; i++) {
@@ -120,7 +131,13 @@ Test(service, topics_are_put_announced_and_listed)
     uint32_t n = 0;
     world_start();
     struct zr_field attribute = { ZR_STR("message.type"), ZR_STR("FIFO") };
-    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str("T"), .read_queues = 1, .write_queues = 1, .perm = 6, .attributes = &attribute, .n_attributes = 1 };
+    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0),
+                          .name = zl_str("T"),
+                          .read_queues = 1,
+                          .write_queues = 1,
+                          .perm = 6,
+                          .attributes = &attribute,
+                          .n_attributes = 1 };
     cr_assert(zb_broker_table.put_topic(NULL, &t, on_done, &done) == ZR_OK);
     for (uint32_t i = 0; i < 1000 && !done; i++) {
         struct timespec ms = { 0, 10000000 };

@@ -6,20 +6,35 @@ static struct zb_topic *topic(const char *name) { return zb_topic_get(zl_str(nam
 
 Test(state, a_first_start_makes_what_apache_5_5_makes)
 {
-    const struct { const char *name; int32_t queues, perm; } rows[] = {
-        { "SELF_TEST_TOPIC", 1, 6 }, { "TBW102", 8, 7 }, { "BenchmarkTest", 1024, 6 }, { "DefaultCluster", 16, 7 }, { "broker-a", 1, 7 },
-        { "OFFSET_MOVED_EVENT", 1, 6 }, { "SCHEDULE_TOPIC_XXXX", 18, 6 }, { "DefaultCluster_REPLY_TOPIC", 1, 6 },
-        { "rmq_sys_REVIVE_LOG_DefaultCluster", 8, 6 }, { "rmq_sys_SYNC_BROKER_MEMBER_broker-a", 1, 1 }, { "RMQ_SYS_TRANS_HALF_TOPIC", 1, 6 },
-        { "RMQ_SYS_TRANS_OP_HALF_TOPIC", 1, 6 }, { "RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC", 1, 6 }, { "RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC", 1, 6 },
+    const struct {
+        const char *name;
+        int32_t queues, perm;
+    } rows[] = {
+        { "SELF_TEST_TOPIC", 1, 6 },
+        { "TBW102", 8, 7 },
+        { "BenchmarkTest", 1024, 6 },
+        { "DefaultCluster", 16, 7 },
+        { "broker-a", 1, 7 },
+        { "OFFSET_MOVED_EVENT", 1, 6 },
+        { "SCHEDULE_TOPIC_XXXX", 18, 6 },
+        { "DefaultCluster_REPLY_TOPIC", 1, 6 },
+        { "rmq_sys_REVIVE_LOG_DefaultCluster", 8, 6 },
+        { "rmq_sys_SYNC_BROKER_MEMBER_broker-a", 1, 1 },
+        { "RMQ_SYS_TRANS_HALF_TOPIC", 1, 6 },
+        { "RMQ_SYS_TRANS_OP_HALF_TOPIC", 1, 6 },
+        { "RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC", 1, 6 },
+        { "RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC", 1, 6 },
         { "rmq_sys_wheel_timer", 1, 6 },
     };
-    const char *groups[] = { "TOOLS_CONSUMER", "FILTERSRV_CONSUMER", "SELF_TEST_C_GROUP", "CID_ONS-HTTP-PROXY", "CID_ONSAPI_PULL",
-        "CID_ONSAPI_PERMISSION", "CID_ONSAPI_OWNER", "CID_RMQ_SYS_TRANS" };
+    const char *groups[] = { "TOOLS_CONSUMER",  "FILTERSRV_CONSUMER",    "SELF_TEST_C_GROUP", "CID_ONS-HTTP-PROXY",
+                             "CID_ONSAPI_PULL", "CID_ONSAPI_PERMISSION", "CID_ONSAPI_OWNER",  "CID_RMQ_SYS_TRANS" };
     world_start();
     for (uint32_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct zb_topic *t = topic(rows[i].name);
         cr_assert(t != NULL, "%s", rows[i].name);
-        cr_expect(t->read_queues == rows[i].queues && t->write_queues == rows[i].queues && t->perm == rows[i].perm && t->system, "%s", rows[i].name);
+        cr_expect(t->read_queues == rows[i].queues && t->write_queues == rows[i].queues && t->perm == rows[i].perm &&
+                      t->system,
+                  "%s", rows[i].name);
         zb_topic_unref(t);
     }
     cr_expect(zb.topics.n == sizeof rows / sizeof rows[0]); /* the trace topic only with traceTopicEnable */
@@ -30,9 +45,12 @@ Test(state, a_first_start_makes_what_apache_5_5_makes)
     }
     cr_expect(zb.groups.n == 8);
     char *text = world_read_file("config/topics.json");
-    cr_assert(text && strstr(text, "\t\"topicConfigTable\":{\n\t\t\"BenchmarkTest\":{\n\t\t\t\"attributes\":{},\n\t\t\t\"order\":false,\n\t\t\t\"perm\":6,\n"
-                                   "\t\t\t\"readQueueNums\":1024,\n\t\t\t\"topicFilterType\":\"SINGLE_TAG\",\n\t\t\t\"topicName\":\"BenchmarkTest\",\n"
-                                   "\t\t\t\"topicSysFlag\":0,\n\t\t\t\"writeQueueNums\":1024\n\t\t},"), "%s", text);
+    cr_assert(text && strstr(text, "\t\"topicConfigTable\":{\n\t\t\"BenchmarkTest\":{\n\t\t\t\"attributes\":{},"
+                                   "\n\t\t\t\"order\":false,\n\t\t\t\"perm\":6,\n"
+                                   "\t\t\t\"readQueueNums\":1024,\n\t\t\t\"topicFilterType\":\"SINGLE_TAG\","
+                                   "\n\t\t\t\"topicName\":\"BenchmarkTest\",\n"
+                                   "\t\t\t\"topicSysFlag\":0,\n\t\t\t\"writeQueueNums\":1024\n\t\t},"),
+              "%s", text);
     free(text);
     world_stop();
 }
@@ -58,30 +76,44 @@ Test(state, switches_change_the_first_start)
 }
 
 /* As 4.9.7 writes it: no attributes, no stateVersion. */
-static const char topics_4_9[] =
-    "{\n\t\"dataVersion\":{\n\t\t\"counter\":12,\n\t\t\"timestamp\":1758272700123\n\t},\n\t\"topicConfigTable\":{\n\t\t\"Old\":{\n\t\t\t\"order\":true,\n"
-    "\t\t\t\"perm\":4,\n\t\t\t\"readQueueNums\":3,\n\t\t\t\"topicFilterType\":\"MULTI_TAG\",\n\t\t\t\"topicName\":\"Old\",\n\t\t\t\"topicSysFlag\":1,\n"
-    "\t\t\t\"writeQueueNums\":5\n\t\t}\n\t}\n}";
+static const char topics_4_9[] = "{\n\t\"dataVersion\":{\n\t\t\"counter\":12,\n\t\t\"timestamp\":1758272700123\n\t},"
+                                 "\n\t\"topicConfigTable\":{\n\t\t\"Old\":{\n\t\t\t\"order\":true,\n"
+                                 "\t\t\t\"perm\":4,\n\t\t\t\"readQueueNums\":3,\n\t\t\t\"topicFilterType\":\"MULTI_"
+                                 "TAG\",\n\t\t\t\"topicName\":\"Old\",\n\t\t\t\"topicSysFlag\":1,\n"
+                                 "\t\t\t\"writeQueueNums\":5\n\t\t}\n\t}\n}";
 /* As 5.5.0 writes it. */
 static const char topics_5_5[] =
-    "{\n\t\"dataVersion\":{\n\t\t\"counter\":2,\n\t\t\"stateVersion\":0,\n\t\t\"timestamp\":1758272700123\n\t},\n\t\"topicConfigTable\":{\n\t\t\"BatchTopic\":{\n"
-    "\t\t\t\"attributes\":{\n\t\t\t\t\"queue.type\":\"BatchCQ\"\n\t\t\t},\n\t\t\t\"order\":false,\n\t\t\t\"perm\":6,\n\t\t\t\"readQueueNums\":1,\n"
-    "\t\t\t\"topicFilterType\":\"SINGLE_TAG\",\n\t\t\t\"topicName\":\"BatchTopic\",\n\t\t\t\"topicSysFlag\":0,\n\t\t\t\"writeQueueNums\":1\n\t\t}\n\t}\n}";
-static const char offsets_4_9[] = "{\n\t\"offsetTable\":{\n\t\t\"%RETRY%GID_test@GID_test\":{0:0\n\t\t},\n\t\t\"TopicTest@GID_test\":{0:250,1:251,2:250,3:250\n\t\t}\n\t}\n}";
+    "{\n\t\"dataVersion\":{\n\t\t\"counter\":2,\n\t\t\"stateVersion\":0,\n\t\t\"timestamp\":1758272700123\n\t},"
+    "\n\t\"topicConfigTable\":{\n\t\t\"BatchTopic\":{\n"
+    "\t\t\t\"attributes\":{\n\t\t\t\t\"queue.type\":\"BatchCQ\"\n\t\t\t},\n\t\t\t\"order\":false,\n\t\t\t\"perm\":6,"
+    "\n\t\t\t\"readQueueNums\":1,\n"
+    "\t\t\t\"topicFilterType\":\"SINGLE_TAG\",\n\t\t\t\"topicName\":\"BatchTopic\",\n\t\t\t\"topicSysFlag\":0,"
+    "\n\t\t\t\"writeQueueNums\":1\n\t\t}\n\t}\n}";
+static const char offsets_4_9[] = "{\n\t\"offsetTable\":{\n\t\t\"%RETRY%GID_test@GID_test\":{0:0\n\t\t},"
+                                  "\n\t\t\"TopicTest@GID_test\":{0:250,1:251,2:250,3:250\n\t\t}\n\t}\n}";
 static const char offsets_5_5[] =
-    "{\n\t\"dataVersion\":{\n\t\t\"counter\":1,\n\t\t\"stateVersion\":0,\n\t\t\"timestamp\":1758272700123\n\t},\n\t\"groupTopicMap\":{\n\t\t\"G\":[\n\t\t\t\"T\"\n\t\t]\n\t},\n"
+    "{\n\t\"dataVersion\":{\n\t\t\"counter\":1,\n\t\t\"stateVersion\":0,\n\t\t\"timestamp\":1758272700123\n\t},"
+    "\n\t\"groupTopicMap\":{\n\t\t\"G\":[\n\t\t\t\"T\"\n\t\t]\n\t},\n"
     "\t\"offsetTable\":{\n\t\t\"T@G\":{\n\t\t\t0:7,\n\t\t\t3:9\n\t\t}\n\t},\n\t\"pullOffsetTable\":{}\n}";
 static const char groups_5_5[] =
-    "{\n\t\"dataVersion\":{\n\t\t\"counter\":1,\n\t\t\"stateVersion\":0,\n\t\t\"timestamp\":1758272700123\n\t},\n\t\"forbiddenTable\":{\n\t\t\"GID_x\":{\n\t\t\t\"TopicX\":4\n"
-    "\t\t}\n\t},\n\t\"subscriptionGroupTable\":{\n\t\t\"GID_test\":{\n\t\t\t\"attributes\":{\n\t\t\t\t\"priority.factor\":\"50\"\n\t\t\t},\n\t\t\t\"brokerId\":0,\n"
-    "\t\t\t\"consumeBroadcastEnable\":false,\n\t\t\t\"consumeEnable\":true,\n\t\t\t\"consumeFromMinEnable\":true,\n\t\t\t\"consumeMessageOrderly\":true,\n"
-    "\t\t\t\"consumeTimeoutMinute\":7,\n\t\t\t\"groupName\":\"GID_test\",\n\t\t\t\"groupRetryPolicy\":{\n\t\t\t\t\"exponentialRetryPolicy\":{\n\t\t\t\t\t\"initial\":5000,\n"
-    "\t\t\t\t\t\"max\":7200000,\n\t\t\t\t\t\"multiplier\":2\n\t\t\t\t},\n\t\t\t\t\"type\":\"EXPONENTIAL\"\n\t\t\t},\n\t\t\t\"groupSysFlag\":0,\n"
-    "\t\t\t\"notifyConsumerIdsChangedEnable\":false,\n\t\t\t\"retryMaxTimes\":3,\n\t\t\t\"retryQueueNums\":2,\n\t\t\t\"subscriptionDataSet\":[{\"topic\":\"T\"}],\n"
+    "{\n\t\"dataVersion\":{\n\t\t\"counter\":1,\n\t\t\"stateVersion\":0,\n\t\t\"timestamp\":1758272700123\n\t},"
+    "\n\t\"forbiddenTable\":{\n\t\t\"GID_x\":{\n\t\t\t\"TopicX\":4\n"
+    "\t\t}\n\t},\n\t\"subscriptionGroupTable\":{\n\t\t\"GID_test\":{\n\t\t\t\"attributes\":{\n\t\t\t\t\"priority."
+    "factor\":\"50\"\n\t\t\t},\n\t\t\t\"brokerId\":0,\n"
+    "\t\t\t\"consumeBroadcastEnable\":false,\n\t\t\t\"consumeEnable\":true,\n\t\t\t\"consumeFromMinEnable\":true,"
+    "\n\t\t\t\"consumeMessageOrderly\":true,\n"
+    "\t\t\t\"consumeTimeoutMinute\":7,\n\t\t\t\"groupName\":\"GID_test\",\n\t\t\t\"groupRetryPolicy\":{"
+    "\n\t\t\t\t\"exponentialRetryPolicy\":{\n\t\t\t\t\t\"initial\":5000,\n"
+    "\t\t\t\t\t\"max\":7200000,\n\t\t\t\t\t\"multiplier\":2\n\t\t\t\t},\n\t\t\t\t\"type\":\"EXPONENTIAL\"\n\t\t\t},"
+    "\n\t\t\t\"groupSysFlag\":0,\n"
+    "\t\t\t\"notifyConsumerIdsChangedEnable\":false,\n\t\t\t\"retryMaxTimes\":3,\n\t\t\t\"retryQueueNums\":2,"
+    "\n\t\t\t\"subscriptionDataSet\":[{\"topic\":\"T\"}],\n"
     "\t\t\t\"whichBrokerWhenConsumeSlowly\":1\n\t\t}\n\t}\n}";
 static const char groups_4_9[] =
-    "{\"dataVersion\":{\"counter\":1,\"timestamp\":1},\"subscriptionGroupTable\":{\"Four\":{\"brokerId\":0,\"consumeBroadcastEnable\":true,\"consumeEnable\":true,"
-    "\"consumeFromMinEnable\":true,\"groupName\":\"Four\",\"notifyConsumerIdsChangedEnable\":true,\"retryMaxTimes\":16,\"retryQueueNums\":1,\"whichBrokerWhenConsumeSlowly\":1}}}";
+    "{\"dataVersion\":{\"counter\":1,\"timestamp\":1},\"subscriptionGroupTable\":{\"Four\":{\"brokerId\":0,"
+    "\"consumeBroadcastEnable\":true,\"consumeEnable\":true,"
+    "\"consumeFromMinEnable\":true,\"groupName\":\"Four\",\"notifyConsumerIdsChangedEnable\":true,\"retryMaxTimes\":16,"
+    "\"retryQueueNums\":1,\"whichBrokerWhenConsumeSlowly\":1}}}";
 
 Test(state, apache_4_9_files_are_read)
 {
@@ -91,7 +123,8 @@ Test(state, apache_4_9_files_are_read)
     world_start();
     struct zb_topic *t = topic("Old");
     cr_assert(t != NULL);
-    cr_expect(t->read_queues == 3 && t->write_queues == 5 && t->perm == 4 && t->order && t->multi_tag && t->sys_flag == 1 && t->n_attributes == 0);
+    cr_expect(t->read_queues == 3 && t->write_queues == 5 && t->perm == 4 && t->order && t->multi_tag &&
+              t->sys_flag == 1 && t->n_attributes == 0);
     zb_topic_unref(t);
     cr_expect(zb.topics_version.counter >= 12);
     struct zb_group *g = zb_group_get(zl_str("Four"), 0);
@@ -113,11 +146,15 @@ Test(state, apache_5_5_files_are_read_and_written_back_the_same)
     cr_assert(t && t->batch_cq && t->n_attributes == 1);
     zb_topic_unref(t);
     struct zb_group *g = zb_group_get(zl_str("GID_test"), 0);
-    cr_assert(g && !g->broadcast && g->orderly && !g->notify && g->retry_max_times == 3 && g->retry_queues == 2 && g->consume_timeout_minute == 7);
-    cr_expect(zl_is(g->retry_policy, "{\"exponentialRetryPolicy\":{\"initial\":5000,\"max\":7200000,\"multiplier\":2},\"type\":\"EXPONENTIAL\"}"));
+    cr_assert(g && !g->broadcast && g->orderly && !g->notify && g->retry_max_times == 3 && g->retry_queues == 2 &&
+              g->consume_timeout_minute == 7);
+    cr_expect(zl_is(
+        g->retry_policy,
+        "{\"exponentialRetryPolicy\":{\"initial\":5000,\"max\":7200000,\"multiplier\":2},\"type\":\"EXPONENTIAL\"}"));
     zb_group_unref(g);
     cr_expect(zb_group_forbidden(zl_str("GID_x"), zl_str("TopicX"), -1) == 4);
-    cr_expect(zb_offset_get(zl_str("G"), zl_str("T"), 0) == 7 && zb_offset_get(zl_str("G"), zl_str("T"), 3) == 9 && zb_offset_get(zl_str("G"), zl_str("T"), 1) == -1);
+    cr_expect(zb_offset_get(zl_str("G"), zl_str("T"), 0) == 7 && zb_offset_get(zl_str("G"), zl_str("T"), 3) == 9 &&
+              zb_offset_get(zl_str("G"), zl_str("T"), 1) == -1);
     world_keep();
     world_stop();
     char *text = world_read_file("config/consumerOffset.json");
@@ -129,7 +166,9 @@ Test(state, apache_5_5_files_are_read_and_written_back_the_same)
     world_start(); /* what was written is read again */
     g = zb_group_get(zl_str("GID_test"), 0);
     cr_assert(g && g->retry_max_times == 3 && g->n_attributes == 1);
-    cr_expect(zl_is(g->retry_policy, "{\"exponentialRetryPolicy\":{\"initial\":5000,\"max\":7200000,\"multiplier\":2},\"type\":\"EXPONENTIAL\"}"));
+    cr_expect(zl_is(
+        g->retry_policy,
+        "{\"exponentialRetryPolicy\":{\"initial\":5000,\"max\":7200000,\"multiplier\":2},\"type\":\"EXPONENTIAL\"}"));
     cr_expect(zl_is(g->subscriptions, "[{\"topic\":\"T\"}]"));
     zb_group_unref(g);
     cr_expect(zb_group_forbidden(zl_str("GID_x"), zl_str("TopicX"), -1) == 4);
@@ -137,12 +176,12 @@ Test(state, apache_5_5_files_are_read_and_written_back_the_same)
     world_stop();
 }
 
-#define DAMAGED(name)                                                       \
-    do {                                                                    \
-        world_file("config/" name, "{\"half\":");                           \
-        world_file("config/" name ".bak", "garbage");                       \
-        cr_expect(world_try_start(NULL) == ZR_ECORRUPT);                    \
-        cr_expect(strstr(zk_err_text(), name) != NULL, "%s", zk_err_text()); \
+#define DAMAGED(name)                                                                                                  \
+    do {                                                                                                               \
+        world_file("config/" name, "{\"half\":");                                                                      \
+        world_file("config/" name ".bak", "garbage");                                                                  \
+        cr_expect(world_try_start(NULL) == ZR_ECORRUPT);                                                               \
+        cr_expect(strstr(zk_err_text(), name) != NULL, "%s", zk_err_text());                                           \
     } while (0)
 
 Test(state, damaged_topics_stop_the_start) { DAMAGED("topics.json"); }
@@ -186,7 +225,9 @@ Test(state, tables_are_bounded)
     for (uint32_t i = 0; i < 40; i++) {
         char name[32];
         snprintf(name, sizeof name, "T%u", i);
-        struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str(name), .read_queues = 1, .write_queues = 1, .perm = 6 };
+        struct zr_topic t = {
+            .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str(name), .read_queues = 1, .write_queues = 1, .perm = 6
+        };
         made += zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK;
     }
     cr_expect(made == 32 - 15);
@@ -208,7 +249,8 @@ Test(state, a_map_survives_growth_and_deletion)
     static char names[5000][8];
     for (uint32_t i = 0; i < 5000; i++) {
         snprintf(names[i], sizeof names[i], "%u", i);
-        cr_assert(zb_map_put(&m, zb_hash(zl_str(names[i])) & 0xff, zl_str(names[i]), names[i]) == ZR_OK); /* crowded on purpose */
+        cr_assert(zb_map_put(&m, zb_hash(zl_str(names[i])) & 0xff, zl_str(names[i]), names[i]) ==
+                  ZR_OK); /* crowded on purpose */
     }
     for (uint32_t i = 0; i < 5000; i += 3)
         cr_assert(zb_map_del(&m, zb_hash(zl_str(names[i])) & 0xff, zl_str(names[i])) == names[i]);

@@ -2,8 +2,18 @@
 /* storage.c - a storage in memory that keeps the promises of zarya/storage.h: records in one growing list, queues of indices. */
 #include "world.h"
 
-struct rec { uint8_t *bytes; uint64_t len; int64_t physical, tags; };
-struct zr_queue { struct zr_queue *next; char topic[256]; int32_t id; uint32_t n, cap, dead; uint32_t *recs; };
+struct rec {
+    uint8_t *bytes;
+    uint64_t len;
+    int64_t physical, tags;
+};
+struct zr_queue {
+    struct zr_queue *next;
+    char topic[256];
+    int32_t id;
+    uint32_t n, cap, dead;
+    uint32_t *recs;
+};
 
 struct store_options store;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -204,7 +214,8 @@ static void s_unpin(struct zr_inst *inst, uint64_t pin)
     atomic_fetch_sub(&pins, 1);
 }
 
-static zr_status s_offset_at(struct zr_inst *inst, struct zr_queue *queue, int64_t store_ms, uint32_t upper, int64_t *ret)
+static zr_status s_offset_at(struct zr_inst *inst, struct zr_queue *queue, int64_t store_ms, uint32_t upper,
+                             int64_t *ret)
 {
     (void)inst;
     pthread_mutex_lock(&lock);
@@ -268,9 +279,19 @@ static void s_info(struct zr_inst *inst, struct zr_storage_info *ret)
 }
 
 const struct zr_storage_v1 store_table = {
-    .hdr = ZR_HDR(struct zr_storage_v1, 0), .append = s_append, .want_flushed = s_want, .queue = s_queue, .bounds = s_bounds, .read = s_read,
-    .unpin = s_unpin, .offset_at = s_offset_at, .time_at = s_time_at, .resident = s_resident, .remove_topic = s_remove_topic,
-    .record_at = s_record_at, .info = s_info,
+    .hdr = ZR_HDR(struct zr_storage_v1, 0),
+    .append = s_append,
+    .want_flushed = s_want,
+    .queue = s_queue,
+    .bounds = s_bounds,
+    .read = s_read,
+    .unpin = s_unpin,
+    .offset_at = s_offset_at,
+    .time_at = s_time_at,
+    .resident = s_resident,
+    .remove_topic = s_remove_topic,
+    .record_at = s_record_at,
+    .info = s_info,
 };
 
 uint32_t store_count(const char *topic, int32_t queue_id)

@@ -10,8 +10,18 @@
 #define WAIT_SECONDS 20
 
 /* ---- connections ---- */
-struct zr_conn { struct zr_conn *next; struct client *client; uint32_t lane; _Atomic uint32_t closing; uint32_t closed, released; };
-struct frame { struct frame *next; uint64_t len; uint8_t bytes[]; };
+struct zr_conn {
+    struct zr_conn *next;
+    struct client *client;
+    uint32_t lane;
+    _Atomic uint32_t closing;
+    uint32_t closed, released;
+};
+struct frame {
+    struct frame *next;
+    uint64_t len;
+    uint8_t bytes[];
+};
 struct client {
     struct zr_conn conn;
     struct zr_session *session;
@@ -28,13 +38,29 @@ static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static uint32_t woken[LANES], stop_threads;
 static pthread_t threads[LANES];
 
-static uint32_t t_lanes(struct zr_inst *inst) { (void)inst; return LANES; }
+static uint32_t t_lanes(struct zr_inst *inst)
+{
+    (void)inst;
+    return LANES;
+}
 static struct zr_listener listeners[2] = {
-    { ZR_HDR(struct zr_listener, 0), ZR_STR("tcp://127.0.0.1:10911"), { { 127, 0, 0, 1 }, 10911, 4 }, ZR_SERVES_BROKER },
+    { ZR_HDR(struct zr_listener, 0),
+      ZR_STR("tcp://127.0.0.1:10911"),
+      { { 127, 0, 0, 1 }, 10911, 4 },
+      ZR_SERVES_BROKER },
     { ZR_HDR(struct zr_listener, 0), ZR_STR("tcp://127.0.0.1:10909"), { { 127, 0, 0, 1 }, 10909, 4 }, ZR_SERVES_FAST },
 };
-static uint32_t t_listeners(struct zr_inst *inst, const struct zr_listener **ret) { (void)inst; *ret = listeners; return 2; }
-static void t_bind(struct zr_inst *inst, const struct zr_sink_v1 *s) { (void)inst; sink = s; }
+static uint32_t t_listeners(struct zr_inst *inst, const struct zr_listener **ret)
+{
+    (void)inst;
+    *ret = listeners;
+    return 2;
+}
+static void t_bind(struct zr_inst *inst, const struct zr_sink_v1 *s)
+{
+    (void)inst;
+    sink = s;
+}
 
 static void frames_cut(struct client *c)
 {
@@ -48,7 +74,8 @@ static void frames_cut(struct client *c)
         f->next = NULL;
         f->len = frame.len;
         memcpy(f->bytes, frame.ptr, frame.len);
-        cr_assert(zl_header_decode((struct zr_span){ f->bytes, f->len }, &h, scratch, sizeof scratch, &why) == ZR_OK, "%s", why);
+        cr_assert(zl_header_decode((struct zr_span){ f->bytes, f->len }, &h, scratch, sizeof scratch, &why) == ZR_OK,
+                  "%s", why);
         if (h.flag & ZL_FLAG_RESPONSE) {
             c->n_answers++;
             while (*last)
@@ -80,7 +107,12 @@ static zr_status t_send(struct zr_inst *inst, struct zr_conn *conn, const struct
     return status;
 }
 
-static uint64_t t_queued(struct zr_inst *inst, struct zr_conn *conn) { (void)inst; (void)conn; return 0; }
+static uint64_t t_queued(struct zr_inst *inst, struct zr_conn *conn)
+{
+    (void)inst;
+    (void)conn;
+    return 0;
+}
 
 static void t_close(struct zr_inst *inst, struct zr_conn *conn, uint32_t flush)
 {
@@ -110,16 +142,31 @@ static void t_wake(struct zr_inst *inst, uint32_t lane)
 }
 
 static const char *const schemes[] = { "tcp", NULL };
-static struct zr_transport_v1 transport = { ZR_HDR(struct zr_transport_v1, 0), ZR_TRANSPORT_STREAM, 0, schemes, t_lanes, t_listeners, t_bind,
-                                            t_send, t_queued, t_close, t_release, t_wake, NULL };
+static struct zr_transport_v1 transport = { ZR_HDR(struct zr_transport_v1, 0),
+                                            ZR_TRANSPORT_STREAM,
+                                            0,
+                                            schemes,
+                                            t_lanes,
+                                            t_listeners,
+                                            t_bind,
+                                            t_send,
+                                            t_queued,
+                                            t_close,
+                                            t_release,
+                                            t_wake,
+                                            NULL };
 
 /* ---- registry ---- */
 uint32_t registry_holds, registry_changes, registry_removals;
 char registry_last[256];
-static struct { void (*fn)(void *, zr_status); void *ctx; } kept[64];
+static struct {
+    void (*fn)(void *, zr_status);
+    void *ctx;
+} kept[64];
 static uint32_t n_kept;
 
-static void r_changed(struct zr_inst *inst, const struct zr_str *topics, uint32_t n, void (*on_done)(void *ctx, zr_status status), void *ctx)
+static void r_changed(struct zr_inst *inst, const struct zr_str *topics, uint32_t n,
+                      void (*on_done)(void *ctx, zr_status status), void *ctx)
 {
     (void)inst;
     pthread_mutex_lock(&lock);
@@ -136,7 +183,12 @@ static void r_changed(struct zr_inst *inst, const struct zr_str *topics, uint32_
         on_done(ctx, ZR_OK);
 }
 
-static void r_removed(struct zr_inst *inst, struct zr_str topic) { (void)inst; (void)topic; registry_removals++; }
+static void r_removed(struct zr_inst *inst, struct zr_str topic)
+{
+    (void)inst;
+    (void)topic;
+    registry_removals++;
+}
 
 void registry_answer(void)
 {
@@ -148,10 +200,15 @@ void registry_answer(void)
 static struct zr_registry_v1 registry = { ZR_HDR(struct zr_registry_v1, 0), r_changed, r_removed, NULL };
 
 /* ---- filter: TAG by codes or by hashes of the text; SQL92 knows "a = 'x'" only, asked of property a ---- */
-struct zr_prog { uint32_t tag, n; int32_t codes[16]; char want[32]; };
+struct zr_prog {
+    uint32_t tag, n;
+    int32_t codes[16];
+    char want[32];
+};
 uint32_t filter_compiles;
 
-static zr_status f_compile(struct zr_inst *inst, const struct zr_expression *expr, struct zr_prog **ret, uint64_t *ret_at)
+static zr_status f_compile(struct zr_inst *inst, const struct zr_expression *expr, struct zr_prog **ret,
+                           uint64_t *ret_at)
 {
     (void)inst;
     *ret_at = 0;
@@ -187,10 +244,15 @@ static void f_by_tags(const struct zr_prog *p, const int64_t *codes, uint32_t n,
     }
 }
 
-static uint32_t f_by_properties(const struct zr_prog *p, struct zr_span props) { return zl_is(zl_props_get(props, "a"), p->want) ? ZR_MATCH_YES : ZR_MATCH_NO; }
+static uint32_t f_by_properties(const struct zr_prog *p, struct zr_span props)
+{
+    return zl_is(zl_props_get(props, "a"), p->want) ? ZR_MATCH_YES : ZR_MATCH_NO;
+}
 static void f_free(struct zr_prog *p) { free(p); }
 static const char *const languages[] = { "TAG", "SQL92", NULL };
-static struct zr_filter_v1 filter = { ZR_HDR(struct zr_filter_v1, 0), languages, f_compile, f_by_tags, f_by_properties, f_free };
+static struct zr_filter_v1 filter = {
+    ZR_HDR(struct zr_filter_v1, 0), languages, f_compile, f_by_tags, f_by_properties, f_free
+};
 
 /* ---- instances and hooks ---- */
 struct zk_instance **zk_instances;
@@ -433,10 +495,13 @@ void client_close(struct client *c)
 
 uint32_t client_is_closed(struct client *c) { return c->conn.closed; }
 
-int32_t client_put(struct client *c, int32_t code, int32_t flag, const char *const *fields, const char *body, uint64_t body_len)
+int32_t client_put(struct client *c, int32_t code, int32_t flag, const char *const *fields, const char *body,
+                   uint64_t body_len)
 {
     struct zr_field f[40];
-    struct zr_command cmd = { .hdr = ZR_HDR(struct zr_command, 0), .code = code, .fields = f, .body = { (const uint8_t *)body, body_len } };
+    struct zr_command cmd = {
+        .hdr = ZR_HDR(struct zr_command, 0), .code = code, .fields = f, .body = { (const uint8_t *)body, body_len }
+    };
     struct zl_buf buf;
     for (; fields && fields[0]; fields += 2)
         f[cmd.n_fields++] = (struct zr_field){ zl_str(fields[0]), zl_str(fields[1]) };
@@ -473,7 +538,8 @@ uint32_t client_take(struct client *c, int32_t opaque, struct answer *ret)
     for (struct frame **at = &c->frames; *at && !found; at = &(*at)->next) {
         const char *why;
         struct frame *f = *at;
-        cr_assert(zl_header_decode((struct zr_span){ f->bytes, f->len }, &ret->h, ret->scratch, sizeof ret->scratch, &why) == ZR_OK);
+        cr_assert(zl_header_decode((struct zr_span){ f->bytes, f->len }, &ret->h, ret->scratch, sizeof ret->scratch,
+                                   &why) == ZR_OK);
         if (ret->h.opaque != opaque)
             continue;
         *at = f->next;
@@ -542,7 +608,10 @@ void answer_free(struct answer *a)
     a->frame = NULL;
 }
 
-struct zr_str answer_field(const struct answer *a, const char *name) { return zl_field(a->h.fields, a->h.n_fields, name); }
+struct zr_str answer_field(const struct answer *a, const char *name)
+{
+    return zl_field(a->h.fields, a->h.n_fields, name);
+}
 
 int64_t answer_i64(const struct answer *a, const char *name)
 {
@@ -566,29 +635,37 @@ uint32_t answer_records(const struct answer *a)
     return n;
 }
 
-int32_t send_to(struct client *c, const char *topic, const char *queue, const char *props, const char *body, struct answer *ret)
+int32_t send_to(struct client *c, const char *topic, const char *queue, const char *props, const char *body,
+                struct answer *ret)
 {
-    return client_ask(c, 310, FIELDS("a", "PG", "b", topic, "c", "TBW102", "d", "4", "e", queue, "f", "0", "g", "1700000000000", "h", "0", "i", props,
-                                     "j", "0", "k", "false", "m", "false", "n", "broker-a"), body, ret);
+    return client_ask(c, 310,
+                      FIELDS("a", "PG", "b", topic, "c", "TBW102", "d", "4", "e", queue, "f", "0", "g", "1700000000000",
+                             "h", "0", "i", props, "j", "0", "k", "false", "m", "false", "n", "broker-a"),
+                      body, ret);
 }
 
-int32_t pull_put(struct client *c, const char *group, const char *topic, const char *queue, const char *offset, const char *flag, const char *suspend)
+int32_t pull_put(struct client *c, const char *group, const char *topic, const char *queue, const char *offset,
+                 const char *flag, const char *suspend)
 {
-    int32_t opaque = client_put(c, 11, 0, FIELDS("consumerGroup", group, "topic", topic, "queueId", queue, "queueOffset", offset, "maxMsgNums", "32",
-                                                 "sysFlag", flag, "commitOffset", "0", "suspendTimeoutMillis", suspend, "subVersion", "1",
-                                                 "expressionType", "TAG", "subscription", "*"), NULL, 0);
+    int32_t opaque = client_put(c, 11, 0,
+                                FIELDS("consumerGroup", group, "topic", topic, "queueId", queue, "queueOffset", offset,
+                                       "maxMsgNums", "32", "sysFlag", flag, "commitOffset", "0", "suspendTimeoutMillis",
+                                       suspend, "subVersion", "1", "expressionType", "TAG", "subscription", "*"),
+                                NULL, 0);
     client_turn(c);
     return opaque;
 }
 
-int32_t pull_from(struct client *c, const char *group, const char *topic, const char *queue, const char *offset, const char *flag, struct answer *ret)
+int32_t pull_from(struct client *c, const char *group, const char *topic, const char *queue, const char *offset,
+                  const char *flag, struct answer *ret)
 {
     int32_t opaque = pull_put(c, group, topic, queue, offset, flag, "15000");
     client_wait(c, opaque, ret);
     return ret->code;
 }
 
-int32_t beat(struct client *c, const char *id, const char *group, const char *topic, const char *expression, struct answer *ret)
+int32_t beat(struct client *c, const char *id, const char *group, const char *topic, const char *expression,
+             struct answer *ret)
 {
     char body[2048], codes[32] = "", tags[64] = "";
     if (strcmp(expression, "*")) {
@@ -596,11 +673,16 @@ int32_t beat(struct client *c, const char *id, const char *group, const char *to
         snprintf(tags, sizeof tags, "\"%s\"", expression);
     }
     snprintf(body, sizeof body,
-             "{\"clientID\":\"%s\",\"consumerDataSet\":[{\"consumeFromWhere\":\"CONSUME_FROM_FIRST_OFFSET\",\"consumeType\":\"CONSUME_PASSIVELY\","
-             "\"groupName\":\"%s\",\"messageModel\":\"CLUSTERING\",\"subscriptionDataSet\":[{\"classFilterMode\":false,\"codeSet\":[%s],"
-             "\"expressionType\":\"TAG\",\"subString\":\"%s\",\"subVersion\":5,\"tagsSet\":[%s],\"topic\":\"%s\"},{\"classFilterMode\":false,"
-             "\"codeSet\":[],\"expressionType\":\"TAG\",\"subString\":\"*\",\"subVersion\":5,\"tagsSet\":[],\"topic\":\"%%RETRY%%%s\"}],"
-             "\"unitMode\":false}],\"heartbeatFingerprint\":0,\"producerDataSet\":[{\"groupName\":\"CLIENT_INNER_PRODUCER\"}],\"withoutSub\":false}",
+             "{\"clientID\":\"%s\",\"consumerDataSet\":[{\"consumeFromWhere\":\"CONSUME_FROM_FIRST_OFFSET\","
+             "\"consumeType\":\"CONSUME_PASSIVELY\","
+             "\"groupName\":\"%s\",\"messageModel\":\"CLUSTERING\",\"subscriptionDataSet\":[{\"classFilterMode\":false,"
+             "\"codeSet\":[%s],"
+             "\"expressionType\":\"TAG\",\"subString\":\"%s\",\"subVersion\":5,\"tagsSet\":[%s],\"topic\":\"%s\"},{"
+             "\"classFilterMode\":false,"
+             "\"codeSet\":[],\"expressionType\":\"TAG\",\"subString\":\"*\",\"subVersion\":5,\"tagsSet\":[],\"topic\":"
+             "\"%%RETRY%%%s\"}],"
+             "\"unitMode\":false}],\"heartbeatFingerprint\":0,\"producerDataSet\":[{\"groupName\":\"CLIENT_INNER_"
+             "PRODUCER\"}],\"withoutSub\":false}",
              id, group, codes, expression, tags, topic, group);
     return client_ask(c, 34, NULL, body, ret);
 }
