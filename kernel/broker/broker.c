@@ -275,14 +275,16 @@ static zr_status identity_make(void)
     snprintf(zb.ha_text, sizeof zb.ha_text, v6b && zb.ip2[0] != '[' ? "[%s]:%u" : "%s:%u", zb.ip2, port + 1u);
     zb.id.addr = zl_str(zb.addr_text);
     zb.id.ha_addr = zl_str(zb.ha_text);
-    int n = snprintf(zb.props_tail, sizeof zb.props_tail, "MSG_REGION\1%.*s\2TRACE_ON\1%s\2CLUSTER\1%.*s\2",
-                     (int)zb.set.region_id.len, zb.set.region_id.ptr, zb.set.trace_on ? "true" : "false",
-                     (int)zb.id.cluster.len, zb.id.cluster.ptr);
-    if (n < 0 || n >= (int)sizeof zb.props_tail) {
-        zk_err_raise(ZR_EINVAL, 0, "regionId and the cluster's name are too long");
-        return ZR_EINVAL;
+    for (uint32_t on = 0; on < 2; on++) {
+        int n = snprintf(zb.props_tail[on], sizeof zb.props_tail[on], "MSG_REGION\1%.*s\2TRACE_ON\1%s\2CLUSTER\1%.*s\2",
+                         (int)zb.set.region_id.len, zb.set.region_id.ptr, on ? "true" : "false", (int)zb.id.cluster.len,
+                         zb.id.cluster.ptr);
+        if (n < 0 || n >= (int)sizeof zb.props_tail[on]) {
+            zk_err_raise(ZR_EINVAL, 0, "regionId and the cluster's name are too long");
+            return ZR_EINVAL;
+        }
+        zb.props_tail_len[on] = (uint64_t)n;
     }
-    zb.props_tail_len = (uint64_t)n;
     return ZR_OK;
 }
 

@@ -560,8 +560,8 @@ struct zb {
     uint32_t has_delay, has_transaction, slave;
     struct zr_identity id;
     char addr_text[300], ha_text[300], ip1[256], ip2[256];
-    char props_tail[600]; /* MSG_REGION, TRACE_ON, CLUSTER as a properties string */
-    uint64_t props_tail_len;
+    char props_tail[2][600]; /* MSG_REGION, TRACE_ON, CLUSTER as a properties string, by traceOn */
+    uint64_t props_tail_len[2];
     int64_t boot_ms;
     /* topics */
     pthread_rwlock_t topics_lock;

@@ -15,6 +15,7 @@
 #define PULL_SUSPEND 2
 #define PULL_SUBSCRIPTION 4
 #define MAX_PIECES 64u
+#define DEFAULT_BYTES 262144 /* then the storage tells memory from disk itself */
 
 #define FORBIDDEN_BROKER 1
 #define FORBIDDEN_GROUP 2
@@ -276,7 +277,7 @@ static zr_status pull_read(const struct zb_pull *p, const struct found *f, uint3
                            .pieces = pieces,
                            .cap_pieces = MAX_PIECES,
                            .queue_id = p->queue_id,
-                           .max_bytes = (uint32_t)bytes,
+                           .max_bytes = bytes == DEFAULT_BYTES ? 0 : (uint32_t)bytes,
                            .flags = flags };
     req.max_messages = p->max_messages < 1 ? 1 : p->max_messages < most ? (uint32_t)p->max_messages : (uint32_t)most;
     *ret = (struct zr_read_result){ .hdr = ZR_HDR(struct zr_read_result, 0) };

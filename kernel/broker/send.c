@@ -285,7 +285,8 @@ static uint32_t is_dropped(struct zr_str name, uint32_t drop_delay)
 static struct zr_span props_build(struct zb_lane *lane, struct zr_span in, struct zb_props *scan, uint32_t more,
                                   uint32_t inner_num)
 {
-    char *base = zk_arena_alloc(&lane->arena, in.len + zb.props_tail_len + 128);
+    uint32_t traced = ZB_SET(trace_on);
+    char *base = zk_arena_alloc(&lane->arena, in.len + zb.props_tail_len[traced] + 128);
     char *to = base, text[24];
     if (!base)
         return (struct zr_span){ NULL, 0 };
@@ -312,8 +313,8 @@ static struct zr_span props_build(struct zb_lane *lane, struct zr_span in, struc
     }
     if (inner_num)
         to = put_pair(to, (struct zr_str)ZR_STR("INNER_NUM"), (struct zr_str){ text, zl_print_i64(text, inner_num) });
-    memcpy(to, zb.props_tail, zb.props_tail_len);
-    to += zb.props_tail_len;
+    memcpy(to, zb.props_tail[traced], zb.props_tail_len[traced]);
+    to += zb.props_tail_len[traced];
     return (struct zr_span){ (const uint8_t *)base, (uint64_t)(to - base) };
 }
 

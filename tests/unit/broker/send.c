@@ -40,6 +40,12 @@ Test(send, single_message_is_stored_and_answered_as_apache_does)
     cr_expect(zl_is(zl_props_get(r.properties, "CLUSTER"), "DefaultCluster"));
     cr_expect(zl_is(zl_props_get(r.properties, "MSG_REGION"), "DefaultRegion"));
     cr_expect(zl_is(zl_props_get(r.properties, "TRACE_ON"), "true"));
+    cr_assert(zb_broker_table.set_config(NULL, zl_str("traceOn"), zl_str("false")) == ZR_OK);
+    cr_assert(send_to(c, "T", "2", "", "hello", &a) == 0);
+    cr_expect(zl_is(answer_field(&a, "TRACE_ON"), "false"));
+    answer_free(&a);
+    store_last("T", 2, &r);
+    cr_expect(zl_is(zl_props_get(r.properties, "TRACE_ON"), "false"));
     world_stop();
 }
 
