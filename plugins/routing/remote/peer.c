@@ -141,7 +141,9 @@ static void queried_locked(struct zr_inst *inst, struct rm_peer *peer, const str
         peer->registered = 1;
         peer->acked_gen = peer->sent_gen;
         peer->acked_version = peer->sent_version;
-    } else if (peer->registered && answer_version(response, &theirs) && version_equal(&theirs, &peer->acked_version) && peer->acked_gen < inst->gen) {
+    } else if (!answer_version(response, &theirs)) {
+        peer->registered = 0; /* restarted, or we were away too long */
+    } else if (peer->registered && version_equal(&theirs, &peer->acked_version) && peer->acked_gen < inst->gen) {
         peer->agreed = 1;
     } else {
         peer->full_due = 1;
