@@ -94,6 +94,9 @@ static zr_status on_data(void *ctx, struct zr_session *s, struct zr_span bytes, 
             atomic_fetch_add(&e->broken, 1u);
         }
         at += len;
+        if (e->lazy) {
+            break;
+        }
     }
     *ret_consumed = at;
     leave(e, s->lane);

@@ -35,7 +35,8 @@ struct echo {
     char dial_text[512], peer_name[64], attributes[1024];
     struct zr_addr peer;
     _Atomic(struct zr_session *) outbound;
-    uint32_t keep; /* 1: release is left to the test */
+    _Atomic uint32_t keep; /* 1: release is left to the test */
+    _Atomic uint32_t lazy; /* 1: takes one frame of what it is given, and leaves the others */
 };
 static inline uint8_t echo_byte(uint64_t i) { return (uint8_t)(i * 131 + (i >> 8)); }
 void echo_init(struct echo *e, struct mini *m);

@@ -393,6 +393,37 @@ CASE(paused_and_resumed)
     rig_end(r);
 }
 
+CASE(sink_that_leaves_whole_frames)
+{
+    struct rig *r = rig_make(f, NULL);
+    int fd = client(r, 0), gone = client(r, 0);
+    r->e.lazy = 1;
+    static uint8_t out[500 * 13], in[sizeof out];
+    for (uint32_t i = 0; i < 500; i++) {
+        zl_store32(out + i * 13, 9);
+        out[i * 13 + 4] = 'e';
+        zl_store32(out + i * 13 + 5, i);
+    }
+    put(fd, out, sizeof out);
+    get(fd, in, sizeof in);
+    cr_assert_arr_eq(in, out, sizeof in);
+    cr_assert_geq(atomic_load(&r->e.turns), 500u);
+    /* The same with answers that stop the reading, and a client that goes away in the middle. */
+    for (uint32_t i = 0; i < 24; i++) {
+        put_frame(fd, 'h', 500000, i);
+        put_frame(gone, 'h', 500000, i);
+    }
+    get_pattern(gone, 500000, 0);
+    close(gone);
+    for (uint32_t i = 0; i < 24; i++) {
+        get_pattern(fd, 500000, i);
+    }
+    echo_small(fd, 5);
+    close(fd);
+    EVENTUALLY(atomic_load(&r->e.closed) == 2);
+    rig_end(r);
+}
+
 /* ---- many connections, many threads -------------------------------------------------------------------------------- */
 
 CASE(two_thousand_connections)
@@ -848,7 +879,7 @@ CASE(out_of_descriptors)
     siginfo_t info;
     cr_assert_eq(waitid(P_PID, (id_t)child, &info, WEXITED), 0);
     cr_assert_eq(info.si_status, 0);
-    cr_assert_leq(mini_logged(&r->m, "cannot accept"), 1u);
+    cr_assert_eq(mini_logged(&r->m, "cannot accept"), 1u, "it happened, and was said once");
     close(first);
     close(pair[0]);
     close(pair[1]);
