@@ -401,6 +401,7 @@ void zk_broker_close(void)
         if (zb_offsets_dirty())
             zb_doc_write(ZB_DOC_OFFSETS); /* commits that came between stop and the end of the lanes */
     }
+    zb_durability_shut();
     zb_hold_close();
     zb_lanes_close();
     zb_durability_close();

@@ -10,14 +10,19 @@
  *      parked_min after it stored the mark. So no answer is forgotten between the two.
  *   4. After fail, what lies behind the mark is answered with an error, now and later: never as if it were durable.
  *
+ *   5. A storage's threads call until it is cool, which is after the broker is closed: from then on they touch nothing
+ *      of the broker's.
+ *
  * LOCKING. marks and parked_min are atomics. when_lock guards the list of zb_durability_when; callbacks run without
- * it. */
+ * it. gate is held for reading by whoever calls from outside, and for writing while the broker closes. */
 #include "broker/internal.h"
 
 static _Atomic int64_t marks[3]; /* written, flushed, replicated */
 static _Atomic uint32_t failed[3];
 static char failed_text[3][256];
 static uint32_t demand_flushed, demand_replicated;
+static pthread_rwlock_t gate = PTHREAD_RWLOCK_INITIALIZER;
+static uint32_t shut;
 
 struct when {
     struct when *next;
@@ -259,8 +264,12 @@ void zb_durability_park(struct zb_lane *lane, struct zb_parked *p)
 /* ---- marks ---- */
 static void advanced(void)
 {
-    lanes_wake();
-    whens_run(0);
+    pthread_rwlock_rdlock(&gate);
+    if (!shut) {
+        lanes_wake();
+        whens_run(0);
+    }
+    pthread_rwlock_unlock(&gate);
 }
 
 void zb_durability_written(int64_t position)
@@ -302,11 +311,13 @@ static void durability_arrived(const struct zr_host *host, struct zr_str topic, 
                                int64_t tags_code)
 {
     (void)host;
-    struct zb_topic *t = zb_topic_get(topic);
+    pthread_rwlock_rdlock(&gate);
+    struct zb_topic *t = shut ? NULL : zb_topic_get(topic);
     struct zb_queue *q = t ? zb_topic_queue(t, queue_id) : NULL;
     if (q)
         zb_hold_arrived(q, max_offset - 1, tags_code, NULL, 0, 0);
     zb_topic_unref(t);
+    pthread_rwlock_unlock(&gate);
 }
 
 static void durability_when(const struct zr_host *host, int64_t position, void (*fn)(void *arg, zr_status status),
@@ -331,10 +342,18 @@ void zb_durability_open(void)
     struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
     zb.storage->info(zb.storage_inst, &info);
     zb.sync = info.sync;
+    shut = 0;
     demand_flushed = info.sync;
     demand_replicated = zb.set.role == ZB_ROLE_SYNC_MASTER;
     raise_mark(ZR_MARK_WRITTEN, info.positions.written);
     raise_mark(ZR_MARK_FLUSHED, info.positions.flushed);
+}
+
+void zb_durability_shut(void)
+{
+    pthread_rwlock_wrlock(&gate);
+    shut = 1;
+    pthread_rwlock_unlock(&gate);
 }
 
 void zb_durability_close(void)

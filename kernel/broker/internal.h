@@ -518,6 +518,7 @@ void zb_durability_written(int64_t position);
 void zb_durability_park(struct zb_lane *lane, struct zb_parked *p);
 void zb_durability_release(struct zb_lane *lane, uint32_t all); /* lane's thread: answers what may leave */
 void zb_durability_when(int64_t position, void (*fn)(void *arg, zr_status status), void *arg);
+void zb_durability_shut(void); /* nothing from outside comes in any more: before the lanes are freed */
 void zb_durability_close(void);
 void zb_ack_answer(struct zb_ack *ack, int32_t code, const char *remark); /* send.c */
 extern const struct zr_durability_v1 zb_durability_table;
@@ -560,7 +561,7 @@ struct zb {
     uint32_t has_delay, has_transaction, slave;
     struct zr_identity id;
     char addr_text[300], ha_text[300], ip1[256], ip2[256];
-    char props_tail[2][600]; /* MSG_REGION, TRACE_ON, CLUSTER as a properties string, by traceOn */
+    char props_tail[2][600]; /* what every message gets: MSG_REGION, TRACE_ON (index), CLUSTER */
     uint64_t props_tail_len[2];
     int64_t boot_ms;
     /* topics */
