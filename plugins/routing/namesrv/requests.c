@@ -185,10 +185,11 @@ static zr_status on_query_data_version(struct zr_inst *inst, const struct zr_req
     uint64_t at;
     if (!need_who(inst, req, 0, &who, &status))
         return status;
-    if (req->body.len > 4096 || zl_json_parse((struct zr_str){ (const char *)req->body.ptr, req->body.len }, &doc, &root, &at) != ZR_OK)
+    if (req->body.len > 4096 || (req->body.len > 0 && zl_json_parse((struct zr_str){ (const char *)req->body.ptr, req->body.len }, &doc, &root, &at) != ZR_OK))
         return answer_code(inst, req, NS_CODE_ERROR, "the body is no data version");
     theirs = ns_version_of(root);
-    zl_json_free(doc);
+    if (doc)
+        zl_json_free(doc);
     uint32_t known = ns_heartbeat(inst, who.cluster, who.addr, &ours);
     uint32_t same = known && theirs.counter == ours.counter && theirs.timestamp == ours.timestamp && theirs.state_version == ours.state_version;
     zl_buf_init(&body, 4096);

@@ -477,6 +477,8 @@ Test(namesrv, data_version)
     EXPECT(0, "", "changed=true\n", "{\"counter\":1,\"stateVersion\":0,\"timestamp\":1695000000000}");
     ask(322, V5, me, "{\"counter\":1,\"stateVersion\":1,\"timestamp\":1695000000000}");
     cr_expect_str_eq(fake_last.ext, "changed=true\n");
+    ask(322, V5, me, NULL); /* no version: not ours, but a sign of life */
+    EXPECT(0, "", "changed=true\n", "{\"counter\":1,\"stateVersion\":0,\"timestamp\":1695000000000}");
     ask(322, V5, me, "nonsense");
     cr_expect_eq(fake_last.code, 1);
 }
