@@ -9,7 +9,7 @@
 
 #define MAX_LANES 1024u
 static struct zb_lane *lanes[MAX_LANES];
-static uint32_t n_lanes;
+static _Atomic uint32_t n_lanes; /* counted up after the pointer is there: the storage's threads look already */
 
 void zb_lane_push(struct zb_lane *lane, struct zb_job *job)
 {
@@ -107,7 +107,8 @@ void zb_lane_opened(struct zk_lane *l)
     atomic_init(&lane->parked_min, INT64_MAX);
     lane->random = 0x9e3779b97f4a7c15ull * (n_lanes + 1) ^ (uint64_t)zk_mono_ns();
     lane->random |= 1;
-    lanes[n_lanes++] = lane;
+    lanes[n_lanes] = lane;
+    n_lanes++;
     l->broker = lane;
 }
 

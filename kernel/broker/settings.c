@@ -57,7 +57,7 @@ const struct zr_option zk_broker_options[] = {
                   "Topics; beyond it none is made (Zarya's own key)."),
     ZR_OPTION_ROW(S, max_transfer_bytes, "maxTransferBytesOnMessageInMemory", ZR_OPT_I64, ZR_OPT_LIVE, "0", "0",
                   "134217728", "bytes",
-                  "Bytes of messages in one pull's answer; at the default the storage gives less (64 KiB) of what comes from disk."),
+                  "Bytes of messages in one answer to a pull; at the default, what comes from disk is cut at 64 KiB."),
     ZR_OPTION_ROW(S, max_transfer_count, "maxTransferCountOnMessageInMemory", ZR_OPT_I64, ZR_OPT_LIVE, "32", "1",
                   "1024", NULL, "Messages in one pull's answer."),
     ZR_OPTION_ROW(S, trace_topic, "msgTraceTopicName", ZR_OPT_STR, 0, "RMQ_SYS_TRACE_TOPIC", NULL, NULL, NULL,
