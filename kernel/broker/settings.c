@@ -55,7 +55,7 @@ const struct zr_option zk_broker_options[] = {
                   "bytes", "The largest message body, and the largest batch."),
     ZR_OPTION_ROW(S, max_topics, "maxTopics", ZR_OPT_I64, ZR_OPT_LIVE, "200000", "32", NULL, NULL,
                   "Topics; beyond it none is made (Zarya's own key)."),
-    ZR_OPTION_ROW(S, max_transfer_bytes, "maxTransferBytesOnMessageInMemory", ZR_OPT_I64, ZR_OPT_LIVE, "0", "0",
+    ZR_OPTION_ROW(S, max_transfer_bytes, "maxTransferBytesOnMessageInMemory", ZR_OPT_I64, ZR_OPT_LIVE, "262144", "100",
                   "134217728", "bytes",
                   "Bytes of messages in one answer to a pull; at the default, what comes from disk is cut at 64 KiB."),
     ZR_OPTION_ROW(S, max_transfer_count, "maxTransferCountOnMessageInMemory", ZR_OPT_I64, ZR_OPT_LIVE, "32", "1",
