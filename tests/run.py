@@ -95,6 +95,9 @@ def tests(full):
     for folder, limit in (("plays", 300), ("crash", 300), ("interop", 900)):
         for prog in sorted(glob.glob(os.path.join(ROOT, f"tests/{folder}/*_test.py"))):
             yield f"{folder} {os.path.basename(prog)[:-8]}", [sys.executable, prog] + more, limit * (40 if full else 1)
+    if full:
+        yield "bare Debian 12", [sys.executable, os.path.join(ROOT, "tests/bare.py")], 1800
+        yield "figures", [os.path.join(ROOT, "tests/bench/run")], 3600
     yield "fuzz", [os.path.join(ROOT, "tests/fuzz/run"), "60" if full else "10"], 1800
 
 
