@@ -7,7 +7,7 @@
  *   1. end and every queue's next advance only after the write of those bytes succeeded; a failed one leaves no gap.
  *   2. Bytes that a failed write may have left behind end are made zero before anything else is written (torn_end), so that
  *      no recovery can take them for records.
- *   3. Store times never go back in the order of physical offsets.
+ *   3. Store times do not go back in the order of physical offsets, unless the clock does by more than a minute.
  *   4. A group of JOINED messages is placed whole or not at all, and never across a segment's end.
  *   5. At least ZS_BLANK bytes stay free behind the last record of a segment: `record size + 8 > room` means a new segment.
  *
@@ -391,13 +391,24 @@ static void want_next_segment(struct zr_inst *st)
     zs_prepare_want(st, next);
 }
 
+/* The time of this run: not before that of the last one, unless the clock went back by more than a correction (or the last
+ * time is damage): then the clock is right, as it is for everybody else. */
+static int64_t store_time(struct zr_inst *st, int64_t now_ms)
+{
+    int64_t last = atomic_load_explicit(&st->last_ms, memory_order_relaxed);
+    if (now_ms >= last) return now_ms;
+    if (last - now_ms <= ZS_CLOCK_STEP) return last;
+    zs_log(st, ZR_LOG_WARN, "the clock is %lld s behind the last message: store times go back", (long long)((last - now_ms) / 1000));
+    return now_ms;
+}
+
 static void run_store(struct run *r, int64_t now_ms)
 {
     struct zr_inst *st = r->st;
     struct zs_stage *s = r->stage;
     uint32_t k = 0;
     pthread_mutex_lock(&st->append_lock);
-    int64_t last = atomic_load_explicit(&st->last_ms, memory_order_relaxed), ms = now_ms > last ? now_ms : last;
+    int64_t ms = store_time(st, now_ms);
     zr_status rc = append_barred(st);
     if (rc == ZR_OK && !st->active) rc = roll(st);
     if (rc == ZR_OK) rc = mend_torn(st);

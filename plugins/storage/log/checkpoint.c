@@ -11,6 +11,13 @@
 #include <errno.h>
 #include <unistd.h>
 
+/* A value that no store can have is none. */
+static int64_t sane(const uint8_t *at)
+{
+    int64_t v = (int64_t)zl_load64(at);
+    return v < 0 || v > ZS_MAX_POSITION ? 0 : v;
+}
+
 zr_status zs_checkpoint_open(struct zr_inst *st)
 {
     char path[ZS_PATH];
@@ -25,12 +32,12 @@ zr_status zs_checkpoint_open(struct zr_inst *st)
     if (r >= 0) r = zl_io_read_all(st->io, (int32_t)fd, bytes, sizeof bytes, 0);
     if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be read: %s", path, zs_errno_text(r));
     struct zs_checkpoint *c = &st->checkpoint;
-    c->physic_ms = (int64_t)zl_load64(bytes);
-    c->logics_ms = (int64_t)zl_load64(bytes + 8);
-    c->index_ms = (int64_t)zl_load64(bytes + 16);
-    c->master_flushed = (int64_t)zl_load64(bytes + 24);
-    c->confirm = (int64_t)zl_load64(bytes + 32);
-    c->logics_phys = (int64_t)zl_load64(bytes + 40);
+    c->physic_ms = sane(bytes);
+    c->logics_ms = sane(bytes + 8);
+    c->index_ms = sane(bytes + 16);
+    c->master_flushed = sane(bytes + 24);
+    c->confirm = sane(bytes + 32);
+    c->logics_phys = sane(bytes + 40);
     return ZR_OK;
 }
 

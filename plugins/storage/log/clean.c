@@ -24,6 +24,14 @@ static double used_ratio(struct zr_inst *st, const char *path, struct zr_io_disk
     return all > 0 ? used / all : -1;
 }
 
+static void ratios_of(struct zr_inst *st, double *ret_log, double *ret_queue)
+{
+    pthread_mutex_lock(&st->work_lock);
+    *ret_log = st->log_ratio;
+    *ret_queue = st->queue_ratio;
+    pthread_mutex_unlock(&st->work_lock);
+}
+
 void zs_disk_look(struct zr_inst *st)
 {
     struct zr_io_disk log = { 0 }, queue = { 0 };
@@ -69,7 +77,9 @@ static uint64_t drop_segments(struct zr_inst *st, uint32_t expired, uint32_t for
 {
     uint64_t n = 0;
     while (n < FEW_SEGMENTS) {
-        if (force && st->log_ratio <= st->conf.ratio_force) force = 0;
+        double log_ratio, queue_ratio;
+        ratios_of(st, &log_ratio, &queue_ratio);
+        if (log_ratio <= st->conf.ratio_force) force = 0;
         if (!((expired && drop_oldest(st, 0)) || (force && drop_oldest(st, 1)))) break;
         n++;
         zs_disk_look(st);
@@ -144,9 +154,11 @@ static void clean_job(void *arg)
         time_t now = (time_t)(st->timer->wall_ms(st->host) / 1000);
         localtime_r(&now, &tm);
         zs_disk_look(st);
+        double log_ratio, queue_ratio;
+        ratios_of(st, &log_ratio, &queue_ratio);
         uint32_t hour = (st->conf.delete_hours >> tm.tm_hour) & 1u;
-        clean(st, hour || st->log_ratio > st->conf.ratio_clean || st->queue_ratio > st->conf.ratio_clean,
-              st->conf.clean_forcibly && st->log_ratio > st->conf.ratio_force);
+        clean(st, hour || log_ratio > st->conf.ratio_clean || queue_ratio > st->conf.ratio_clean,
+              st->conf.clean_forcibly && log_ratio > st->conf.ratio_force);
     }
     arm(st);
 }

@@ -45,6 +45,8 @@ struct zs_index {
     _Atomic int64_t pos, last, full_ms;
     _Atomic uint32_t idle;
     uint32_t hurry, repair, broken;
+    uint32_t n_put; /* of the record at last, when a key behind these could not be put: it is tried again from there */
+    uint32_t reserved;
     /* the newest file, once it is written to */
     int32_t fd;
     uint32_t open;
@@ -115,12 +117,19 @@ static int64_t file_open(struct zr_inst *st, const struct ifile *f)
     return st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
 }
 
+/* A value that no index can have is none. */
+static int64_t sane(const uint8_t *at)
+{
+    int64_t v = (int64_t)zl_load64(at);
+    return v < 0 || v > ZS_MAX_POSITION ? 0 : v;
+}
+
 static void header_load(struct ifile *f, const uint8_t *p, int64_t max_entries)
 {
-    f->begin_ms = (int64_t)zl_load64(p);
-    f->end_ms = (int64_t)zl_load64(p + 8);
-    f->begin_phys = (int64_t)zl_load64(p + 16);
-    f->end_phys = (int64_t)zl_load64(p + 24);
+    f->begin_ms = sane(p);
+    f->end_ms = sane(p + 8);
+    f->begin_phys = sane(p + 16);
+    f->end_phys = sane(p + 24);
     f->slots_used = (int32_t)zl_load32(p + 32);
     f->count = (int32_t)zl_load32(p + 36);
     if (f->count <= 0) f->count = 1;
@@ -177,6 +186,8 @@ static void current_close(struct zr_inst *st)
 static uint32_t slots_make(struct zs_index *ix)
 {
     if (!ix->block) ix->block = malloc(BLOCK * ENTRY);
+    free(ix->slots); /* of an opening that failed */
+    free(ix->page_dirty);
     ix->slots = calloc((size_t)ix->slot_count, sizeof *ix->slots);
     ix->page_dirty = calloc((size_t)(ix->slot_count / PAGE_SLOTS + 1), 1);
     return ix->slots && ix->page_dirty && ix->block;
@@ -276,8 +287,8 @@ static int64_t current_open(struct zr_inst *st, uint32_t repair)
         if (f->count > 1) { /* the header's times and offsets from the records themselves */
             int64_t first = entry_phys(st, (int32_t)fd, 1), last = entry_phys(st, (int32_t)fd, f->count - 1);
             int64_t begin_ms = record_ms(st, first), end_ms = record_ms(st, last);
-            if (begin_ms >= 0) f->begin_ms = begin_ms;
-            if (end_ms >= 0) f->end_ms = end_ms;
+            if (begin_ms >= 0 && begin_ms < ZS_MAX_POSITION) f->begin_ms = begin_ms;
+            if (end_ms >= 0 && end_ms < ZS_MAX_POSITION) f->end_ms = end_ms;
             f->begin_phys = first;
             f->end_phys = last;
         }
@@ -389,15 +400,16 @@ static int64_t current_ready(struct zr_inst *st)
     return file_make(st);
 }
 
+/* A failure comes before anything is changed, so that the same key can be put later. */
 static int64_t key_put(struct zr_inst *st, struct zr_str topic, struct zr_str key, int64_t phys, int64_t ms)
 {
     struct zs_index *ix = st->index;
     int64_t r = current_ready(st);
+    if (r >= 0 && newest(ix)->count - ix->block_from >= (int32_t)BLOCK) r = block_write(st);
     if (r < 0) return r;
     struct ifile *f = newest(ix);
     int32_t hash = key_hash(ix, topic, key), n = f->count;
-    int64_t slot = hash % ix->slot_count, diff = f->begin_ms > 0 ? (ms - f->begin_ms) / 1000 : 0;
-    if (diff < 0) diff = 0;
+    int64_t slot = hash % ix->slot_count, diff = f->begin_ms > 0 && ms > f->begin_ms ? (ms - f->begin_ms) / 1000 : 0;
     if (diff > INT32_MAX) diff = INT32_MAX;
     int32_t prev = ix->slots[slot];
     if (prev <= 0 || prev >= n) prev = 0;
@@ -407,6 +419,7 @@ static int64_t key_put(struct zr_inst *st, struct zr_str topic, struct zr_str ke
     zl_store32(e + 12, (uint32_t)diff);
     zl_store32(e + 16, (uint32_t)prev);
     slot_set(ix, slot, n);
+    if (ms < 0 || ms > ZS_MAX_POSITION) ms = f->end_ms; /* damage that no checksum covers */
     if (n <= 1) {
         f->begin_phys = phys;
         f->begin_ms = ms;
@@ -417,7 +430,7 @@ static int64_t key_put(struct zr_inst *st, struct zr_str topic, struct zr_str ke
     f->end_ms = ms;
     ix->header_dirty = 1;
     atomic_store(&ix->last, phys);
-    return f->count - ix->block_from == (int32_t)BLOCK ? block_write(st) : 0;
+    return 0;
 }
 
 static int64_t record_put(struct zr_inst *st, const struct zl_record *r)
@@ -425,15 +438,18 @@ static int64_t record_put(struct zr_inst *st, const struct zl_record *r)
     struct zs_index *ix = st->index;
     struct zr_str part, name, value, keys = { NULL, 0 }, unique = { NULL, 0 };
     uint64_t pos = 0;
+    uint32_t n = 0, n_put = r->physical_offset == atomic_load(&ix->last) ? ix->n_put : 0;
     if ((r->sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) == ZR_SYSFLAG_ROLLBACK) return 0;
-    if (r->physical_offset <= atomic_load(&ix->last)) return 0; /* is there already */
+    if (r->physical_offset <= atomic_load(&ix->last) && n_put == 0) return 0; /* is there already */
     while (zl_props_next(r->properties, &pos, &name, &value)) {
         if (zl_is(name, "UNIQ_KEY")) unique = value;
         else if (zl_is(name, "KEYS")) keys = value;
     }
-    int64_t rc = unique.len ? key_put(st, r->topic, unique, r->physical_offset, r->store_ms) : 0;
+    int64_t rc = 0;
+    if (unique.len && n++ >= n_put) rc = key_put(st, r->topic, unique, r->physical_offset, r->store_ms);
     while (rc >= 0 && keys.len && zl_split(&keys, ' ', &part))
-        if (part.len) rc = key_put(st, r->topic, part, r->physical_offset, r->store_ms);
+        if (part.len && n++ >= n_put) rc = key_put(st, r->topic, part, r->physical_offset, r->store_ms);
+    ix->n_put = rc < 0 && n > 0 ? n - 1 : 0;
     return rc;
 }
 

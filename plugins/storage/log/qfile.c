@@ -201,7 +201,7 @@ static int64_t open_or_make(struct zr_inst *st, struct zr_queue *q, int64_t no, 
         int64_t filler = atomic_load(&q->min) - no * per_file(st); /* the queue begins within this file */
         if (filler > offset % per_file(st)) filler = offset % per_file(st);
         if (r >= 0 && stat.size == 0 && q->first_file == ZS_NONE && filler > 0) r = write_filler(st, (int32_t)fd, filler);
-        q->name_unsynced = 1;
+        atomic_store(&q->name_unsynced, 1);
     }
     if (r < 0) {
         st->io->close(st->io->ctx, (int32_t)fd);
@@ -264,18 +264,19 @@ int64_t zs_qfile_write(struct zr_inst *st, struct zr_queue *q, int64_t offset, u
 static int64_t sync_names(struct zr_inst *st, struct zr_queue *q)
 {
     char path[ZS_PATH];
+    atomic_store(&q->name_unsynced, 0); /* first: a file made meanwhile marks it again */
     zs_queue_path(st, q, path);
     int64_t r = st->io->sync_dir(st->io->ctx, path);
     if (r >= 0 && zs_path(path, "%s/%s", st->queue_dir, q->topic)) r = st->io->sync_dir(st->io->ctx, path);
     if (r >= 0) r = st->io->sync_dir(st->io->ctx, st->queue_dir);
-    if (r >= 0) q->name_unsynced = 0;
+    if (r < 0) atomic_store(&q->name_unsynced, 1);
     return r;
 }
 
 int64_t zs_qfile_sync(struct zr_inst *st, struct zr_queue *q, int64_t from, int64_t to)
 {
     char path[ZS_PATH];
-    if (q->name_unsynced) {
+    if (atomic_load(&q->name_unsynced)) {
         int64_t r = sync_names(st, q);
         if (r < 0) return r;
     }

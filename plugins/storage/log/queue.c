@@ -141,7 +141,7 @@ struct zr_queue **zs_queues_take(struct zr_inst *st, struct zr_str topic, uint64
 }
 
 /* Topics with queues. Counted anew only when queues were made or taken out since the last time. */
-uint64_t zs_count_topics(struct zr_inst *st)
+uint64_t zs_count_topics(struct zr_inst *st, uint64_t *ret_queues)
 {
     pthread_rwlock_wrlock(&st->table_lock);
     if (st->topics_serial != st->serials + 1) {
@@ -157,6 +157,7 @@ uint64_t zs_count_topics(struct zr_inst *st)
         st->topics_serial = st->serials + 1;
     }
     uint64_t r = st->topics_known;
+    *ret_queues = st->n_queues;
     pthread_rwlock_unlock(&st->table_lock);
     return r;
 }
@@ -479,28 +480,40 @@ int64_t zs_queues_drain(struct zr_inst *st)
     return worst;
 }
 
+/* One queue: drain_lock is let go over the sync itself, so that writing goes on meanwhile. */
+static int64_t sync_queue(struct zr_inst *st, struct zr_queue *q)
+{
+    pthread_mutex_lock(&st->drain_lock);
+    q->unsynced = 0;
+    int64_t from = q->synced, to = q->persisted, end = q->persisted_end;
+    uint32_t dead = atomic_load(&q->dead);
+    pthread_mutex_unlock(&st->drain_lock);
+    int64_t r = dead ? 0 : zs_qfile_sync(st, q, from, to);
+    if (atomic_load(&q->dead)) return 0; /* its files may have gone under our hands */
+    pthread_mutex_lock(&st->drain_lock);
+    if (r < 0) {
+        zs_queue_mark_unsynced(st, q, from);
+    } else {
+        q->synced = to;
+        q->synced_end = end;
+    }
+    pthread_mutex_unlock(&st->drain_lock);
+    return r;
+}
+
 int64_t zs_queues_sync(struct zr_inst *st)
 {
     int64_t worst = 0;
     struct zr_queue *list, *next;
-    pthread_mutex_lock(&st->drain_lock);
     pthread_mutex_lock(&st->dirty_lock);
     list = st->unsynced;
     st->unsynced = NULL;
     pthread_mutex_unlock(&st->dirty_lock);
     for (struct zr_queue *q = list; q; q = next) {
-        next = q->unsynced_next;
-        q->unsynced = 0;
-        int64_t r = atomic_load(&q->dead) ? 0 : zs_qfile_sync(st, q, q->synced, q->persisted);
-        if (r < 0) {
-            worst = r;
-            zs_queue_mark_unsynced(st, q, q->synced);
-            continue;
-        }
-        q->synced = q->persisted;
-        q->synced_end = q->persisted_end;
+        next = q->unsynced_next; /* before sync_queue: it may be linked anew */
+        int64_t r = sync_queue(st, q);
+        if (r < 0) worst = r;
     }
-    pthread_mutex_unlock(&st->drain_lock);
     return worst;
 }
 

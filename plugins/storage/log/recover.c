@@ -45,7 +45,8 @@ int64_t zs_tags_of(struct zr_inst *st, const struct zl_record *r)
         struct zr_str text = zl_props_get(r->properties, "DELAY");
         if (text.len && zl_parse_i32(text, &level) == ZR_OK && level > 0) {
             if (st->conf.n_levels && (uint32_t)level > st->conf.n_levels) level = (int32_t)st->conf.n_levels;
-            return r->store_ms + ((uint32_t)level <= st->conf.n_levels ? st->conf.level_ms[level - 1] : 1000);
+            int64_t delay = (uint32_t)level <= st->conf.n_levels ? st->conf.level_ms[level - 1] : 1000;
+            return (int64_t)((uint64_t)r->store_ms + (uint64_t)delay);
         }
     }
     return zl_tags_code(zl_props_get(r->properties, "TAGS"));

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* ---- made and ended ---------------------------------------------------------------------------------------------------------- */
@@ -73,6 +74,16 @@ static void measure_memory(struct zr_inst *st)
     if (st->recent_bytes > (256ll << 20)) st->recent_bytes = 256ll << 20;
 }
 
+/* Most descriptors of the process are for connections, however few it may have. */
+static void limit_descriptors(struct zr_inst *st)
+{
+    struct rlimit limit;
+    uint64_t all = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY ? limit.rlim_cur : 1u << 20;
+    if ((uint64_t)st->conf.max_open_queue_files > all / 4) st->conf.max_open_queue_files = (int64_t)(all / 4);
+    if ((uint64_t)st->conf.max_open_segments > all / 8) st->conf.max_open_segments = (int64_t)(all / 8);
+    st->segs.max_open = (uint64_t)st->conf.max_open_segments;
+}
+
 struct zr_inst *zs_create(const struct zr_host *host, const struct zs_conf *conf)
 {
     struct zr_inst *st = calloc(1, sizeof *st);
@@ -88,7 +99,7 @@ struct zr_inst *zs_create(const struct zr_host *host, const struct zs_conf *conf
         return NULL;
     }
     st->segs.size = conf->segment_size;
-    st->segs.max_open = (uint64_t)conf->max_open_segments;
+    limit_descriptors(st);
     make_locks(st);
     measure_memory(st);
     return st;
@@ -298,8 +309,7 @@ void zs_info(struct zr_inst *st, struct zr_storage_info *ret)
     ret->positions.visible = zs_visible(st);
     ret->positions.dispatched = st->index ? zs_index_pos(st) : ret->positions.written;
     ret->earliest_ms = earliest_ms(st);
-    ret->n_topics = zs_count_topics(st);
-    ret->n_queues = st->n_queues;
+    ret->n_topics = zs_count_topics(st, &ret->n_queues);
     zs_disk_look(st);
     pthread_mutex_lock(&st->work_lock);
     ret->disk_total = st->disk_total;

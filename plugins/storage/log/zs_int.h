@@ -44,6 +44,8 @@
 #define ZS_MAX_QUEUES (4u << 20)
 #define ZS_MAX_RING (1u << 20)     /* entries of one queue in memory */
 #define ZS_NONE (-1)
+#define ZS_MAX_POSITION (1ll << 60) /* what lies beyond is damage; sums of two stay in range */
+#define ZS_CLOCK_STEP 60000          /* ms by which the clock may go back without store times following it */
 
 enum zs_metric {
     ZS_M_MESSAGES, ZS_M_BYTES, ZS_M_FLUSHES, ZS_M_FLUSH_NS, ZS_M_DAMAGED, ZS_M_SEGMENTS, ZS_M_TAIL, ZS_M_HELPED, ZS_M_HEALED,
@@ -88,7 +90,8 @@ struct zr_queue {
     int64_t first_file, last_file; /* numbers of its files, -1: none */
     uint64_t serial;          /* in order of making */
     uint64_t hash;
-    uint8_t dirty, unsynced, ringed, name_unsynced;
+    _Atomic uint32_t name_unsynced; /* a folder of its files must be synced before they count as durable */
+    uint8_t dirty, unsynced, ringed;
     _Atomic uint32_t dead;
     int32_t id;
     uint32_t topic_len;
@@ -351,9 +354,12 @@ static inline void zs_entry_store(uint8_t *to, const struct zs_entry *e)
     zl_store64(to + 12, (uint64_t)e->tags);
 }
 /* Does it stand for a message? */
-static inline uint32_t zs_entry_real(const struct zs_entry *e) { return e->phys >= 0 && e->size > 0 && e->size != ZS_FILLER; }
+static inline uint32_t zs_entry_real(const struct zs_entry *e)
+{
+    return e->phys >= 0 && e->phys < ZS_MAX_POSITION && e->size > 0 && e->size != ZS_FILLER;
+}
 
-uint64_t zs_count_topics(struct zr_inst *st);
+uint64_t zs_count_topics(struct zr_inst *st, uint64_t *ret_queues);
 /* ---- qfile.c ---- */
 zr_status zs_qfiles_init(struct zr_inst *st);
 void zs_qfiles_free(struct zr_inst *st);

@@ -240,17 +240,22 @@ Test(append, prepared_and_rollback_records_have_no_queue_entry)
     world_end(w);
 }
 
-Test(append, store_times_never_go_back)
+Test(append, store_times_go_back_only_with_a_clock_that_went_back_far)
 {
     struct world *w = world_new("clock");
     cr_assert_eq(world_open(w), ZR_OK);
-    atomic_store(&w->wall, 1800000000000);
-    int64_t first = put_one(w, "T", 0, "a", NULL).store_ms;
-    atomic_store(&w->wall, 1700000000000);
-    cr_assert_eq(put_one(w, "T", 0, "b", NULL).store_ms, first);
+    const int64_t t = 1800000000000;
+    atomic_store(&w->wall, t);
+    cr_assert_eq(put_one(w, "T", 0, "a", NULL).store_ms, t);
+    atomic_store(&w->wall, t - 50000);
+    cr_assert_eq(put_one(w, "T", 0, "b", NULL).store_ms, t);
     w = world_kill(w);
-    atomic_store(&w->wall, 1700000000000);
-    cr_assert_geq(put_one(w, "T", 0, "c", NULL).store_ms, first);
+    atomic_store(&w->wall, t - 50000);
+    cr_assert_eq(put_one(w, "T", 0, "c", NULL).store_ms, t);
+    atomic_store(&w->wall, t - 3600000);
+    cr_assert_eq(put_one(w, "T", 0, "d", NULL).store_ms, t - 3600000);
+    w = world_kill(w);
+    cr_assert_eq(read_all(w, "T", 0, 0), 4);
     world_end(w);
 }
 
