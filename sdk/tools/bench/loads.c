@@ -300,6 +300,7 @@ static void answer_send(struct worker *w, struct conn *conn, const struct slot *
     atomic_fetch_add_explicit(&bench->finished, bench->o.batch, memory_order_relaxed);
     if (code != 0 && code != 10 && code != 11 && code != 12) {
         w->stats.failed++;
+        atomic_fetch_add_explicit(&bench->delivered, bench->o.batch, memory_order_relaxed); /* nobody waits for these */
         stats_code(&w->stats, code, w->header.remark);
         return;
     }

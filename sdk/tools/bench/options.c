@@ -58,7 +58,7 @@ static int number(const char *what, const char *text, double min, double max, do
     char *end;
     *ret = strtod(text, &end);
     if (end != text && *end == 0 && *ret >= min && *ret <= max) return 0;
-    fprintf(stderr, "zarya-bench: --%s %s: a number from %g to %g is wanted\n", what, text, min, max);
+    fprintf(stderr, "zarya-bench: --%s %s: a number from %.12g to %.12g is wanted\n", what, text, min, max);
     return 2;
 }
 

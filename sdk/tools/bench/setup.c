@@ -43,7 +43,7 @@ static int create_on(struct bench *b, const char *addr, const char *topic)
 {
     struct zc_err err;
     struct zc_topic_config config = { .topic = topic, .read = (int32_t)b->o.queues, .write = (int32_t)b->o.queues, .perm = 6 };
-    return zc_admin_update_topic(b->client, addr, &config, &err) ? fail(topic, &err) : 0;
+    return zc_admin_update_topic(b->client, addr, &config, &err) ? fail("making the topic", &err) : 0;
 }
 
 /* Straight at one broker: the queues are what we made. */
@@ -97,10 +97,10 @@ static int targets_routed(struct bench *b, const char *topic)
                 target_add(b, topic, queues[q].broker, queues[q].queue_id, addr);
         free(queues);
         if (rc == 0 && n) return 0;
-        if (rc && rc != ZC_ENOROUTE) return fail(topic, &err);
+        if (rc && rc != ZC_ENOROUTE) return fail("the topic's route", &err);
         usleep(100000); /* a remote condition nobody signals: asked again ten times a second */
     }
-    return fail(topic, &err);
+    return fail("the topic's route", &err);
 }
 
 int setup_targets(struct bench *b)

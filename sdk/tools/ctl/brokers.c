@@ -63,12 +63,15 @@ int each_broker(struct ctl *c, uint32_t masters_only, int (*fn)(struct ctl *c, c
 
 /* ---- cluster list ---- */
 
-static struct zr_str first_word(struct zr_str s)
+/* The first of the figures for the last 10, 60 and 600 seconds; none in the first seconds. */
+static void cell_tps(struct table *t, struct zr_str s)
 {
+    char text[64];
     struct zr_str word = { "", 0 };
     s = zl_trim(s);
     zl_split(&s, ' ', &word);
-    return word.len ? word : (struct zr_str)ZR_STR("0.0"); /* no figure in the first seconds */
+    snprintf(text, sizeof(text), "%.*s", (int)word.len, word.ptr);
+    cell_f(t, "%.2f", strtod(text, NULL));
 }
 
 static int cluster_row(struct ctl *c, const struct broker *b, void *ctx)
@@ -88,8 +91,8 @@ static int cluster_row(struct ctl *c, const struct broker *b, void *ctx)
     }
     const struct zl_json *info = zl_json_get(reply.root, "table");
     cell(t, zl_json_get_str(info, "brokerVersionDesc"));
-    cell(t, first_word(zl_json_get_str(info, "putTps")));
-    cell(t, first_word(zl_json_get_str(info, "getTransferredTps")));
+    cell_tps(t, zl_json_get_str(info, "putTps"));
+    cell_tps(t, zl_json_get_str(info, "getTransferredTps"));
     cell(t, zl_json_get_str(info, "dispatchBehindBytes"));
     cell(t, zl_json_get_str(info, "commitLogDiskRatio"));
     cell_c(t, zl_is(zl_json_get_str(info, "brokerActive"), "false") ? "no" : "yes");

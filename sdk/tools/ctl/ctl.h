@@ -50,6 +50,7 @@ void cell_f(struct table *t, const char *fmt, ...) __attribute__((format(printf,
 /* Cells of the last row so far must be complete. Prints and frees. */
 void table_print(struct table *t, uint32_t json);
 uint32_t table_rows(const struct table *t);
+void table_drop(struct table *t); /* frees without printing */
 /* One object instead of rows: the columns become names. */
 void table_print_one(struct table *t, uint32_t json);
 

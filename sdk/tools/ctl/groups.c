@@ -161,6 +161,7 @@ static int progress_one(struct ctl *c)
     struct totals sum = { 0 };
     int rc = group_stats(c, opt(c, 'g'), t, &sum);
     if (rc == 0 || table_rows(t)) table_print(t, c->json);
+    else table_drop(t);
     if (rc == 0 && !c->json) printf("\nConsume TPS: %.2f\nConsume Diff Total: %lld\n", sum.tps, (long long)sum.diff);
     return rc;
 }

@@ -45,6 +45,7 @@ static int send_all(struct ctl *c, struct zc_producer *p, const struct zc_messag
         cell_c(t, r.offset_msg_id);
     }
     if (table_rows(t)) table_print(t, c->json);
+    else table_drop(t);
     return rc;
 }
 

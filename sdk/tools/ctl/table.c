@@ -137,7 +137,7 @@ static void print_json(const struct table *t, uint32_t one)
     zl_buf_free(&out);
 }
 
-static void table_free(struct table *t)
+void table_drop(struct table *t)
 {
     for (uint32_t i = 0; i < t->n_cells; i++) free(t->cells[i]);
     free(t->cells);
@@ -148,7 +148,7 @@ void table_print(struct table *t, uint32_t json)
 {
     if (json) print_json(t, 0);
     else print_aligned(t);
-    table_free(t);
+    table_drop(t);
 }
 
 void table_print_one(struct table *t, uint32_t json)
@@ -165,5 +165,5 @@ void table_print_one(struct table *t, uint32_t json)
             putchar('\n');
         }
     }
-    table_free(t);
+    table_drop(t);
 }
