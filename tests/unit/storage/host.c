@@ -12,6 +12,16 @@
 #include "zarya/timer.h"
 #include "zarya/work.h"
 
+static void power_write(struct world *w, int32_t fd, uint64_t len, int64_t off);
+static void power_size(struct world *w, int32_t fd, int64_t len);
+static void power_name(struct world *w, const char *path);
+static void power_synced(struct world *w, int32_t fd);
+static void power_dir_synced(struct world *w, const char *dir);
+static void power_renamed(struct world *w, const char *from, const char *to);
+static void power_free(struct world *w);
+static void power_lock(struct world *w);
+static void power_unlock(struct world *w);
+
 static struct world *world_of(const struct zr_host *host) { return host->ctx; }
 
 /* ---- services ---------------------------------------------------------------------------------------------------------------- */
@@ -180,7 +190,12 @@ static int64_t io_open(void *self, const char *path, uint32_t flags, uint32_t mo
     struct world *w = self;
     int64_t e = trip(w, OP_OPEN, path);
     if (e < 0) return e;
+    struct stat before;
+    uint32_t made = (flags & ZR_IO_CREATE) && stat(path, &before) != 0;
+    power_lock(w);
     int64_t fd = real()->open(NULL, path, flags, mode);
+    if (fd >= 0 && made) power_name(w, path);
+    power_unlock(w);
     if (fd >= 0 && fd < 4096) {
         pthread_mutex_lock(&w->lock);
         snprintf(w->fd_path[fd], sizeof w->fd_path[fd], "%s", strlen(path) > 150 ? path + strlen(path) - 150 : path);
@@ -207,6 +222,14 @@ static uint64_t take_space(struct world *w, int32_t fd, uint64_t len)
     atomic_fetch_sub(&w->disk_left, (int64_t)n);
     return n;
 }
+static int64_t write_through(struct world *w, int32_t fd, const void *buf, uint64_t len, int64_t off)
+{
+    power_lock(w);
+    power_write(w, fd, len, off);
+    int64_t r = real()->pwrite(NULL, fd, buf, len, off);
+    power_unlock(w);
+    return r;
+}
 static int64_t io_pwrite(void *self, int32_t fd, const void *buf, uint64_t len, int64_t off)
 {
     int64_t e = trip(self, OP_PWRITE, path_of(self, fd));
@@ -214,11 +237,11 @@ static int64_t io_pwrite(void *self, int32_t fd, const void *buf, uint64_t len, 
     struct stat st;
     if (fstat(fd, &st) == 0 && ((const uint8_t *)buf)[0] == 0 && off + (int64_t)len <= st.st_size && len <= 65536) {
         static const uint8_t zeros[65536]; /* zeroes over what is there take no space */
-        if (memcmp(buf, zeros, len) == 0) return real()->pwrite(NULL, fd, buf, len, off);
+        if (memcmp(buf, zeros, len) == 0) return write_through(self, fd, buf, len, off);
     }
     uint64_t n = take_space(self, fd, len);
     if (n == 0 && len) return -ENOSPC;
-    return real()->pwrite(NULL, fd, buf, n, off);
+    return write_through(self, fd, buf, n, off);
 }
 static int64_t io_pwritev(void *self, int32_t fd, const struct zr_span *bufs, uint32_t n, int64_t off)
 {
@@ -236,10 +259,29 @@ static int64_t io_pwritev(void *self, int32_t fd, const struct zr_span *bufs, ui
 static int64_t io_fdatasync(void *self, int32_t fd)
 {
     int64_t e = trip(self, OP_FDATASYNC, path_of(self, fd));
+    if (e == 0) power_synced(self, fd);
     return e;
 }
-static int64_t io_fsync(void *self, int32_t fd) { return trip(self, OP_FSYNC, path_of(self, fd)); }
-static int64_t io_sync_dir(void *self, const char *path) { return trip(self, OP_SYNC_DIR, path); }
+static int64_t io_fsync(void *self, int32_t fd)
+{
+    int64_t e = trip(self, OP_FSYNC, path_of(self, fd));
+    if (e == 0) power_synced(self, fd);
+    return e;
+}
+static int64_t io_sync_dir(void *self, const char *path)
+{
+    int64_t e = trip(self, OP_SYNC_DIR, path);
+    if (e == 0) power_dir_synced(self, path);
+    return e;
+}
+static int64_t io_mkdir(void *self, const char *path, uint32_t mode)
+{
+    power_lock(self);
+    int64_t r = real()->mkdir(NULL, path, mode);
+    if (r >= 0) power_name(self, path);
+    power_unlock(self);
+    return r;
+}
 static int64_t io_fallocate(void *self, int32_t fd, int64_t off, int64_t len)
 {
     (void)self;
@@ -248,12 +290,22 @@ static int64_t io_fallocate(void *self, int32_t fd, int64_t off, int64_t len)
 static int64_t io_ftruncate(void *self, int32_t fd, int64_t len)
 {
     int64_t e = trip(self, OP_FTRUNCATE, path_of(self, fd));
-    return e < 0 ? e : real()->ftruncate(NULL, fd, len);
+    if (e < 0) return e;
+    power_lock(self);
+    power_size(self, fd, len);
+    int64_t r = real()->ftruncate(NULL, fd, len);
+    power_unlock(self);
+    return r;
 }
 static int64_t io_rename(void *self, const char *from, const char *to)
 {
     int64_t e = trip(self, OP_RENAME, from);
-    return e < 0 ? e : real()->rename(NULL, from, to);
+    if (e < 0) return e;
+    power_lock(self);
+    int64_t r = real()->rename(NULL, from, to);
+    if (r >= 0) power_renamed(self, from, to);
+    power_unlock(self);
+    return r;
 }
 static int64_t io_unlink(void *self, const char *path)
 {
@@ -343,6 +395,7 @@ static struct world *world_make(const char *name)
     w->io.rename = io_rename;
     w->io.unlink = io_unlink;
     w->io.disk = io_disk;
+    w->io.mkdir = io_mkdir;
     w->host = (struct zr_host){ ZR_HDR(struct zr_host, 0), w, host_query, "storage", w->dir };
     atomic_init(&w->disk_left, -1);
     for (int i = 0; i < N_OPS; i++) atomic_init(&w->fault[i].after, -1);
@@ -393,6 +446,7 @@ void world_end(struct world *w)
     world_mend(w);
     world_close(w);
     remove_tree(w->dir);
+    power_free(w);
     pthread_mutex_destroy(&w->lock);
     free(w);
 }
@@ -454,6 +508,186 @@ void world_quiet(struct world *w)
     pthread_mutex_lock(&w->lock);
     w->lines[0] = 0;
     pthread_mutex_unlock(&w->lock);
+}
+
+/* ---- power ---------------------------------------------------------------------------------------------------------------------------- */
+
+#define SECTOR 512
+struct undo { /* one thing that is not durable, newest last */
+    char *path;     /* within the folder */
+    uint8_t *old;   /* bytes that were there; NULL: the size changed */
+    int64_t off;    /* of the bytes; or the size before */
+    uint64_t len;
+};
+struct power {
+    pthread_mutex_t lock;
+    struct undo *undo;
+    char **names;   /* made, and their folder not synced */
+    uint64_t n, cap, n_names, cap_names;
+};
+
+static void power_lock(struct world *w)
+{
+    if (w->power) pthread_mutex_lock(&w->power->lock);
+}
+static void power_unlock(struct world *w)
+{
+    if (w->power) pthread_mutex_unlock(&w->power->lock);
+}
+static const char *within(struct world *w, const char *path)
+{
+    const char *at = strstr(path, w->dir + 5); /* fd_path may have lost "/tmp/" */
+    return at ? at + strlen(w->dir + 5) : path;
+}
+static struct undo *undo_add(struct world *w, int32_t fd)
+{
+    struct power *p = w->power;
+    if (p->n == p->cap) {
+        p->cap = p->cap ? p->cap * 2 : 256;
+        p->undo = realloc(p->undo, p->cap * sizeof *p->undo);
+    }
+    struct undo *u = &p->undo[p->n++];
+    *u = (struct undo){ .path = strdup(within(w, path_of(w, fd))) };
+    return u;
+}
+static void power_write(struct world *w, int32_t fd, uint64_t len, int64_t off)
+{
+    if (!w->power || len == 0) return;
+    struct undo *u = undo_add(w, fd);
+    u->old = calloc(1, len);
+    u->off = off;
+    u->len = len;
+    if (pread(fd, u->old, len, off) < 0) u->len = 0;
+}
+static void power_size(struct world *w, int32_t fd, int64_t len)
+{
+    struct stat st;
+    if (!w->power || fstat(fd, &st) != 0 || len <= st.st_size) return;
+    undo_add(w, fd)->off = st.st_size;
+}
+static void power_name(struct world *w, const char *path)
+{
+    struct power *p = w->power;
+    if (!p) return;
+    if (within(w, path)[0] == 0) return; /* the folder of the test itself */
+    if (p->n_names == p->cap_names) {
+        p->cap_names = p->cap_names ? p->cap_names * 2 : 64;
+        p->names = realloc(p->names, p->cap_names * sizeof *p->names);
+    }
+    p->names[p->n_names++] = strdup(within(w, path));
+}
+static void power_synced(struct world *w, int32_t fd)
+{
+    struct power *p = w->power;
+    if (!p) return;
+    power_lock(w);
+    const char *path = within(w, path_of(w, fd));
+    uint64_t kept = 0;
+    for (uint64_t i = 0; i < p->n; i++) {
+        if (strcmp(p->undo[i].path, path) != 0) {
+            p->undo[kept++] = p->undo[i];
+            continue;
+        }
+        free(p->undo[i].path);
+        free(p->undo[i].old);
+    }
+    p->n = kept;
+    power_unlock(w);
+}
+static void power_dir_synced(struct world *w, const char *dir)
+{
+    struct power *p = w->power;
+    if (!p) return;
+    power_lock(w);
+    const char *in = within(w, dir);
+    size_t len = strlen(in);
+    uint64_t kept = 0;
+    for (uint64_t i = 0; i < p->n_names; i++) {
+        const char *n = p->names[i];
+        if (strncmp(n, in, len) == 0 && n[len] == '/' && !strchr(n + len + 1, '/')) free(p->names[i]);
+        else p->names[kept++] = p->names[i];
+    }
+    p->n_names = kept;
+    power_unlock(w);
+}
+static void power_renamed(struct world *w, const char *from, const char *to)
+{
+    struct power *p = w->power;
+    if (!p) return;
+    from = within(w, from);
+    to = within(w, to);
+    for (uint64_t i = 0; i < p->n_names; i++)
+        if (strcmp(p->names[i], from) == 0) {
+            free(p->names[i]);
+            p->names[i] = strdup(to);
+        }
+}
+static void power_free(struct world *w)
+{
+    struct power *p = w->power;
+    if (!p) return;
+    for (uint64_t i = 0; i < p->n; i++) {
+        free(p->undo[i].path);
+        free(p->undo[i].old);
+    }
+    for (uint64_t i = 0; i < p->n_names; i++) free(p->names[i]);
+    free(p->undo);
+    free(p->names);
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+    w->power = NULL;
+}
+void world_power(struct world *w)
+{
+    w->power = calloc(1, sizeof *w->power);
+    pthread_mutex_init(&w->power->lock, NULL);
+}
+
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 31)) * 0x9E3779B97F4A7C15ull;
+    return x ^ (x >> 29);
+}
+
+/* Takes back what the cut lost of one write, sector by sector. */
+static void undo_one(struct world *n, const struct undo *u, int mode, uint64_t chance)
+{
+    char path[1200];
+    snprintf(path, sizeof path, "%s%s", n->dir, u->path);
+    int64_t size = file_size_of(path);
+    if (size < 0) return;
+    if (!u->old) {
+        if (mode != 2 || mix(chance ^ zl_hash(u->path, strlen(u->path))) % 4 == 0) cr_assert_eq(truncate(path, u->off), 0);
+        return;
+    }
+    for (uint64_t at = 0; at < u->len;) {
+        int64_t off = u->off + (int64_t)at, sector = off / SECTOR;
+        uint64_t k = (uint64_t)((sector + 1) * SECTOR - off);
+        if (k > u->len - at) k = u->len - at;
+        uint32_t lost = mode != 2 || mix(chance ^ mix((uint64_t)sector) ^ zl_hash(u->path, strlen(u->path))) % 2;
+        if (lost && off + (int64_t)k <= size) file_write(path, off, u->old + at, k);
+        at += k;
+    }
+}
+
+struct world *world_cut(struct world *w, int mode, unsigned *seed)
+{
+    struct power *p = w->power;
+    uint64_t chance = mix((uint64_t)rand_r(seed) + 1);
+    pthread_mutex_lock(&p->lock);
+    struct world *n = world_copy(w);
+    uint64_t from = mode == 1 ? p->n : (mode == 3 && p->n ? mix(chance) % p->n : 0);
+    for (uint64_t i = p->n; i > from; i--) undo_one(n, &p->undo[i - 1], mode, chance);
+    for (uint64_t i = 0; i < p->n_names && mode != 1; i++) {
+        char path[1200];
+        snprintf(path, sizeof path, "%s%s", n->dir, p->names[i]);
+        if (mode == 0 || mix(chance + i) % 2) {
+            remove_tree(path);
+            remove(path);
+        }
+    }
+    pthread_mutex_unlock(&p->lock);
+    return n;
 }
 
 /* ---- messages ---------------------------------------------------------------------------------------------------------------------- */

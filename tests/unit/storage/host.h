@@ -49,6 +49,7 @@ struct world {
     _Atomic int64_t disk_left; /* bytes that can still be written; -1: no limit */
     _Atomic double used;       /* of the disk, 0: as it is */
     char fd_path[4096][160];
+    struct power *power;       /* what is not durable yet, once world_power was called */
     /* one timer is enough */
     void (*timer_fn)(void *);
     void *timer_arg;
@@ -69,6 +70,12 @@ void world_space(struct world *w, int64_t left, const char *part); /* the disk t
 void world_mend(struct world *w);       /* no fault any more */
 uint32_t world_said(struct world *w, const char *part);
 void world_quiet(struct world *w);      /* forgets what was said */
+
+/* From now on remembers what was not synced. world_cut: the folder as it may look after the power failed at this moment, not
+ * open: names that were not synced may be gone, files shorter, and of what was written since the last sync each sector may be
+ * new or old. mode 0: all lost, 1: nothing lost, 2: each sector by chance, 3: the later part lost. */
+void world_power(struct world *w);
+struct world *world_cut(struct world *w, int mode, unsigned *seed);
 
 /* ---- messages ---- */
 struct zr_put put_one(struct world *w, const char *topic, int32_t queue_id, const char *body, const char *props);
