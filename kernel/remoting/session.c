@@ -74,26 +74,16 @@ zr_status zk_session_new(struct zk_lane *lane, struct zr_conn *conn, const struc
     return ZR_OK;
 }
 
-/* Plugins that keep something for a connection (the name server its brokers) hear of its end. */
-static void tell_hooks(struct zr_session *s)
-{
-    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .session = s, .now_ms = zk_wall_ms(), .point = ZR_POINT_SESSION_CLOSED };
-    struct zr_verdict verdict = { .hdr = ZR_HDR(struct zr_verdict, 0) };
-    zk_hooks_run(ZR_POINT_SESSION_CLOSED, &event, &verdict);
-}
-
+/* The broker core hears of the end first, then the plugins that keep something for a connection (the name server its brokers). */
 static void tell_closed(struct zr_session *s)
 {
     if (zk_rem.events.session_closed)
         zk_rem.events.session_closed(s);
-    if (zk_hooks_at(ZR_POINT_SESSION_CLOSED)) {
-        struct zr_event event = { ZR_HDR(struct zr_event, 0) };
-        struct zr_verdict verdict = { ZR_HDR(struct zr_verdict, 0) };
-        event.session = s;
-        event.point = ZR_POINT_SESSION_CLOSED;
-        event.now_ms = zk_wall_ms();
-        zk_hooks_run(ZR_POINT_SESSION_CLOSED, &event, &verdict);
-    }
+    if (zk_hooks_at(ZR_POINT_SESSION_CLOSED) == 0)
+        return;
+    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .session = s, .now_ms = zk_wall_ms(), .point = ZR_POINT_SESSION_CLOSED };
+    struct zr_verdict verdict = { .hdr = ZR_HDR(struct zr_verdict, 0) };
+    zk_hooks_run(ZR_POINT_SESSION_CLOSED, &event, &verdict);
 }
 
 void zk_session_end(struct zr_session *s)
@@ -106,8 +96,6 @@ void zk_session_end(struct zr_session *s)
     zk_ask_fail_all(s, ZR_ECLOSED);
     if (!ls->stopped)
         tell_closed(s);
-    if (zk_hooks_at(ZR_POINT_SESSION_CLOSED) && !ls->stopped)
-        tell_hooks(s);
     zk_metric_add(zk_rem.metrics.connections, -1);
     if (ls->in_turn) {
         s->turn_next = ls->dead;
