@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* client.c - one client: its parts, its service thread, and the requests that servers send to it.
  *
- * The service thread does everything that has a period (heartbeats, routes, rebalance, offsets, locks, the address server) and
- * what is asked for at once (a rebalance after NOTIFY_CONSUMER_IDS_CHANGED). It sleeps on a condition until the next of them
- * is due.
+ * The service thread does everything that has a period (heartbeats, routes, rebalance, offsets, locks, the address
+ * server) and what is asked for at once (a rebalance after NOTIFY_CONSUMER_IDS_CHANGED). It sleeps on a condition until
+ * the next of them is due.
  *
  * LOCKING: client->lock guards the service thread's orders; client->members (see internal.h) the lists of producers and
  * consumers; never both. */
+#include "internal.h"
+#include <arpa/inet.h>
 #include <errno.h>
+#include <ifaddrs.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <arpa/inet.h>
-#include <ifaddrs.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include "internal.h"
 
 #define CODE_HEARTBEAT 34
 #define CODE_UNREGISTER 35
@@ -26,9 +26,12 @@
 
 /* ---- requests from servers (on the I/O thread) ---- */
 
-static void answer_code(struct zc_client *client, struct zc_conn *conn, const struct zl_header *request, int32_t code, const char *remark, struct zr_span body)
+static void answer_code(struct zc_client *client, struct zc_conn *conn, const struct zl_header *request, int32_t code,
+                        const char *remark, struct zr_span body)
 {
-    struct zr_command response = { .hdr = ZR_HDR(struct zr_command, 1), .code = code, .remark = zl_str(remark), .body = body };
+    struct zr_command response = {
+        .hdr = ZR_HDR(struct zr_command, 1), .code = code, .remark = zl_str(remark), .body = body
+    };
     zc_io_answer(client->io, conn, request, &response);
 }
 
@@ -39,15 +42,18 @@ static void answer_running_info(struct zc_client *client, struct zc_conn *conn, 
     struct zl_buf out;
     struct zl_jw w;
     struct zc_consumer *found = NULL;
-    if (pthread_mutex_trylock(&client->members)) return answer_code(client, conn, request, 1, "the client is busy, ask again", (struct zr_span){ 0 });
+    if (pthread_mutex_trylock(&client->members))
+        return answer_code(client, conn, request, 1, "the client is busy, ask again", (struct zr_span){ 0 });
     zl_buf_init(&out, 4u << 20);
     for (struct zc_consumer *c = client->consumers; c; c = zc_consumer_next(c))
         if (zl_is(group, zc_consumer_group(c))) found = c;
     zl_jw_init(&w, &out, 0);
     if (found) zc_consumer_running(found, &w);
     pthread_mutex_unlock(&client->members);
-    if (found && !out.failed) answer_code(client, conn, request, 0, NULL, zl_buf_as_span(&out));
-    else answer_code(client, conn, request, 1, "The Consumer Group not exist in this consumer", (struct zr_span){ 0 });
+    if (found && !out.failed)
+        answer_code(client, conn, request, 0, NULL, zl_buf_as_span(&out));
+    else
+        answer_code(client, conn, request, 1, "The Consumer Group not exist in this consumer", (struct zr_span){ 0 });
     zl_buf_free(&out);
 }
 
@@ -55,9 +61,14 @@ static void on_request(void *ctx, struct zc_conn *conn, const struct zl_header *
 {
     struct zc_client *client = ctx;
     switch (request->code) {
-    case CODE_NOTIFY_IDS_CHANGED: zc_client_wake(client, 1, 0); break;
-    case CODE_RUNNING_INFO: answer_running_info(client, conn, request); break;
-    default: answer_code(client, conn, request, 3, " request type not supported by this client", (struct zr_span){ 0 });
+    case CODE_NOTIFY_IDS_CHANGED:
+        zc_client_wake(client, 1, 0);
+        break;
+    case CODE_RUNNING_INFO:
+        answer_running_info(client, conn, request);
+        break;
+    default:
+        answer_code(client, conn, request, 3, " request type not supported by this client", (struct zr_span){ 0 });
     }
 }
 
@@ -124,7 +135,10 @@ void zc_client_heartbeat(struct zc_client *client)
 
 static int unregister_one(void *ctx, const char *name, const char *addr)
 {
-    struct { struct zc_client *client; struct zc_request request; } *u = ctx;
+    struct {
+        struct zc_client *client;
+        struct zc_request request;
+    } *u = ctx;
     struct zc_response *response = NULL;
     struct zc_err err;
     (void)name;
@@ -138,7 +152,10 @@ int zc_unregister(struct zc_client *client, const char *producer_group, const ch
     struct zr_field fields[2] = { { ZR_STR("clientID"), zl_str(client->id) } };
     fields[1].name = zl_str(producer_group ? "producerGroup" : "consumerGroup");
     fields[1].value = zl_str(producer_group ? producer_group : consumer_group);
-    struct { struct zc_client *client; struct zc_request request; } u = { client, { .code = CODE_UNREGISTER, .fields = fields, .n_fields = 2 } };
+    struct {
+        struct zc_client *client;
+        struct zc_request request;
+    } u = { client, { .code = CODE_UNREGISTER, .fields = fields, .n_fields = 2 } };
     return zc_routes_each_broker(client, consumer_group != NULL, unregister_one, &u);
 }
 
@@ -169,7 +186,8 @@ static uint32_t service_wait(struct zc_client *client, int64_t *next, const int6
     while (!client->stop && !any) {
         int64_t now = zc_now_ns(), first = INT64_MAX;
         for (int i = 0; i < TICKS; i++) {
-            due[i] = now >= next[i] || (i == TICK_REBALANCE && client->want_rebalance) || (i == TICK_HEARTBEAT && client->want_heartbeat);
+            due[i] = now >= next[i] || (i == TICK_REBALANCE && client->want_rebalance) ||
+                     (i == TICK_HEARTBEAT && client->want_heartbeat);
             if (due[i]) next[i] = now + period[i], any = 1;
             if (next[i] < first) first = next[i];
         }
@@ -187,7 +205,8 @@ static void *service_run(void *arg)
 {
     struct zc_client *client = arg;
     const struct zc_options *o = &client->options;
-    int64_t period[TICKS] = { o->route_ms * ZC_MS, o->heartbeat_ms * ZC_MS, o->rebalance_ms * ZC_MS, o->persist_ms * ZC_MS, LOCK_PERIOD_MS * ZC_MS, o->address_ms * ZC_MS };
+    int64_t period[TICKS] = { o->route_ms * ZC_MS,   o->heartbeat_ms * ZC_MS, o->rebalance_ms * ZC_MS,
+                              o->persist_ms * ZC_MS, LOCK_PERIOD_MS * ZC_MS,  o->address_ms * ZC_MS };
     int64_t next[TICKS], now = zc_now_ns();
     uint32_t due[TICKS];
     pthread_setname_np(pthread_self(), "zc-service");
@@ -263,9 +282,12 @@ struct zc_client *zc_client_open(const struct zc_options *options, struct zc_err
     options_default(&client->options);
     char ip[64];
     local_ip(ip, sizeof(ip));
-    if (client->options.instance) snprintf(client->id, sizeof(client->id), "%s@%s", ip, client->options.instance);
-    else snprintf(client->id, sizeof(client->id), "%s@%d#%lld", ip, (int)getpid(), (long long)zc_now_ns());
-    snprintf(client->stable_id, sizeof(client->stable_id), "%s@%s", ip, client->options.instance ? client->options.instance : "DEFAULT");
+    if (client->options.instance)
+        snprintf(client->id, sizeof(client->id), "%s@%s", ip, client->options.instance);
+    else
+        snprintf(client->id, sizeof(client->id), "%s@%d#%lld", ip, (int)getpid(), (long long)zc_now_ns());
+    snprintf(client->stable_id, sizeof(client->stable_id), "%s@%s", ip,
+             client->options.instance ? client->options.instance : "DEFAULT");
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -277,8 +299,11 @@ struct zc_client *zc_client_open(const struct zc_options *options, struct zc_err
     if (rc) zc_fail(err, rc, "memory ran out");
     int rc2 = zc_names_init(&client->names, &client->options, err);
     if (rc == 0) rc = rc2;
-    if (rc == 0 && !(client->io = zc_io_open(client->options.header == ZC_HEADER_BINARY ? ZL_TYPE_BINARY : ZL_TYPE_JSON, on_request, client, err))) rc = ZC_ENOMEM;
-    if (rc == 0 && pthread_create(&client->service, NULL, service_run, client)) rc = zc_fail(err, ZC_ENOMEM, "no further thread can be started");
+    if (rc == 0 && !(client->io = zc_io_open(client->options.header == ZC_HEADER_BINARY ? ZL_TYPE_BINARY : ZL_TYPE_JSON,
+                                             on_request, client, err)))
+        rc = ZC_ENOMEM;
+    if (rc == 0 && pthread_create(&client->service, NULL, service_run, client))
+        rc = zc_fail(err, ZC_ENOMEM, "no further thread can be started");
     client->options.namesrv = client->options.address_server = client->options.instance = NULL; /* were borrowed */
     if (rc == 0) return client;
     client_free(client);
@@ -298,7 +323,10 @@ void zc_client_close(struct zc_client *client)
 
 const char *zc_client_id(const struct zc_client *client) { return client->id; }
 
-int zc_client_set_namesrv(struct zc_client *client, const char *addresses, struct zc_err *err) { return zc_names_set(&client->names, addresses, err); }
+int zc_client_set_namesrv(struct zc_client *client, const char *addresses, struct zc_err *err)
+{
+    return zc_names_set(&client->names, addresses, err);
+}
 
 /* ---- plain calls ---- */
 
@@ -307,12 +335,14 @@ static int32_t timeout_of(const struct zc_client *client, const struct zc_reques
     return request->timeout_ms > 0 ? request->timeout_ms : client->options.timeout_ms;
 }
 
-int zc_call(struct zc_client *client, const char *addr, const struct zc_request *request, struct zc_response **ret, struct zc_err *err)
+int zc_call(struct zc_client *client, const char *addr, const struct zc_request *request, struct zc_response **ret,
+            struct zc_err *err)
 {
     return zc_io_call(client->io, addr, request, timeout_of(client, request), ret, err);
 }
 
-int zc_call_async(struct zc_client *client, const char *addr, const struct zc_request *request, zc_on_answer on_answer, void *ctx, struct zc_err *err)
+int zc_call_async(struct zc_client *client, const char *addr, const struct zc_request *request, zc_on_answer on_answer,
+                  void *ctx, struct zc_err *err)
 {
     return zc_io_call_async(client->io, addr, request, timeout_of(client, request), on_answer, ctx, err);
 }
@@ -322,13 +352,16 @@ int zc_call_oneway(struct zc_client *client, const char *addr, const struct zc_r
     return zc_io_call_oneway(client->io, addr, request, err);
 }
 
-int zc_call_ok(struct zc_client *client, const char *addr, const struct zc_request *request, struct zc_response **ret, struct zc_err *err)
+int zc_call_ok(struct zc_client *client, const char *addr, const struct zc_request *request, struct zc_response **ret,
+               struct zc_err *err)
 {
     struct zc_response *response = NULL;
     if (ret) *ret = NULL;
     int rc = zc_call(client, addr, request, &response, err);
     if (rc == 0 && response->code) rc = zc_fail_response(err, response);
-    if (rc == 0 && ret) *ret = response;
-    else zc_response_free(response);
+    if (rc == 0 && ret)
+        *ret = response;
+    else
+        zc_response_free(response);
     return rc;
 }

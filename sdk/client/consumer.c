@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* consumer.c - a push consumer: subscriptions, consume threads, what the callback's answer means, life cycle.
  * See consumer.h for the picture and the locking. */
-#include <stdio.h>
 #include "consumer.h"
+#include <stdio.h>
 
 #define CODE_SEND_BACK 36
 
@@ -15,13 +15,16 @@ const struct zc_sub *zc_consumer_sub(const struct zc_consumer *c, const char *to
     return s;
 }
 
-int zc_consumer_subscribe(struct zc_consumer *c, const char *topic, const char *expression, const char *type, struct zc_err *err)
+int zc_consumer_subscribe(struct zc_consumer *c, const char *topic, const char *expression, const char *type,
+                          struct zc_err *err)
 {
     char why[256];
     if (!expression || !*expression) expression = "*";
     if (!type || !*type) type = "TAG";
-    if (strlen(topic) >= ZC_NAME_MAX || zl_topic_check(zl_str(topic), why, sizeof(why)) != ZR_OK) return zc_fail(err, ZC_EARG, "%s is no topic name", topic);
-    if (strcmp(type, "TAG") != 0 && strcmp(type, "SQL92") != 0) return zc_fail(err, ZC_EARG, "%s is no expression type (TAG or SQL92)", type);
+    if (strlen(topic) >= ZC_NAME_MAX || zl_topic_check(zl_str(topic), why, sizeof(why)) != ZR_OK)
+        return zc_fail(err, ZC_EARG, "%s is no topic name", topic);
+    if (strcmp(type, "TAG") != 0 && strcmp(type, "SQL92") != 0)
+        return zc_fail(err, ZC_EARG, "%s is no expression type (TAG or SQL92)", type);
     uint64_t len = strlen(expression);
     struct zc_sub *sub = len < 65536 ? calloc(1, sizeof(*sub) + len + 1) : NULL;
     if (!sub) return zc_fail(err, ZC_EARG, "the expression is too long");
@@ -55,8 +58,10 @@ static void sub_tags(const struct zc_sub *s, struct zl_jw *w, uint32_t codes)
     if (strcmp(s->type, "TAG") == 0 && strcmp(s->expression, "*") != 0)
         while (zl_split(&rest, '|', &part)) {
             part = zl_trim(part);
-            if (part.len && codes) zl_jw_i64(w, zl_java_hash(part));
-            else if (part.len) zl_jw_str(w, part);
+            if (part.len && codes)
+                zl_jw_i64(w, zl_java_hash(part));
+            else if (part.len)
+                zl_jw_str(w, part);
         }
     zl_jw_end(w, ']');
 }
@@ -78,7 +83,8 @@ static void sub_write(const struct zc_sub *s, struct zl_jw *w)
 
 void zc_consumer_describe(struct zc_consumer *c, struct zl_jw *w)
 {
-    static const char *const FROM[] = { "CONSUME_FROM_LAST_OFFSET", "CONSUME_FROM_FIRST_OFFSET", "CONSUME_FROM_TIMESTAMP" };
+    static const char *const FROM[] = { "CONSUME_FROM_LAST_OFFSET", "CONSUME_FROM_FIRST_OFFSET",
+                                        "CONSUME_FROM_TIMESTAMP" };
     pthread_mutex_lock(&c->lock);
     zl_jw_begin(w, '{');
     zl_jw_kstr(w, "consumeFromWhere", zl_str(FROM[c->options.from]));
@@ -155,7 +161,9 @@ static int send_back(struct zc_consumer *c, const struct zc_pq *pq, const struct
     f[3] = (struct zr_field){ ZR_STR("originMsgId"), zl_str(m->msg_id) };
     f[4] = (struct zr_field){ ZR_STR("originTopic"), m->topic };
     f[5] = (struct zr_field){ ZR_STR("unitMode"), ZR_STR("false") };
-    f[6] = (struct zr_field){ ZR_STR("maxReconsumeTimes"), { max, zl_print_i64(max, c->options.max_reconsume > 0 ? c->options.max_reconsume : 16) } };
+    f[6] =
+        (struct zr_field){ ZR_STR("maxReconsumeTimes"),
+                           { max, zl_print_i64(max, c->options.max_reconsume > 0 ? c->options.max_reconsume : 16) } };
     f[7] = (struct zr_field){ ZR_STR("bname"), zl_str(pq->queue.broker) };
     struct zc_request request = { .code = CODE_SEND_BACK, .fields = f, .n_fields = 8, .timeout_ms = 5000 };
     return zc_call_ok(c->client, addr, &request, NULL, NULL);
@@ -170,7 +178,8 @@ struct batch {
 };
 
 /* Messages from ack_index on go back to the broker; those it did not take wait here. */
-static void judge_concurrent(struct zc_consumer *c, struct zc_pq *pq, struct batch *b, const struct zc_delivery *d, int result)
+static void judge_concurrent(struct zc_consumer *c, struct zc_pq *pq, struct batch *b, const struct zc_delivery *d,
+                             int result)
 {
     uint32_t from = result == ZC_CONSUMED ? (d->ack_index < b->n ? d->ack_index : b->n) : 0;
     for (uint32_t i = from; i < b->n && c->options.model == ZC_CLUSTERING; i++) {
@@ -180,8 +189,10 @@ static void judge_concurrent(struct zc_consumer *c, struct zc_pq *pq, struct bat
     }
 }
 
-/* The whole batch comes again after a pause, unless its first message had enough tries: then that goes to the dead letters. */
-static void judge_orderly(struct zc_consumer *c, struct zc_pq *pq, struct batch *b, const struct zc_delivery *d, int result)
+/* The whole batch comes again after a pause, unless its first message had enough tries: then that goes to the dead
+ * letters. */
+static void judge_orderly(struct zc_consumer *c, struct zc_pq *pq, struct batch *b, const struct zc_delivery *d,
+                          int result)
 {
     if (result == ZC_CONSUMED) return;
     for (uint32_t i = 0; i < b->n; i++) {
@@ -198,12 +209,16 @@ static void run_batch(struct zc_consumer *c, struct zc_pq *pq, struct batch *b, 
     memset(b->undo, 0, b->n);
     b->pause_ms = 0;
     int result = c->options.on_messages(c->options.ctx, &d);
-    if (c->options.orderly) judge_orderly(c, pq, b, &d, result);
-    else judge_concurrent(c, pq, b, &d, result);
+    if (c->options.orderly)
+        judge_orderly(c, pq, b, &d, result);
+    else
+        judge_concurrent(c, pq, b, &d, result);
     pthread_mutex_lock(&c->lock);
     for (uint32_t i = 0; i < b->n; i++) {
-        if (b->undo[i]) zc_pq_undo(pq, b->numbers[i]), c->n_later++;
-        else zc_pq_done(pq, b->numbers[i]), c->n_consumed++;
+        if (b->undo[i])
+            zc_pq_undo(pq, b->numbers[i]), c->n_later++;
+        else
+            zc_pq_done(pq, b->numbers[i]), c->n_consumed++;
     }
     pthread_mutex_unlock(&c->lock);
     if (b->pause_ms) zc_pq_ready_after(pq, b->pause_ms);
@@ -252,13 +267,16 @@ static void serve(struct zc_consumer *c, struct zc_pq *pq, struct batch *b, uint
     pq->running += b->n > 0;
     if (b->n && !c->options.orderly && pq->n_waiting) zc_pq_ready(pq); /* another thread may go on beside us */
     pthread_mutex_unlock(&c->lock);
-    if (b->n) run_batch(c, pq, b, thread);
-    else if (may && !ours) regain_lock(c, pq);
+    if (b->n)
+        run_batch(c, pq, b, thread);
+    else if (may && !ours)
+        regain_lock(c, pq);
     pthread_mutex_lock(&c->lock);
     if (b->n == 0) return;
     pq->running--;
     if (pq->n_waiting && !pq->resting) zc_pq_ready(pq);
-    uint32_t pull = pq->paused && pq->tail - pq->head < c->options.queue_limit, unlock = pq->dropped && !pq->running && !c->stop;
+    uint32_t pull = pq->paused && pq->tail - pq->head < c->options.queue_limit,
+             unlock = pq->dropped && !pq->running && !c->stop;
     if (!pull && !unlock) return;
     pthread_mutex_unlock(&c->lock);
     if (pull) zc_pq_pull(pq);
@@ -320,11 +338,14 @@ static void options_default(struct zc_consumer_options *o)
     if (o->from > ZC_FROM_TIMESTAMP) o->from = ZC_FROM_LAST;
 }
 
-struct zc_consumer *zc_consumer_open(struct zc_client *client, const struct zc_consumer_options *options, struct zc_err *err)
+struct zc_consumer *zc_consumer_open(struct zc_client *client, const struct zc_consumer_options *options,
+                                     struct zc_err *err)
 {
     char why[256];
-    if (!options->group || !options->on_messages) return zc_fail(err, ZC_EARG, "a consumer needs a group and on_messages"), NULL;
-    if (zl_group_check(zl_str(options->group), why, sizeof(why)) != ZR_OK) return zc_fail(err, ZC_EARG, "%s", why), NULL;
+    if (!options->group || !options->on_messages)
+        return zc_fail(err, ZC_EARG, "a consumer needs a group and on_messages"), NULL;
+    if (zl_group_check(zl_str(options->group), why, sizeof(why)) != ZR_OK)
+        return zc_fail(err, ZC_EARG, "%s", why), NULL;
     struct zc_consumer *c = calloc(1, sizeof(*c));
     if (!c) return zc_fail(err, ZC_ENOMEM, "memory ran out"), NULL;
     atomic_init(&c->refs, 1);
@@ -336,8 +357,10 @@ struct zc_consumer *zc_consumer_open(struct zc_client *client, const struct zc_c
     snprintf(c->group, sizeof(c->group), "%s", options->group);
     snprintf(c->retry_topic, sizeof(c->retry_topic), "%%RETRY%%%s", options->group);
     c->options.group = c->group;
-    if (c->options.model == ZC_BROADCASTING) zc_offsets_load(c);
-    else if (zc_consumer_subscribe(c, c->retry_topic, "*", NULL, err)) return zc_consumer_release(c), NULL;
+    if (c->options.model == ZC_BROADCASTING)
+        zc_offsets_load(c);
+    else if (zc_consumer_subscribe(c, c->retry_topic, "*", NULL, err))
+        return zc_consumer_release(c), NULL;
     c->options.offsets_dir = NULL; /* was borrowed */
     return c;
 }
@@ -352,8 +375,10 @@ int zc_consumer_start(struct zc_consumer *c, struct zc_err *err)
         struct zc_view *view = NULL;
         struct zc_err why;
         int rc = zc_routes_get(client, s->topic, 0, 1, &view, &why);
-        if (rc == 0) zc_view_release(view);
-        else if (rc != ZC_ENOROUTE) return zc_fail(err, rc, "%s", why.text);
+        if (rc == 0)
+            zc_view_release(view);
+        else if (rc != ZC_ENOROUTE)
+            return zc_fail(err, rc, "%s", why.text);
     }
     for (; c->n_threads < c->options.threads; c->n_threads++)
         if (pthread_create(&c->threads[c->n_threads], NULL, consume_run, c)) break;
@@ -366,7 +391,8 @@ int zc_consumer_start(struct zc_consumer *c, struct zc_err *err)
     pthread_mutex_unlock(&client->members);
     /* The heartbeat made the retry topic. */
     struct zc_view *view = NULL;
-    if (c->options.model == ZC_CLUSTERING && zc_routes_get(client, c->retry_topic, 0, 1, &view, NULL) == 0) zc_view_release(view);
+    if (c->options.model == ZC_CLUSTERING && zc_routes_get(client, c->retry_topic, 0, 1, &view, NULL) == 0)
+        zc_view_release(view);
     zc_client_wake(client, 1, 0);
     return ZC_OK;
 }

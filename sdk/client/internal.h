@@ -8,22 +8,23 @@
  *   message.c     properties, records, compression
  *   producer.c, consumer.c, rebalance.c, offsets.c, pull.c, admin.c        what users call
  *
- * LOCKING: each part has locks of its own, named where they stand. A part may call "down" (consumer -> route -> nameserver
+ * LOCKING: each part has locks of its own, named where they stand. A part may call "down" (consumer -> route ->
+ * nameserver
  * -> io) while it holds none of its locks; callbacks come "up" with no lock held. */
 #ifndef ZC_INTERNAL_H
 #define ZC_INTERNAL_H
+#include "zarya/reply.h"
+#include "zc/client.h"
+#include "zl/buf.h"
+#include "zl/codec.h"
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
-#include "zarya/reply.h"
-#include "zc/client.h"
-#include "zl/buf.h"
-#include "zl/codec.h"
 
-#define ZC_MAX_UNDER_WAY 65535u             /* requests without their answer yet */
-#define ZC_MAX_OUT (64u * 1024 * 1024)      /* bytes waiting on one connection */
+#define ZC_MAX_UNDER_WAY 65535u        /* requests without their answer yet */
+#define ZC_MAX_OUT (64u * 1024 * 1024) /* bytes waiting on one connection */
 #define ZC_MAX_CONNS 1024u
 #define ZC_MAX_ROUTES 65536u
 #define ZC_MAX_NAMESRVS 32u
@@ -62,15 +63,21 @@ static inline int64_t zc_now_ms(void)
 struct zc_io;
 /* on_request: a server's own request, on the I/O thread; it answers with zc_io_answer unless the request is oneway. */
 struct zc_conn;
-struct zc_io *zc_io_open(uint32_t header_type, void (*on_request)(void *ctx, struct zc_conn *conn, const struct zl_header *request), void *ctx, struct zc_err *err);
+struct zc_io *zc_io_open(uint32_t header_type,
+                         void (*on_request)(void *ctx, struct zc_conn *conn, const struct zl_header *request),
+                         void *ctx, struct zc_err *err);
 /* Requests under way end with ZC_ECLOSING. */
 void zc_io_close(struct zc_io *io);
-int zc_io_call(struct zc_io *io, const char *addr, const struct zc_request *request, int32_t timeout_ms, struct zc_response **ret, struct zc_err *err);
-int zc_io_call_async(struct zc_io *io, const char *addr, const struct zc_request *request, int32_t timeout_ms, zc_on_answer on_answer, void *ctx, struct zc_err *err);
-/* Runs then(ctx, NULL, err) on the I/O thread after a while: err ZC_ETIMEOUT, or ZC_ECLOSING when the client ends before. */
+int zc_io_call(struct zc_io *io, const char *addr, const struct zc_request *request, int32_t timeout_ms,
+               struct zc_response **ret, struct zc_err *err);
+int zc_io_call_async(struct zc_io *io, const char *addr, const struct zc_request *request, int32_t timeout_ms,
+                     zc_on_answer on_answer, void *ctx, struct zc_err *err);
+/* Runs then(ctx, NULL, err) on the I/O thread after a while: err ZC_ETIMEOUT, or ZC_ECLOSING when the client ends
+ * before. */
 int zc_io_after(struct zc_io *io, int32_t delay_ms, zc_on_answer then, void *ctx);
 int zc_io_call_oneway(struct zc_io *io, const char *addr, const struct zc_request *request, struct zc_err *err);
-void zc_io_answer(struct zc_io *io, struct zc_conn *conn, const struct zl_header *request, const struct zr_command *response);
+void zc_io_answer(struct zc_io *io, struct zc_conn *conn, const struct zl_header *request,
+                  const struct zr_command *response);
 /* The version of the server at addr, from its last answer; -1: not known. */
 int32_t zc_io_peer_version(struct zc_io *io, const char *addr);
 /* Makes a response outlive its callback. NULL when memory ran out. */
@@ -87,17 +94,19 @@ struct zc_names {
 int zc_names_init(struct zc_names *names, const struct zc_options *options, struct zc_err *err);
 void zc_names_fini(struct zc_names *names);
 int zc_names_set(struct zc_names *names, const char *text, struct zc_err *err);
-int zc_names_refresh(struct zc_names *names, struct zc_err *err); /* asks the address server, if that is where they come from */
+int zc_names_refresh(struct zc_names *names,
+                     struct zc_err *err); /* asks the address server, if that is where they come from */
 /* A call to one name server, the next one when it cannot be reached. */
-int zc_names_call(struct zc_client *client, const struct zc_request *request, struct zc_response **ret, struct zc_err *err);
+int zc_names_call(struct zc_client *client, const struct zc_request *request, struct zc_response **ret,
+                  struct zc_err *err);
 
 /* ---- route.c ---- */
 /* A topic's route in use, immutable once published. Counted: hold and release. */
 struct zc_view {
     atomic_uint refs;
-    uint32_t fallback;      /* it is TBW102's: the topic does not exist yet */
+    uint32_t fallback; /* it is TBW102's: the topic does not exist yet */
     struct zc_route *route;
-    struct zc_queue *write, *read; /* sorted by broker, id */
+    struct zc_queue *write, *read;   /* sorted by broker, id */
     char (*write_addr)[ZC_NAME_MAX]; /* master of write[i] */
     uint32_t n_write, n_read;
 };
@@ -109,15 +118,17 @@ struct zc_routes {
 };
 int zc_routes_init(struct zc_routes *routes);
 void zc_routes_fini(struct zc_routes *routes);
-/* The cached route, asked for first if needed. topic_queues > 0: a producer asks, TBW102's route with so many queues will do
- * for an unknown topic. fresh: ask even if cached. */
-int zc_routes_get(struct zc_client *client, const char *topic, uint32_t topic_queues, uint32_t fresh, struct zc_view **ret, struct zc_err *err);
+/* The cached route, asked for first if needed. topic_queues > 0: a producer asks, TBW102's route with so many queues
+ * will do for an unknown topic. fresh: ask even if cached. */
+int zc_routes_get(struct zc_client *client, const char *topic, uint32_t topic_queues, uint32_t fresh,
+                  struct zc_view **ret, struct zc_err *err);
 struct zc_view *zc_routes_cached(struct zc_client *client, const char *topic, uint32_t topic_queues);
 void zc_view_release(struct zc_view *view);
 /* Asks again for every route in use. Returns how many differ from before. */
 uint32_t zc_routes_refresh(struct zc_client *client);
 /* Calls fn for each broker address known from cached routes, each once; masters only, unless all. */
-int zc_routes_each_broker(struct zc_client *client, uint32_t all, int (*fn)(void *ctx, const char *name, const char *addr), void *ctx);
+int zc_routes_each_broker(struct zc_client *client, uint32_t all,
+                          int (*fn)(void *ctx, const char *name, const char *addr), void *ctx);
 
 /* ---- client.c ---- */
 struct zc_client {
@@ -134,8 +145,9 @@ struct zc_client {
     atomic_uint again; /* a timer for another rebalance is under way: there is at most one */
     struct zc_producer *producers;
     struct zc_consumer *consumers;
-    /* LOCKING: members guards the two lists; taken by the service thread for a whole round of heartbeats or rebalances, so
-     * that no producer or consumer is freed under it. Never taken on the I/O thread. Order: members, then a consumer's. */
+    /* LOCKING: members guards the two lists; taken by the service thread for a whole round of heartbeats or rebalances,
+     * so that no producer or consumer is freed under it. Never taken on the I/O thread. Order: members, then a
+     * consumer's. */
     pthread_mutex_t members;
 };
 void zc_client_wake(struct zc_client *client, uint32_t rebalance, uint32_t heartbeat);
@@ -179,7 +191,9 @@ struct zc_pull_call {
     char text[256];
     struct zc_request request;
 };
-void zc_pull_build(struct zc_pull_call *call, const char *group, const struct zc_queue *queue, int64_t offset, int32_t max, int32_t sys_flag,
-                   int64_t commit, int32_t suspend_ms, const char *expression, const char *type, int64_t sub_version);
-int zc_pull_read(const struct zc_response *response, const char *broker, const char *tags, struct zc_messages **ret, struct zc_err *err);
+void zc_pull_build(struct zc_pull_call *call, const char *group, const struct zc_queue *queue, int64_t offset,
+                   int32_t max, int32_t sys_flag, int64_t commit, int32_t suspend_ms, const char *expression,
+                   const char *type, int64_t sub_version);
+int zc_pull_read(const struct zc_response *response, const char *broker, const char *tags, struct zc_messages **ret,
+                 struct zc_err *err);
 #endif

@@ -1,29 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* io.c - connections, the requests under way on them, and the one I/O thread.
  *
- * A caller's thread finds (or starts) the connection, writes the frame into its out buffer and sends what the socket takes;
- * the I/O thread sends the rest, reads answers, and ends what ran out of time. What stays true:
- *   1. A request under way is in `table` from before its frame is written until exactly one of (answer, timeout, loss, close)
- *      takes it out; whoever takes it out completes it, with no lock held.
- *   2. A synchronous request lives on its caller's stack. The caller returns only after it took the request out itself, or saw
- *      `done`, which is the last thing the completer writes.
+ * A caller's thread finds (or starts) the connection, writes the frame into its out buffer and sends what the socket
+ * takes; the I/O thread sends the rest, reads answers, and ends what ran out of time. What stays true:
+ *   1. A request under way is in `table` from before its frame is written until exactly one of (answer, timeout, loss,
+ * close) takes it out; whoever takes it out completes it, with no lock held.
+ *   2. A synchronous request lives on its caller's stack. The caller returns only after it took the request out itself,
+ * or saw `done`, which is the last thing the completer writes.
  *   3. A connection's descriptor is closed when its last reference goes; `dead` is set before, under its lock, and then
  *      nothing is written to it any more.
  *   4. Only the I/O thread reads, and only it removes a connection from the list.
  *
- * LOCKING: io->conns_lock guards the list of connections; io->table_lock the requests under way and the heap of deadlines;
- * conn->lock the out buffer and the state. None is taken while another is held, none is held over a callback. */
+ * LOCKING: io->conns_lock guards the list of connections; io->table_lock the requests under way and the heap of
+ * deadlines; conn->lock the out buffer and the state. None is taken while another is held, none is held over a
+ * callback. */
 #include "internal.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <sys/epoll.h>
-#include <linux/futex.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -37,11 +38,11 @@ struct pending {
     struct pending *next; /* in its chain */
     struct zc_conn *conn; /* compared, never dereferenced: the list holds it */
     int64_t deadline;
-    uint32_t heap_at;     /* its place in the heap */
+    uint32_t heap_at; /* its place in the heap */
     int32_t opaque;
     zc_on_answer on_answer; /* NULL: synchronous */
     void *ctx;
-    _Atomic uint32_t done; /* synchronous: a futex, 1 when completed */
+    _Atomic uint32_t done;        /* synchronous: a futex, 1 when completed */
     struct zc_response *response; /* synchronous: the answer, or NULL with err */
     struct zc_err err;
 };
@@ -50,13 +51,13 @@ struct zc_conn {
     struct zc_conn *next;
     atomic_uint refs;
     pthread_mutex_t lock;
-    int fd;                /* -1 until connect() was called */
+    int fd; /* -1 until connect() was called */
     uint32_t connected, dead, want_write;
-    atomic_uint kill;      /* somebody wants the I/O thread to end it */
+    atomic_uint kill; /* somebody wants the I/O thread to end it */
     _Atomic int32_t version;
     struct zl_buf out;
-    uint64_t out_at;       /* sent already */
-    struct zl_buf in;      /* I/O thread only */
+    uint64_t out_at;  /* sent already */
+    struct zl_buf in; /* I/O thread only */
     char addr[ZC_NAME_MAX];
     struct zc_err why;
 };
@@ -116,7 +117,8 @@ static struct zc_response *response_make(struct zr_span frame, const char **ret_
     memset(&r->pub, 0, sizeof(r->pub));
     memcpy(r->bytes, frame.ptr, frame.len);
     r->len = frame.len;
-    if (zl_header_decode((struct zr_span){ r->bytes, frame.len }, &r->header, (char *)r->bytes + frame.len, scratch, ret_why) != ZR_OK) {
+    if (zl_header_decode((struct zr_span){ r->bytes, frame.len }, &r->header, (char *)r->bytes + frame.len, scratch,
+                         ret_why) != ZR_OK) {
         free(r);
         return NULL;
     }
@@ -186,8 +188,10 @@ static void heap_remove(struct zc_io *io, struct pending *p)
     uint32_t at = p->heap_at;
     struct pending *last = io->heap[--io->n_heap];
     if (last == p) return;
-    if (at > 0 && io->heap[(at - 1) / 2]->deadline > last->deadline) heap_up(io, at, last);
-    else heap_down(io, at, last);
+    if (at > 0 && io->heap[(at - 1) / 2]->deadline > last->deadline)
+        heap_up(io, at, last);
+    else
+        heap_down(io, at, last);
 }
 
 /* ---- the table of requests under way ---- */
@@ -197,8 +201,10 @@ static int table_add(struct zc_io *io, struct pending *p, struct zc_err *err)
     int rc = ZC_OK;
     uint32_t first = 0;
     pthread_mutex_lock(&io->table_lock);
-    if (io->n_pending >= ZC_MAX_UNDER_WAY) rc = ZC_EFULL;
-    else if (p->on_answer && heap_add(io, p)) rc = ZC_ENOMEM;
+    if (io->n_pending >= ZC_MAX_UNDER_WAY)
+        rc = ZC_EFULL;
+    else if (p->on_answer && heap_add(io, p))
+        rc = ZC_ENOMEM;
     else {
         struct pending **slot = &io->table[(uint32_t)p->opaque % TABLE_SLOTS];
         p->next = *slot;
@@ -208,7 +214,8 @@ static int table_add(struct zc_io *io, struct pending *p, struct zc_err *err)
     }
     pthread_mutex_unlock(&io->table_lock);
     if (rc) return zc_fail(err, rc, rc == ZC_EFULL ? "too many requests under way" : "memory ran out");
-    if (first && !pthread_equal(pthread_self(), io->thread)) eventfd_write(io->wake_fd, 1); /* the earliest deadline changed */
+    if (first && !pthread_equal(pthread_self(), io->thread))
+        eventfd_write(io->wake_fd, 1); /* the earliest deadline changed */
     return ZC_OK;
 }
 
@@ -376,7 +383,8 @@ static struct zc_conn *conn_get(struct zc_io *io, const char *addr, struct zc_er
     }
     if (conn) atomic_fetch_add(&conn->refs, 1);
     pthread_mutex_unlock(&io->conns_lock);
-    if (!conn) return zc_fail(err, atomic_load(&io->stop) ? ZC_ECLOSING : ZC_EFULL, "no further connection to %s", addr), NULL;
+    if (!conn)
+        return zc_fail(err, atomic_load(&io->stop) ? ZC_ECLOSING : ZC_EFULL, "no further connection to %s", addr), NULL;
     if (!fresh) return conn;
 
     struct zc_err why = { 0 };
@@ -386,7 +394,8 @@ static struct zc_conn *conn_get(struct zc_io *io, const char *addr, struct zc_er
         conn->fd = fd;
         conn->want_write = 1;
         struct epoll_event ev = { .events = EPOLLIN | EPOLLOUT, .data.ptr = conn };
-        if (epoll_ctl(io->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0) zc_fail(&why, ZC_ECONNECT, "epoll: %s", strerror(errno)), fd = -1;
+        if (epoll_ctl(io->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
+            zc_fail(&why, ZC_ECONNECT, "epoll: %s", strerror(errno)), fd = -1;
     }
     if (fd < 0) {
         conn->dead = 1;
@@ -416,7 +425,8 @@ static void conn_want(struct zc_io *io, struct zc_conn *conn, uint32_t want_writ
 static int conn_flush(struct zc_io *io, struct zc_conn *conn)
 {
     while (conn->out_at < conn->out.len) {
-        ssize_t n = send(conn->fd, conn->out.ptr + conn->out_at, conn->out.len - conn->out_at, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n =
+            send(conn->fd, conn->out.ptr + conn->out_at, conn->out.len - conn->out_at, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) break;
         if (n < 0) return zc_fail(&conn->why, ZC_ELOST, "writing to %s: %s", conn->addr, strerror(errno)), -1;
@@ -431,15 +441,18 @@ static int conn_flush(struct zc_io *io, struct zc_conn *conn)
 }
 
 /* Appends a command and sends if nothing is waiting before it. */
-static int conn_write(struct zc_io *io, struct zc_conn *conn, const struct zr_command *command, uint32_t type, int32_t flag, int32_t opaque, struct zc_err *err)
+static int conn_write(struct zc_io *io, struct zc_conn *conn, const struct zr_command *command, uint32_t type,
+                      int32_t flag, int32_t opaque, struct zc_err *err)
 {
     int rc = ZC_OK;
     pthread_mutex_lock(&conn->lock);
     if (conn->dead) {
-        rc = zc_fail(err, conn->why.code ? conn->why.code : ZC_ELOST, "%s", conn->why.code ? conn->why.text : "the connection is gone");
+        rc = zc_fail(err, conn->why.code ? conn->why.code : ZC_ELOST, "%s",
+                     conn->why.code ? conn->why.text : "the connection is gone");
     } else {
         uint64_t before = conn->out.len;
-        if (zl_command_encode(&conn->out, command, type, flag, opaque, command->body.len) != ZR_OK || conn->out.failed) {
+        if (zl_command_encode(&conn->out, command, type, flag, opaque, command->body.len) != ZR_OK ||
+            conn->out.failed) {
             conn->out.len = before; /* what waits already stays whole */
             conn->out.failed = 0;
             rc = zc_fail(err, ZC_EFULL, "too much is waiting to be sent to %s", conn->addr);
@@ -457,7 +470,9 @@ static void conn_end(struct zc_io *io, struct zc_conn *conn, int32_t code)
     struct zc_err why;
     pthread_mutex_lock(&conn->lock);
     conn->dead = 1;
-    if (!conn->why.code) zc_fail(&conn->why, conn->connected ? ZC_ELOST : ZC_ECONNECT, conn->connected ? "%s closed the connection" : "cannot connect to %s", conn->addr);
+    if (!conn->why.code)
+        zc_fail(&conn->why, conn->connected ? ZC_ELOST : ZC_ECONNECT,
+                conn->connected ? "%s closed the connection" : "cannot connect to %s", conn->addr);
     if (code) zc_fail(&conn->why, code, "the client is being closed");
     why = conn->why;
     if (conn->fd >= 0) {
@@ -554,8 +569,10 @@ static int conn_writable(struct zc_io *io, struct zc_conn *conn)
         int e = 0;
         socklen_t len = sizeof(e);
         getsockopt(conn->fd, SOL_SOCKET, SO_ERROR, &e, &len);
-        if (e) rc = -1, zc_fail(&conn->why, ZC_ECONNECT, "cannot connect to %s: %s", conn->addr, strerror(e));
-        else conn->connected = 1;
+        if (e)
+            rc = -1, zc_fail(&conn->why, ZC_ECONNECT, "cannot connect to %s: %s", conn->addr, strerror(e));
+        else
+            conn->connected = 1;
     }
     if (rc == 0 && conn->connected) rc = conn_flush(io, conn);
     pthread_mutex_unlock(&conn->lock);
@@ -615,8 +632,10 @@ static void *io_run(void *arg)
         int n = epoll_wait(io->epoll_fd, events, 64, wait);
         uint32_t woken = 0;
         for (int i = 0; i < n; i++) {
-            if (events[i].data.ptr) conn_event(io, events[i].data.ptr, events[i].events);
-            else woken = 1;
+            if (events[i].data.ptr)
+                conn_event(io, events[i].data.ptr, events[i].events);
+            else
+                woken = 1;
         }
         if (woken) {
             eventfd_t v;
@@ -632,13 +651,17 @@ static void *io_run(void *arg)
 
 static void command_of(struct zr_command *command, const struct zc_request *request)
 {
-    *command = (struct zr_command){ .hdr = ZR_HDR(struct zr_command, 1), .code = request->code, .n_fields = request->n_fields,
-                                    .fields = request->fields, .body = request->body,
+    *command = (struct zr_command){ .hdr = ZR_HDR(struct zr_command, 1),
+                                    .code = request->code,
+                                    .n_fields = request->n_fields,
+                                    .fields = request->fields,
+                                    .body = request->body,
                                     .flags = request->empty_ext ? ZR_COMMAND_EMPTY_EXT : 0 };
 }
 
 /* Puts p into the table and its frame on the way. On an error nothing is under way any more. */
-static int start(struct zc_io *io, const char *addr, const struct zc_request *request, struct pending *p, struct zc_conn **ret_conn, struct zc_err *err)
+static int start(struct zc_io *io, const char *addr, const struct zc_request *request, struct pending *p,
+                 struct zc_conn **ret_conn, struct zc_err *err)
 {
     struct zr_command command;
     struct zc_conn *conn = conn_get(io, addr, err);
@@ -653,12 +676,15 @@ static int start(struct zc_io *io, const char *addr, const struct zc_request *re
         /* Somebody else took it out already: it is completed, which is no failure to start. */
         if (rc && !table_take(io, opaque, p)) rc = 0;
     }
-    if (rc || !ret_conn) conn_release(conn);
-    else *ret_conn = conn;
+    if (rc || !ret_conn)
+        conn_release(conn);
+    else
+        *ret_conn = conn;
     return rc;
 }
 
-int zc_io_call(struct zc_io *io, const char *addr, const struct zc_request *request, int32_t timeout_ms, struct zc_response **ret, struct zc_err *err)
+int zc_io_call(struct zc_io *io, const char *addr, const struct zc_request *request, int32_t timeout_ms,
+               struct zc_response **ret, struct zc_err *err)
 {
     struct zc_err mine;
     if (!err) err = &mine;
@@ -689,7 +715,8 @@ int zc_io_call(struct zc_io *io, const char *addr, const struct zc_request *requ
     return rc;
 }
 
-int zc_io_call_async(struct zc_io *io, const char *addr, const struct zc_request *request, int32_t timeout_ms, zc_on_answer on_answer, void *ctx, struct zc_err *err)
+int zc_io_call_async(struct zc_io *io, const char *addr, const struct zc_request *request, int32_t timeout_ms,
+                     zc_on_answer on_answer, void *ctx, struct zc_err *err)
 {
     struct zc_err mine;
     if (!err) err = &mine;
@@ -725,12 +752,14 @@ int zc_io_call_oneway(struct zc_io *io, const char *addr, const struct zc_reques
     struct zc_conn *conn = conn_get(io, addr, err);
     if (!conn) return err->code;
     command_of(&command, request);
-    int rc = conn_write(io, conn, &command, io->type, ZL_FLAG_ONEWAY, atomic_fetch_add(&io->opaque, 1) & 0x7fffffff, err);
+    int rc =
+        conn_write(io, conn, &command, io->type, ZL_FLAG_ONEWAY, atomic_fetch_add(&io->opaque, 1) & 0x7fffffff, err);
     conn_release(conn);
     return rc;
 }
 
-void zc_io_answer(struct zc_io *io, struct zc_conn *conn, const struct zl_header *request, const struct zr_command *response)
+void zc_io_answer(struct zc_io *io, struct zc_conn *conn, const struct zl_header *request,
+                  const struct zr_command *response)
 {
     if (request->flag & ZL_FLAG_ONEWAY) return;
     conn_write(io, conn, response, request->type, ZL_FLAG_RESPONSE, request->opaque, NULL);
@@ -746,7 +775,9 @@ int32_t zc_io_peer_version(struct zc_io *io, const char *addr)
     return version;
 }
 
-struct zc_io *zc_io_open(uint32_t header_type, void (*on_request)(void *ctx, struct zc_conn *conn, const struct zl_header *request), void *ctx, struct zc_err *err)
+struct zc_io *zc_io_open(uint32_t header_type,
+                         void (*on_request)(void *ctx, struct zc_conn *conn, const struct zl_header *request),
+                         void *ctx, struct zc_err *err)
 {
     struct zc_io *io = calloc(1, sizeof(*io));
     if (!io) return zc_fail(err, ZC_ENOMEM, "memory ran out"), NULL;

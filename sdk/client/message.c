@@ -2,12 +2,12 @@
 /* message.c - messages on their way out (properties, compression) and in (records, inflating, inner batches).
  *
  * Received messages and everything they point to live in one zc_messages: a copy of the records, and one block for each
- * inflated body. An inflated body has the COMPRESSED bit of sys_flag cleared; other compressions (LZ4, ZSTD) are passed on as
- * they are, with their bits. */
-#include <libdeflate.h>
-#include <stdio.h>
+ * inflated body. An inflated body has the COMPRESSED bit of sys_flag cleared; other compressions (LZ4, ZSTD) are passed
+ * on as they are, with their bits. */
 #include "internal.h"
 #include "zl/record.h"
+#include <libdeflate.h>
+#include <stdio.h>
 
 #define INFLATE_MAX (64u * 1024 * 1024)
 #define MESSAGES_MAX 1000000u
@@ -29,7 +29,8 @@ int zc_message_check(const struct zc_message *msg, int32_t max_size, struct zc_e
     char why[256];
     if (zl_topic_check(msg->topic, why, sizeof(why)) != ZR_OK) return zc_fail(err, ZC_EARG, "%s", why);
     if (msg->body.len == 0) return zc_fail(err, ZC_EARG, "the message body's length is zero");
-    if (msg->body.len > (uint64_t)max_size) return zc_fail(err, ZC_EARG, "the message body size over max value, MAX: %d", max_size);
+    if (msg->body.len > (uint64_t)max_size)
+        return zc_fail(err, ZC_EARG, "the message body size over max value, MAX: %d", max_size);
     return ZC_OK;
 }
 
@@ -45,9 +46,11 @@ int zc_props_write(struct zl_buf *out, const struct zc_message *msg, const char 
     if (msg->tags.len) zl_props_add(out, zl_str("TAGS"), msg->tags);
     zl_props_add(out, zl_str("UNIQ_KEY"), (struct zr_str){ uniq, 32 });
     zl_props_add(out, zl_str("WAIT"), zl_str(msg->no_wait ? "false" : "true"));
-    if (msg->delay_level) zl_props_add(out, zl_str("DELAY"), (struct zr_str){ level, zl_print_i64(level, msg->delay_level) });
+    if (msg->delay_level)
+        zl_props_add(out, zl_str("DELAY"), (struct zr_str){ level, zl_print_i64(level, msg->delay_level) });
     if (bad) return zc_fail(err, ZC_EARG, "a property holds a separator (character 1 or 2)");
-    if (out->failed || out->len > ZL_MAX_PROPERTIES) return zc_fail(err, ZC_EARG, "the properties are longer than %u bytes", ZL_MAX_PROPERTIES);
+    if (out->failed || out->len > ZL_MAX_PROPERTIES)
+        return zc_fail(err, ZC_EARG, "the properties are longer than %u bytes", ZL_MAX_PROPERTIES);
     return ZC_OK;
 }
 
@@ -58,8 +61,10 @@ uint64_t zc_deflate(struct zr_span body, uint8_t **ret)
     if (!compressor && !(compressor = libdeflate_alloc_compressor(5))) return 0;
     uint8_t *to = malloc(body.len);
     uint64_t n = to ? libdeflate_zlib_compress(compressor, body.ptr, body.len, to, body.len) : 0;
-    if (n) *ret = to;
-    else free(to);
+    if (n)
+        *ret = to;
+    else
+        free(to);
     return n;
 }
 
@@ -97,7 +102,8 @@ static int inflate_into(struct held_messages *h, struct zr_span *body)
     while (d && h->n_blocks < h->cap_blocks && cap <= INFLATE_MAX) {
         uint8_t *to = malloc(cap);
         size_t n = 0;
-        enum libdeflate_result r = to ? libdeflate_zlib_decompress(d, body->ptr, body->len, to, cap, &n) : LIBDEFLATE_BAD_DATA;
+        enum libdeflate_result r =
+            to ? libdeflate_zlib_decompress(d, body->ptr, body->len, to, cap, &n) : LIBDEFLATE_BAD_DATA;
         if (r == LIBDEFLATE_SUCCESS) {
             *body = (struct zr_span){ to, n };
             h->blocks[h->n_blocks++] = to;
@@ -144,17 +150,32 @@ static void received_ids(struct zc_received *m)
     if (uniq.len && uniq.len < ZC_ID_MAX) {
         memcpy(m->msg_id, uniq.ptr, uniq.len);
         m->msg_id[uniq.len] = 0;
-    } else memcpy(m->msg_id, m->offset_msg_id, sizeof(m->msg_id));
+    } else
+        memcpy(m->msg_id, m->offset_msg_id, sizeof(m->msg_id));
 }
 
 static void received_fill(struct zc_received *m, const struct zl_record *r, struct zr_str broker)
 {
-    *m = (struct zc_received){ .topic = r->topic, .stored_topic = r->topic, .broker = broker, .body = r->body, .properties = r->properties,
-                               .tags = zl_props_get(r->properties, "TAGS"), .keys = zl_props_get(r->properties, "KEYS"),
-                               .born_host = r->born_host, .store_host = r->store_host, .queue_offset = r->queue_offset,
-                               .physical_offset = r->physical_offset, .born_ms = r->born_ms, .store_ms = r->store_ms,
-                               .prepared_offset = r->prepared_offset, .queue_id = r->queue_id, .flag = r->flag, .sys_flag = r->sys_flag,
-                               .reconsume_times = r->reconsume_times, .store_size = r->size, .body_crc = r->body_crc };
+    *m = (struct zc_received){ .topic = r->topic,
+                               .stored_topic = r->topic,
+                               .broker = broker,
+                               .body = r->body,
+                               .properties = r->properties,
+                               .tags = zl_props_get(r->properties, "TAGS"),
+                               .keys = zl_props_get(r->properties, "KEYS"),
+                               .born_host = r->born_host,
+                               .store_host = r->store_host,
+                               .queue_offset = r->queue_offset,
+                               .physical_offset = r->physical_offset,
+                               .born_ms = r->born_ms,
+                               .store_ms = r->store_ms,
+                               .prepared_offset = r->prepared_offset,
+                               .queue_id = r->queue_id,
+                               .flag = r->flag,
+                               .sys_flag = r->sys_flag,
+                               .reconsume_times = r->reconsume_times,
+                               .store_size = r->size,
+                               .body_crc = r->body_crc };
     struct zr_str origin = zl_props_get(r->properties, "RETRY_TOPIC");
     if (origin.len && zl_starts(r->topic, "%RETRY%")) m->topic = origin;
     received_ids(m);
@@ -202,12 +223,14 @@ static int take_record(struct held_messages *h, const struct zl_record *r, struc
     return ZC_OK;
 }
 
-int zc_messages_decode(struct zr_span records, const char *broker, const char *tags, struct zc_messages **ret, struct zc_err *err)
+int zc_messages_decode(struct zr_span records, const char *broker, const char *tags, struct zc_messages **ret,
+                       struct zc_err *err)
 {
     uint64_t name_len = broker ? strlen(broker) : 0;
     struct held_messages *h = calloc(1, sizeof(*h));
     *ret = NULL;
-    if (!h || !(h->copy = malloc(records.len + name_len + 1))) return free(h), zc_fail(err, ZC_ENOMEM, "memory ran out");
+    if (!h || !(h->copy = malloc(records.len + name_len + 1)))
+        return free(h), zc_fail(err, ZC_ENOMEM, "memory ran out");
     if (records.len) memcpy(h->copy, records.ptr, records.len);
     if (name_len) memcpy(h->copy + records.len, broker, name_len);
     struct zr_str name = { (const char *)h->copy + records.len, name_len };
@@ -216,11 +239,16 @@ int zc_messages_decode(struct zr_span records, const char *broker, const char *t
     const char *why = "a record ends early";
     while (at < records.len && rc == ZC_OK) {
         struct zl_record r;
-        if (zl_record_parse((struct zr_span){ h->copy + at, records.len - at }, 0, &r, &why) != ZR_OK) rc = ZC_EPROTO;
-        else if ((rc = take_record(h, &r, name, tags)) == ZC_OK) at += r.size;
-        else why = rc == ZC_ENOMEM ? "memory ran out" : "a body could not be unpacked";
+        if (zl_record_parse((struct zr_span){ h->copy + at, records.len - at }, 0, &r, &why) != ZR_OK)
+            rc = ZC_EPROTO;
+        else if ((rc = take_record(h, &r, name, tags)) == ZC_OK)
+            at += r.size;
+        else
+            why = rc == ZC_ENOMEM ? "memory ran out" : "a body could not be unpacked";
     }
-    if (rc) return zc_messages_free(&h->pub), zc_fail(err, rc, "the messages received could not be read at byte %llu: %s", (unsigned long long)at, why);
+    if (rc)
+        return zc_messages_free(&h->pub), zc_fail(err, rc, "the messages received could not be read at byte %llu: %s",
+                                                  (unsigned long long)at, why);
     *ret = &h->pub;
     return ZC_OK;
 }

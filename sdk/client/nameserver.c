@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* nameserver.c - where the name servers are, and calls to one of them.
  *
- * Addresses come from, in this order: the options (or zc_client_set_namesrv), the environment's NAMESRV_ADDR, the HTTP address
- * server. Only those of the address server are asked for again (by the service thread, every two minutes). A call goes to the
- * current one and moves on to the next when it cannot be reached or does not answer in time. */
-#include <stdio.h>
+ * Addresses come from, in this order: the options (or zc_client_set_namesrv), the environment's NAMESRV_ADDR, the HTTP
+ * address server. Only those of the address server are asked for again (by the service thread, every two minutes). A
+ * call goes to the current one and moves on to the next when it cannot be reached or does not answer in time. */
 #include "internal.h"
 #include "zl/nsaddr.h"
+#include <stdio.h>
 
 #define ADDRESS_TIMEOUT_MS 3000
 
@@ -21,7 +21,8 @@ static int names_parse(const char *text, char addrs[][ZC_NAME_MAX], uint32_t *re
         if (part.len == 0) continue;
         if (n == ZC_MAX_NAMESRVS) return zc_fail(err, ZC_EFULL, "more than %u name servers", ZC_MAX_NAMESRVS);
         if (zc_copy_name(addrs[n], part)) return zc_fail(err, ZC_EARG, "a name server's address is too long");
-        if (!zl_starts(part, "ipc://") && !strrchr(addrs[n], ':')) return zc_fail(err, ZC_EARG, "%s is no name server address (host:port)", addrs[n]);
+        if (!zl_starts(part, "ipc://") && !strrchr(addrs[n], ':'))
+            return zc_fail(err, ZC_EARG, "%s is no name server address (host:port)", addrs[n]);
         n++;
     }
     if (n == 0) return zc_fail(err, ZC_ENONS, "no name server address in \"%s\"", text);
@@ -54,7 +55,8 @@ int zc_names_refresh(struct zc_names *names, struct zc_err *err)
     const char *why = NULL;
     if (!names->from_server) return ZC_OK;
     if (zl_namesrv_fetch(names->url, ADDRESS_TIMEOUT_MS, line, sizeof(line), &why) != ZR_OK)
-        return zc_fail(err, ZC_ENONS, "no name server address is given (option, NAMESRV_ADDR), and %s: %s", names->url, why);
+        return zc_fail(err, ZC_ENONS, "no name server address is given (option, NAMESRV_ADDR), and %s: %s", names->url,
+                       why);
     return zc_names_set(names, line, err);
 }
 
@@ -68,7 +70,8 @@ int zc_names_init(struct zc_names *names, const struct zc_options *options, stru
     if (options->address_server && *options->address_server) {
         names->url = strdup(options->address_server);
     } else {
-        if (zl_namesrv_url(url, sizeof(url), getenv("ROCKETMQ_NAMESRV_DOMAIN"), getenv("ROCKETMQ_NAMESRV_SUBGROUP"), NULL) != ZR_OK)
+        if (zl_namesrv_url(url, sizeof(url), getenv("ROCKETMQ_NAMESRV_DOMAIN"), getenv("ROCKETMQ_NAMESRV_SUBGROUP"),
+                           NULL) != ZR_OK)
             return zc_fail(err, ZC_EARG, "ROCKETMQ_NAMESRV_DOMAIN is too long");
         names->url = strdup(url);
     }
@@ -99,7 +102,8 @@ static void names_prefer(struct zc_names *names, const char *addr)
     pthread_mutex_unlock(&names->lock);
 }
 
-int zc_names_call(struct zc_client *client, const struct zc_request *request, struct zc_response **ret, struct zc_err *err)
+int zc_names_call(struct zc_client *client, const struct zc_request *request, struct zc_response **ret,
+                  struct zc_err *err)
 {
     char addr[ZC_NAME_MAX];
     int rc = ZC_ENONS;
@@ -133,8 +137,10 @@ int zc_client_namesrv(struct zc_client *client, uint32_t n, char to[ZC_NAME_MAX]
     }
     int rc = ZC_OK;
     pthread_mutex_lock(&names->lock);
-    if (n < names->n) memcpy(to, names->addrs[n], ZC_NAME_MAX);
-    else rc = ZC_ENONS;
+    if (n < names->n)
+        memcpy(to, names->addrs[n], ZC_NAME_MAX);
+    else
+        rc = ZC_ENONS;
     pthread_mutex_unlock(&names->lock);
     return rc ? zc_fail(err, rc, "there are fewer than %u name servers", n + 1) : ZC_OK;
 }

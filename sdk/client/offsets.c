@@ -3,11 +3,11 @@
  *
  * Clustering: the broker keeps offsets (14, 15). Broadcasting: a file, in the form and place of the Java client's:
  * <dir>/<ip>@<instance>/<group>/offsets.json. */
+#include "consumer.h"
+#include "zl/io.h"
 #include <errno.h>
 #include <stdio.h>
 #include <sys/stat.h>
-#include "consumer.h"
-#include "zl/io.h"
 
 #define CODE_COMMIT_OFFSET 15
 #define FILE_MAX (64u << 20)
@@ -18,9 +18,13 @@ static int first_offset(struct zc_consumer *c, const struct zc_queue *queue, int
     uint32_t retry = strncmp(queue->topic, "%RETRY%", 7) == 0;
     *ret = 0;
     switch (c->options.from) {
-    case ZC_FROM_FIRST: return ZC_OK; /* the broker corrects it, if the queue begins later */
-    case ZC_FROM_TIMESTAMP: return retry ? zc_offset_max(c->client, queue, ret, err) : zc_offset_by_time(c->client, queue, c->options.from_ms, ret, err);
-    default: return retry ? ZC_OK : zc_offset_max(c->client, queue, ret, err);
+    case ZC_FROM_FIRST:
+        return ZC_OK; /* the broker corrects it, if the queue begins later */
+    case ZC_FROM_TIMESTAMP:
+        return retry ? zc_offset_max(c->client, queue, ret, err)
+                     : zc_offset_by_time(c->client, queue, c->options.from_ms, ret, err);
+    default:
+        return retry ? ZC_OK : zc_offset_max(c->client, queue, ret, err);
     }
 }
 
@@ -44,8 +48,11 @@ void zc_offsets_commit_one(struct zc_consumer *c, const struct zc_queue *queue, 
 {
     char addr[ZC_NAME_MAX], id[24], number[24];
     if (c->options.model != ZC_CLUSTERING || zc_broker_addr(c->client, queue->broker, 1, addr, NULL)) return;
-    struct zr_field f[5] = { { ZR_STR("consumerGroup"), zl_str(c->group) }, { ZR_STR("topic"), zl_str(queue->topic) }, { ZR_STR("queueId"), { id, zl_print_i64(id, queue->queue_id) } },
-                             { ZR_STR("commitOffset"), { number, zl_print_i64(number, offset) } }, { ZR_STR("bname"), zl_str(queue->broker) } };
+    struct zr_field f[5] = { { ZR_STR("consumerGroup"), zl_str(c->group) },
+                             { ZR_STR("topic"), zl_str(queue->topic) },
+                             { ZR_STR("queueId"), { id, zl_print_i64(id, queue->queue_id) } },
+                             { ZR_STR("commitOffset"), { number, zl_print_i64(number, offset) } },
+                             { ZR_STR("bname"), zl_str(queue->broker) } };
     struct zc_request request = { .code = CODE_COMMIT_OFFSET, .fields = f, .n_fields = 5 };
     zc_io_call_oneway(c->client->io, addr, &request, NULL);
 }
@@ -58,7 +65,8 @@ static struct zc_offset *offsets_now(struct zc_consumer *c, uint32_t *ret_n)
     for (struct zc_pq *pq = c->pqs; pq; pq = pq->next) n++;
     struct zc_offset *list = calloc(n + 1, sizeof(*list));
     *ret_n = 0;
-    for (struct zc_pq *pq = c->pqs; list && pq; pq = pq->next) list[(*ret_n)++] = (struct zc_offset){ pq->queue, zc_pq_commit_offset(pq) };
+    for (struct zc_pq *pq = c->pqs; list && pq; pq = pq->next)
+        list[(*ret_n)++] = (struct zc_offset){ pq->queue, zc_pq_commit_offset(pq) };
     pthread_mutex_unlock(&c->lock);
     return list;
 }
@@ -85,8 +93,10 @@ void zc_offsets_load(struct zc_consumer *c)
 {
     char dir[1024], path[2048];
     const char *home = getenv("HOME");
-    if (c->options.offsets_dir) snprintf(dir, sizeof(dir), "%s", c->options.offsets_dir);
-    else snprintf(dir, sizeof(dir), "%s/.rocketmq_offsets", home ? home : ".");
+    if (c->options.offsets_dir)
+        snprintf(dir, sizeof(dir), "%s", c->options.offsets_dir);
+    else
+        snprintf(dir, sizeof(dir), "%s/.rocketmq_offsets", home ? home : ".");
     snprintf(path, sizeof(path), "%s/%s/%s", dir, c->client->stable_id, c->group);
     zl_io_mkdirs(zl_io_posix(), path);
     snprintf(path + strlen(path), sizeof(path) - strlen(path), "/offsets.json");
@@ -96,7 +106,8 @@ void zc_offsets_load(struct zc_consumer *c)
     const struct zl_json *root = NULL;
     uint64_t at;
     zl_buf_init(&text, FILE_MAX);
-    if (zl_io_load(zl_io_posix(), path, &text) >= 0 && text.len && zl_json_parse(zl_buf_as_str(&text), &doc, &root, &at) == ZR_OK) {
+    if (zl_io_load(zl_io_posix(), path, &text) >= 0 && text.len &&
+        zl_json_parse(zl_buf_as_str(&text), &doc, &root, &at) == ZR_OK) {
         const struct zl_json *table = zl_json_get(root, "offsetTable");
         for (const struct zl_json *e = table ? table->child : NULL; e; e = e->next) stored_add(c, e);
         zl_json_free(doc);
@@ -137,6 +148,7 @@ void zc_offsets_commit_all(struct zc_consumer *c)
     if (!list) return;
     if (c->options.model == ZC_CLUSTERING)
         for (uint32_t i = 0; i < n; i++) zc_offsets_commit_one(c, &list[i].queue, list[i].offset);
-    else file_write(c, list, n);
+    else
+        file_write(c, list, n);
     free(list);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* process.c - one queue that a consumer holds. See consumer.h for the picture and the locking. */
-#include <stdio.h>
 #include "consumer.h"
+#include <stdio.h>
 
 #define RING_MIN 64u
 #define CODE_OFFSET_MOVED 21
@@ -80,7 +80,8 @@ static void pq_append(struct zc_pq *pq, struct zc_messages *chunk)
         return;
     }
     chunk->reserved = chunk->n;
-    for (uint32_t i = 0; i < chunk->n; i++) *zc_pq_item(pq, pq->tail++) = (struct zc_item){ .chunk = chunk, .index = i, .state = ITEM_WAITING };
+    for (uint32_t i = 0; i < chunk->n; i++)
+        *zc_pq_item(pq, pq->tail++) = (struct zc_item){ .chunk = chunk, .index = i, .state = ITEM_WAITING };
     pq->n_waiting += chunk->n;
 }
 
@@ -133,8 +134,10 @@ void zc_pq_ready(struct zc_pq *pq)
     pq->in_ready = 1;
     pq->next_ready = NULL;
     atomic_fetch_add(&pq->refs, 1);
-    if (c->ready_tail) c->ready_tail->next_ready = pq;
-    else c->ready_head = pq;
+    if (c->ready_tail)
+        c->ready_tail->next_ready = pq;
+    else
+        c->ready_head = pq;
     c->ready_tail = pq;
     pthread_cond_signal(&c->ready_cond);
 }
@@ -220,8 +223,9 @@ void zc_pq_pull(struct zc_pq *pq)
     if (!may || pq->paused) return (void)pthread_mutex_unlock(&c->lock);
     pq->pulling = 1;
     int64_t commit = c->options.model == ZC_CLUSTERING ? zc_pq_commit_offset(pq) : 0;
-    zc_pull_build(&call, c->group, &pq->queue, pq->next_offset, (int32_t)c->options.pull_batch, ZC_PULL_SUSPEND | (commit > 0 ? ZC_PULL_COMMIT : 0), commit,
-                  c->options.suspend_ms, NULL, strcmp(sub->type, "SQL92") == 0 ? "SQL92" : "TAG", sub->version);
+    zc_pull_build(&call, c->group, &pq->queue, pq->next_offset, (int32_t)c->options.pull_batch,
+                  ZC_PULL_SUSPEND | (commit > 0 ? ZC_PULL_COMMIT : 0), commit, c->options.suspend_ms, NULL,
+                  strcmp(sub->type, "SQL92") == 0 ? "SQL92" : "TAG", sub->version);
     atomic_fetch_add(&pq->refs, 1);
     pthread_mutex_unlock(&c->lock);
     if (zc_broker_addr(c->client, pq->queue.broker, 1, addr, NULL) == 0 &&

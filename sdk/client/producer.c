@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* producer.c - sends: choosing a queue, the request, retries on other brokers.
  *
- * What stays true: a message keeps its UNIQ_KEY over all its tries. A send whose queue the user chose is tried once there
- * (order would break otherwise); any other is tried again on another broker after Apache's retry codes, a lost connection or a
- * time-out, while time is left. */
-#include <stdio.h>
+ * What stays true: a message keeps its UNIQ_KEY over all its tries. A send whose queue the user chose is tried once
+ * there (order would break otherwise); any other is tried again on another broker after Apache's retry codes, a lost
+ * connection or a time-out, while time is left. */
 #include "internal.h"
 #include "zl/record.h"
+#include <stdio.h>
 
 #define CODE_SEND_V2 310
 #define CODE_SEND_BATCH 320
@@ -17,11 +17,16 @@
 const char *zc_send_status_name(int32_t status)
 {
     switch (status) {
-    case 0: return "SEND_OK";
-    case 10: return "FLUSH_DISK_TIMEOUT";
-    case 11: return "SLAVE_NOT_AVAILABLE";
-    case 12: return "FLUSH_SLAVE_TIMEOUT";
-    default: return "UNKNOWN";
+    case 0:
+        return "SEND_OK";
+    case 10:
+        return "FLUSH_DISK_TIMEOUT";
+    case 11:
+        return "SLAVE_NOT_AVAILABLE";
+    case 12:
+        return "FLUSH_SLAVE_TIMEOUT";
+    default:
+        return "UNKNOWN";
     }
 }
 
@@ -29,13 +34,25 @@ const char *zc_send_status_name(int32_t status)
 static uint32_t worth_retry(int32_t code)
 {
     switch (code) {
-    case 1: case 2: case 14: case 16: case 17: case 204: case 205: case 1500: /* the server's */
-    case ZC_ECONNECT: case ZC_ELOST: case ZC_ETIMEOUT: return 1;
-    default: return 0;
+    case 1:
+    case 2:
+    case 14:
+    case 16:
+    case 17:
+    case 204:
+    case 205:
+    case 1500: /* the server's */
+    case ZC_ECONNECT:
+    case ZC_ELOST:
+    case ZC_ETIMEOUT:
+        return 1;
+    default:
+        return 0;
     }
 }
 
-struct zc_producer *zc_producer_open(struct zc_client *client, const struct zc_producer_options *options, struct zc_err *err)
+struct zc_producer *zc_producer_open(struct zc_client *client, const struct zc_producer_options *options,
+                                     struct zc_err *err)
 {
     char why[256];
     if (!options->group || zl_group_check(zl_str(options->group), why, sizeof(why)) != ZR_OK)
@@ -105,7 +122,8 @@ static void call_free(struct send_call *call)
 }
 
 /* Everything but the queue. */
-static int call_build(struct send_call *call, const struct zc_producer *p, const struct zc_message *msg, uint32_t batch, struct zc_err *err)
+static int call_build(struct send_call *call, const struct zc_producer *p, const struct zc_message *msg, uint32_t batch,
+                      struct zc_err *err)
 {
     int32_t sys_flag = 0;
     struct zr_span body = msg->body;
@@ -158,7 +176,8 @@ static void first_of_list(char to[ZC_ID_MAX], struct zr_str list)
     to[first.len] = 0;
 }
 
-static int result_read(const struct zc_response *r, const char *uniq, const struct zc_queue *queue, const char *addr, struct zc_send_result *ret, struct zc_err *err)
+static int result_read(const struct zc_response *r, const char *uniq, const struct zc_queue *queue, const char *addr,
+                       struct zc_send_result *ret, struct zc_err *err)
 {
     if (r->code != 0 && r->code != 10 && r->code != 11 && r->code != 12) return zc_fail_response(err, r);
     memset(ret, 0, sizeof(*ret));
@@ -185,7 +204,8 @@ static uint32_t round_robin(struct zc_producer *p, const struct zc_view *view, c
 }
 
 /* The queue's index in view->write; -1: the one that select names is not there. */
-static int64_t choose(struct zc_producer *p, const struct zc_view *view, const struct zc_message *msg, const struct zc_select *select, const char *not_broker)
+static int64_t choose(struct zc_producer *p, const struct zc_view *view, const struct zc_message *msg,
+                      const struct zc_select *select, const char *not_broker)
 {
     if (!select || select->how == ZC_SELECT_ROUND_ROBIN) return round_robin(p, view, not_broker);
     if (select->how == ZC_SELECT_HASH) {
@@ -197,7 +217,9 @@ static int64_t choose(struct zc_producer *p, const struct zc_view *view, const s
         return at < view->n_write ? (int64_t)at : -1;
     }
     for (uint32_t i = 0; i < view->n_write; i++)
-        if (view->write[i].queue_id == select->queue->queue_id && strcmp(view->write[i].broker, select->queue->broker) == 0) return i;
+        if (view->write[i].queue_id == select->queue->queue_id &&
+            strcmp(view->write[i].broker, select->queue->broker) == 0)
+            return i;
     return -1;
 }
 
@@ -221,13 +243,15 @@ static void learn_route(struct zc_producer *p, struct zc_view *view)
 {
     struct zc_view *fresh = NULL;
     if (!view->fallback || view->n_write == 0) return;
-    if (zc_routes_get(p->client, view->write[0].topic, (uint32_t)p->options.topic_queues, 1, &fresh, NULL) == 0) zc_view_release(fresh);
+    if (zc_routes_get(p->client, view->write[0].topic, (uint32_t)p->options.topic_queues, 1, &fresh, NULL) == 0)
+        zc_view_release(fresh);
 }
 
 /* ---- waiting sends ---- */
 
-static int send_tries(struct zc_producer *p, struct send_call *call, const struct zc_message *msg, const struct zc_select *select,
-                      struct zc_view *view, struct zc_send_result *ret, struct zc_err *err)
+static int send_tries(struct zc_producer *p, struct send_call *call, const struct zc_message *msg,
+                      const struct zc_select *select, struct zc_view *view, struct zc_send_result *ret,
+                      struct zc_err *err)
 {
     int32_t tries = !select || select->how == ZC_SELECT_ROUND_ROBIN ? 1 + p->options.retries : 1;
     int64_t end = zc_now_ns() + p->options.timeout_ms * ZC_MS;
@@ -251,7 +275,8 @@ static int send_tries(struct zc_producer *p, struct send_call *call, const struc
     return rc;
 }
 
-static int send_wait(struct zc_producer *p, const struct zc_message *msg, uint32_t batch, const struct zc_select *select, struct zc_send_result *ret, struct zc_err *err)
+static int send_wait(struct zc_producer *p, const struct zc_message *msg, uint32_t batch,
+                     const struct zc_select *select, struct zc_send_result *ret, struct zc_err *err)
 {
     struct zc_err mine;
     struct send_call call;
@@ -269,14 +294,16 @@ static int send_wait(struct zc_producer *p, const struct zc_message *msg, uint32
     return rc;
 }
 
-int zc_send(struct zc_producer *producer, const struct zc_message *msg, const struct zc_select *select, struct zc_send_result *ret, struct zc_err *err)
+int zc_send(struct zc_producer *producer, const struct zc_message *msg, const struct zc_select *select,
+            struct zc_send_result *ret, struct zc_err *err)
 {
     struct zc_send_result mine;
     int rc = zc_message_check(msg, producer->options.max_message_size, err);
     return rc ? rc : send_wait(producer, msg, 0, select, ret ? ret : &mine, err);
 }
 
-int zc_send_batch(struct zc_producer *producer, const struct zc_message *msgs, uint32_t n, const struct zc_select *select, struct zc_send_result *ret, struct zc_err *err)
+int zc_send_batch(struct zc_producer *producer, const struct zc_message *msgs, uint32_t n,
+                  const struct zc_select *select, struct zc_send_result *ret, struct zc_err *err)
 {
     struct zl_buf body, props;
     struct zc_send_result mine;
@@ -285,8 +312,10 @@ int zc_send_batch(struct zc_producer *producer, const struct zc_message *msgs, u
     zl_buf_init(&body, BATCH_MAX);
     zl_buf_init(&props, 2 * ZL_MAX_PROPERTIES);
     for (uint32_t i = 0; i < n && rc == 0; i++) {
-        if (!zl_eq(msgs[i].topic, msgs[0].topic) || msgs[i].no_wait != msgs[0].no_wait) rc = zc_fail(err, ZC_EARG, "the messages of a batch must have one topic and one WAIT");
-        if (!rc && (msgs[i].delay_level || zl_starts(msgs[i].topic, "%RETRY%"))) rc = zc_fail(err, ZC_EARG, "delayed and retried messages cannot be batched");
+        if (!zl_eq(msgs[i].topic, msgs[0].topic) || msgs[i].no_wait != msgs[0].no_wait)
+            rc = zc_fail(err, ZC_EARG, "the messages of a batch must have one topic and one WAIT");
+        if (!rc && (msgs[i].delay_level || zl_starts(msgs[i].topic, "%RETRY%")))
+            rc = zc_fail(err, ZC_EARG, "delayed and retried messages cannot be batched");
         if (!rc) rc = zc_message_check(&msgs[i], producer->options.max_message_size, err);
         if (rc) break;
         zl_unique_id(uniq);
@@ -294,10 +323,13 @@ int zc_send_batch(struct zc_producer *producer, const struct zc_message *msgs, u
         if (i == 0) memcpy(first, uniq, sizeof(first));
         zl_buf_clear(&props);
         rc = zc_props_write(&props, &msgs[i], uniq, err);
-        struct zl_batch_item item = { .body = msgs[i].body, .properties = zl_buf_as_span(&props), .flag = msgs[i].flag };
+        struct zl_batch_item item = { .body = msgs[i].body,
+                                      .properties = zl_buf_as_span(&props),
+                                      .flag = msgs[i].flag };
         zl_batch_add(&body, &item);
     }
-    if (rc == 0 && (body.failed || body.len > (uint64_t)producer->options.max_message_size)) rc = zc_fail(err, ZC_EARG, "the batch is larger than %d bytes", producer->options.max_message_size);
+    if (rc == 0 && (body.failed || body.len > (uint64_t)producer->options.max_message_size))
+        rc = zc_fail(err, ZC_EARG, "the batch is larger than %d bytes", producer->options.max_message_size);
     if (rc == 0) {
         struct zc_message whole = { .topic = msgs[0].topic, .body = zl_buf_as_span(&body), .no_wait = msgs[0].no_wait };
         if (!ret) ret = &mine;
@@ -309,7 +341,8 @@ int zc_send_batch(struct zc_producer *producer, const struct zc_message *msgs, u
     return rc;
 }
 
-int zc_send_oneway(struct zc_producer *producer, const struct zc_message *msg, const struct zc_select *select, struct zc_err *err)
+int zc_send_oneway(struct zc_producer *producer, const struct zc_message *msg, const struct zc_select *select,
+                   struct zc_err *err)
 {
     struct send_call call;
     struct zc_view *view;
@@ -319,8 +352,11 @@ int zc_send_oneway(struct zc_producer *producer, const struct zc_message *msg, c
     rc = call_build(&call, producer, msg, 0, err);
     if (rc == 0) {
         int64_t at = choose(producer, view, msg, select, NULL);
-        if (at < 0) rc = zc_fail(err, ZC_EARG, "the selected queue is not one of the topic's");
-        else call_aim(&call, &view->write[at]), rc = zc_io_call_oneway(producer->client->io, view->write_addr[at], &call.request, err);
+        if (at < 0)
+            rc = zc_fail(err, ZC_EARG, "the selected queue is not one of the topic's");
+        else
+            call_aim(&call, &view->write[at]),
+                rc = zc_io_call_oneway(producer->client->io, view->write_addr[at], &call.request, err);
         call_free(&call);
     }
     zc_view_release(view);
@@ -358,7 +394,9 @@ static void async_answered(void *ctx, const struct zc_response *response, const 
     struct async_send *s = ctx;
     struct zc_send_result result;
     struct zc_err mine = { 0 };
-    int rc = response ? result_read(response, s->call.uniq, &s->view->write[s->at], s->view->write_addr[s->at], &result, &mine) : err->code;
+    int rc = response ? result_read(response, s->call.uniq, &s->view->write[s->at], s->view->write_addr[s->at], &result,
+                                    &mine)
+                      : err->code;
     if (!response) mine = *err;
     if (rc && worth_retry(rc) && s->left > 0 && zc_now_ns() < s->end) {
         char broker[ZC_NAME_MAX];
@@ -377,10 +415,12 @@ static int async_try(struct async_send *s, struct zc_err *err)
     s->tries++;
     call_aim(&s->call, &s->view->write[s->at]);
     int64_t left = (s->end - zc_now_ns()) / ZC_MS;
-    return zc_io_call_async(s->p->client->io, s->view->write_addr[s->at], &s->call.request, left > 0 ? (int32_t)left : 1, async_answered, s, err);
+    return zc_io_call_async(s->p->client->io, s->view->write_addr[s->at], &s->call.request,
+                            left > 0 ? (int32_t)left : 1, async_answered, s, err);
 }
 
-int zc_send_async(struct zc_producer *producer, const struct zc_message *msg, const struct zc_select *select, zc_on_sent on_sent, void *ctx, struct zc_err *err)
+int zc_send_async(struct zc_producer *producer, const struct zc_message *msg, const struct zc_select *select,
+                  zc_on_sent on_sent, void *ctx, struct zc_err *err)
 {
     int rc = zc_message_check(msg, producer->options.max_message_size, err);
     if (rc) return rc;
@@ -393,8 +433,10 @@ int zc_send_async(struct zc_producer *producer, const struct zc_message *msg, co
     if ((rc = call_build(&s->call, producer, &copy, 0, err))) return zc_view_release(s->view), free(s), rc;
     if (!s->call.deflated) {
         s->body = malloc(msg->body.len);
-        if (s->body) memcpy(s->body, msg->body.ptr, msg->body.len);
-        else rc = zc_fail(err, ZC_ENOMEM, "memory ran out");
+        if (s->body)
+            memcpy(s->body, msg->body.ptr, msg->body.len);
+        else
+            rc = zc_fail(err, ZC_ENOMEM, "memory ran out");
         s->call.request.body.ptr = s->body;
     }
     s->p = producer;
@@ -402,7 +444,8 @@ int zc_send_async(struct zc_producer *producer, const struct zc_message *msg, co
     s->ctx = ctx;
     s->end = zc_now_ns() + producer->options.timeout_ms * ZC_MS;
     s->left = !select || select->how == ZC_SELECT_ROUND_ROBIN ? 1 + producer->options.retries : 1;
-    if (rc == 0 && (s->at = choose(producer, s->view, msg, select, NULL)) < 0) rc = zc_fail(err, ZC_EARG, "the selected queue is not one of the topic's");
+    if (rc == 0 && (s->at = choose(producer, s->view, msg, select, NULL)) < 0)
+        rc = zc_fail(err, ZC_EARG, "the selected queue is not one of the topic's");
     if (rc == 0) rc = async_try(s, err);
     if (rc) async_free(s);
     return rc;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rebalance.c - which queues of a topic this client takes, and the broker's locks for orderly consumers.
  *
- * Every client of a group comes to the same division by itself: the same sorted queues, the same sorted client ids (from a
- * broker), the same rule (AllocateMessageQueueAveragely). Runs on the service thread, under client->members. */
-#include <stdio.h>
+ * Every client of a group comes to the same division by itself: the same sorted queues, the same sorted client ids
+ * (from a broker), the same rule (AllocateMessageQueueAveragely). Runs on the service thread, under client->members. */
 #include "consumer.h"
+#include <stdio.h>
 
 #define CODE_CONSUMER_LIST 38
 #define CODE_LOCK 41
@@ -67,9 +67,12 @@ static int lock_queues(struct zc_consumer *c, const struct zc_queue *queues, uin
     if (rc) return rc;
     zl_buf_init(&body, 16u << 20);
     lock_body(c, &body, queues, n);
-    struct zc_request request = { .code = CODE_LOCK, .body = zl_buf_as_span(&body), .empty_ext = 1, .timeout_ms = 1000 };
+    struct zc_request request = {
+        .code = CODE_LOCK, .body = zl_buf_as_span(&body), .empty_ext = 1, .timeout_ms = 1000
+    };
     rc = zc_admin_call(c->client, addr, &request, &reply, NULL);
-    for (uint32_t i = 0; rc == 0 && i < n; i++) held[i] = (uint8_t)json_has_queue(zl_json_get(reply.root, "lockOKMQSet"), &queues[i]);
+    for (uint32_t i = 0; rc == 0 && i < n; i++)
+        held[i] = (uint8_t)json_has_queue(zl_json_get(reply.root, "lockOKMQSet"), &queues[i]);
     if (rc == 0) zc_reply_free(&reply);
     zl_buf_free(&body);
     return rc;
@@ -86,7 +89,9 @@ void zc_pq_unlock(struct zc_pq *pq)
     struct zc_consumer *c = pq->consumer;
     char addr[ZC_NAME_MAX];
     struct zl_buf body;
-    if (!c->options.orderly || c->options.model != ZC_CLUSTERING || zc_broker_addr(c->client, pq->queue.broker, 0, addr, NULL)) return;
+    if (!c->options.orderly || c->options.model != ZC_CLUSTERING ||
+        zc_broker_addr(c->client, pq->queue.broker, 0, addr, NULL))
+        return;
     zl_buf_init(&body, 65536);
     lock_body(c, &body, &pq->queue, 1);
     struct zc_request request = { .code = CODE_UNLOCK, .body = zl_buf_as_span(&body), .empty_ext = 1 };
@@ -122,7 +127,9 @@ void zc_consumer_lock_all(struct zc_consumer *c)
 {
     struct zc_queue *list;
     uint32_t n;
-    if (!c->options.orderly || c->options.model != ZC_CLUSTERING || !c->started || zc_consumer_queues(c, &list, &n, NULL)) return;
+    if (!c->options.orderly || c->options.model != ZC_CLUSTERING || !c->started ||
+        zc_consumer_queues(c, &list, &n, NULL))
+        return;
     qsort(list, n, sizeof(*list), queue_order);
     for (uint32_t from = 0, to; from < n; from = to) {
         for (to = from + 1; to < n && strcmp(list[to].broker, list[from].broker) == 0;) to++;
@@ -133,7 +140,10 @@ void zc_consumer_lock_all(struct zc_consumer *c)
 
 /* ---- the division ---- */
 
-static int id_order(const void *a, const void *b) { return zl_compare(*(const struct zr_str *)a, *(const struct zr_str *)b); }
+static int id_order(const void *a, const void *b)
+{
+    return zl_compare(*(const struct zr_str *)a, *(const struct zr_str *)b);
+}
 
 /* Our place among the group's clients, as a broker of the topic lists them. -1: not known now. */
 static int64_t place_in_group(struct zc_consumer *c, const struct zc_view *view, uint32_t *ret_n)
@@ -249,7 +259,8 @@ static int32_t rebalance_topic(struct zc_consumer *c, const char *topic)
         count = view->n_read;
     } else {
         int64_t place = place_in_group(c, view, &n_clients);
-        if (place < 0) { /* the topic's brokers may be new to us, or may have been restarted: they have to hear of us first */
+        if (place <
+            0) { /* the topic's brokers may be new to us, or may have been restarted: they have to hear of us first */
             zc_client_heartbeat(c->client);
             place = place_in_group(c, view, &n_clients);
         }
@@ -287,5 +298,6 @@ void zc_consumer_rebalance(struct zc_consumer *c)
         if (ms && (!again_ms || ms < again_ms)) again_ms = ms;
     }
     free(topics);
-    if (again_ms && !atomic_exchange(&c->client->again, 1) && zc_io_after(c->client->io, again_ms, again, c->client)) atomic_store(&c->client->again, 0);
+    if (again_ms && !atomic_exchange(&c->client->again, 1) && zc_io_after(c->client->io, again_ms, again, c->client))
+        atomic_store(&c->client->again, 0);
 }

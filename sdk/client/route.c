@@ -2,12 +2,12 @@
 /* route.c - route answers, and the cache of the routes in use.
  *
  * A cached route is an immutable, counted view; a refresh publishes a new one. A producer's unknown topic is covered by
- * TBW102's route (fallback) until the name server knows the topic; consumers never see that. What stays true: a view's queue
- * lists are sorted by broker name and queue id; every writable queue's broker has a master with an address.
+ * TBW102's route (fallback) until the name server knows the topic; consumers never see that. What stays true: a view's
+ * queue lists are sorted by broker name and queue id; every writable queue's broker has a master with an address.
  *
  * LOCKING: routes->lock guards the table; it is held over no call. */
-#include <stdio.h>
 #include "internal.h"
+#include <stdio.h>
 
 #define TEMPLATE_TOPIC "TBW102"
 #define CODE_ROUTE 105
@@ -22,8 +22,14 @@ struct zc_entry {
 
 /* ---- reading an answer ---- */
 
-static int by_broker_name(const void *a, const void *b) { return strcmp(((const struct zc_route_broker *)a)->name, ((const struct zc_route_broker *)b)->name); }
-static int by_queues_broker(const void *a, const void *b) { return strcmp(((const struct zc_route_queues *)a)->broker, ((const struct zc_route_queues *)b)->broker); }
+static int by_broker_name(const void *a, const void *b)
+{
+    return strcmp(((const struct zc_route_broker *)a)->name, ((const struct zc_route_broker *)b)->name);
+}
+static int by_queues_broker(const void *a, const void *b)
+{
+    return strcmp(((const struct zc_route_queues *)a)->broker, ((const struct zc_route_queues *)b)->broker);
+}
 static int by_id(const void *a, const void *b)
 {
     int64_t x = ((const struct zc_route_addr *)a)->id, y = ((const struct zc_route_addr *)b)->id;
@@ -33,13 +39,16 @@ static int by_id(const void *a, const void *b)
 static int broker_parse(const struct zl_json *json, struct zc_route_broker *ret)
 {
     const struct zl_json *addrs = zl_json_get(json, "brokerAddrs");
-    if (zc_copy_name(ret->name, zl_json_get_str(json, "brokerName")) || zc_copy_name(ret->cluster, zl_json_get_str(json, "cluster"))) return ZC_EPROTO;
+    if (zc_copy_name(ret->name, zl_json_get_str(json, "brokerName")) ||
+        zc_copy_name(ret->cluster, zl_json_get_str(json, "cluster")))
+        return ZC_EPROTO;
     uint32_t n = addrs && addrs->kind == ZL_JSON_OBJECT ? addrs->n : 0;
     ret->addrs = calloc(n + 1, sizeof(*ret->addrs));
     if (!ret->addrs) return ZC_ENOMEM;
     for (const struct zl_json *a = n ? addrs->child : NULL; a; a = a->next) {
         struct zc_route_addr *to = &ret->addrs[ret->n_addrs];
-        if (zl_parse_i64(a->key, &to->id) != ZR_OK || zc_copy_name(to->addr, zl_json_str(a)) || !to->addr[0]) return ZC_EPROTO;
+        if (zl_parse_i64(a->key, &to->id) != ZR_OK || zc_copy_name(to->addr, zl_json_str(a)) || !to->addr[0])
+            return ZC_EPROTO;
         ret->n_addrs++;
     }
     qsort(ret->addrs, ret->n_addrs, sizeof(*ret->addrs), by_id);
@@ -49,12 +58,14 @@ static int broker_parse(const struct zl_json *json, struct zc_route_broker *ret)
 static int route_fill(struct zc_route *route, const struct zl_json *root)
 {
     const struct zl_json *brokers = zl_json_get(root, "brokerDatas"), *queues = zl_json_get(root, "queueDatas");
-    uint32_t nb = brokers && brokers->kind == ZL_JSON_ARRAY ? brokers->n : 0, nq = queues && queues->kind == ZL_JSON_ARRAY ? queues->n : 0;
+    uint32_t nb = brokers && brokers->kind == ZL_JSON_ARRAY ? brokers->n : 0,
+             nq = queues && queues->kind == ZL_JSON_ARRAY ? queues->n : 0;
     route->brokers = calloc(nb + 1, sizeof(*route->brokers));
     route->queues = calloc(nq + 1, sizeof(*route->queues));
     if (!route->brokers || !route->queues) return ZC_ENOMEM;
     for (const struct zl_json *b = nb ? brokers->child : NULL; b; b = b->next) {
-        int rc = broker_parse(b, &route->brokers[route->n_brokers++]); /* counted first: its memory is freed either way */
+        int rc =
+            broker_parse(b, &route->brokers[route->n_brokers++]); /* counted first: its memory is freed either way */
         if (rc) return rc;
     }
     for (const struct zl_json *q = nq ? queues->child : NULL; q; q = q->next) {
@@ -80,14 +91,17 @@ int zc_route_parse(struct zr_str json, struct zc_route **ret, struct zc_err *err
     const struct zl_json *root = NULL;
     uint64_t at = 0;
     *ret = NULL;
-    if (zl_json_parse(json, &doc, &root, &at) != ZR_OK) return zc_fail(err, ZC_EPROTO, "the route is no JSON (at byte %llu)", (unsigned long long)at);
+    if (zl_json_parse(json, &doc, &root, &at) != ZR_OK)
+        return zc_fail(err, ZC_EPROTO, "the route is no JSON (at byte %llu)", (unsigned long long)at);
     struct zc_route *route = calloc(1, sizeof(*route));
     int rc = route ? ZC_OK : ZC_ENOMEM;
     if (rc == 0 && root->kind != ZL_JSON_OBJECT) rc = ZC_EPROTO;
     if (rc == 0) rc = route_fill(route, root);
     zl_json_free(doc);
-    if (rc == 0) *ret = route;
-    else zc_route_free(route);
+    if (rc == 0)
+        *ret = route;
+    else
+        zc_route_free(route);
     return rc ? zc_fail(err, rc, rc == ZC_ENOMEM ? "memory ran out" : "the route has a value out of its range") : ZC_OK;
 }
 
@@ -109,8 +123,10 @@ int zc_route_query(struct zc_client *client, const char *topic, struct zc_route 
     *ret = NULL;
     int rc = zc_names_call(client, &request, &response, err);
     if (rc) return rc;
-    if (response->code) rc = zc_fail_response(err, response);
-    else rc = zc_route_parse((struct zr_str){ (const char *)response->body.ptr, response->body.len }, ret, err);
+    if (response->code)
+        rc = zc_fail_response(err, response);
+    else
+        rc = zc_route_parse((struct zr_str){ (const char *)response->body.ptr, response->body.len }, ret, err);
     zc_response_free(response);
     return rc;
 }
@@ -153,7 +169,8 @@ static struct zc_view *view_make(struct zc_route *route, const char *topic, uint
 {
     struct zc_view *view = calloc(1, sizeof(*view));
     uint64_t writes = 0, reads = 0;
-    for (uint32_t i = 0; i < route->n_queues; i++) writes += (uint64_t)route->queues[i].write, reads += (uint64_t)route->queues[i].read;
+    for (uint32_t i = 0; i < route->n_queues; i++)
+        writes += (uint64_t)route->queues[i].write, reads += (uint64_t)route->queues[i].read;
     if (writes > 1u << 20 || reads > 1u << 20) view = (free(view), NULL);
     if (!view) return zc_route_free(route), NULL;
     atomic_init(&view->refs, 1);
@@ -171,7 +188,8 @@ static struct zc_view *view_make(struct zc_route *route, const char *topic, uint
             memcpy(view->write_addr[view->n_write], master, strlen(master) + 1);
             queue_name(&view->write[view->n_write++], topic, q->broker, id);
         }
-        for (int32_t id = 0; broker && (q->perm & 4) && id < capped(q->read, cap); id++) queue_name(&view->read[view->n_read++], topic, q->broker, id);
+        for (int32_t id = 0; broker && (q->perm & 4) && id < capped(q->read, cap); id++)
+            queue_name(&view->read[view->n_read++], topic, q->broker, id);
     }
     return view;
 }
@@ -200,7 +218,8 @@ void zc_routes_fini(struct zc_routes *routes)
 static struct zc_entry **slot_of(struct zc_entry **slots, uint32_t n_slots, const char *topic, uint64_t hash)
 {
     uint32_t at = (uint32_t)hash & (n_slots - 1);
-    while (slots[at] && (slots[at]->hash != hash || strcmp(slots[at]->topic, topic) != 0)) at = (at + 1) & (n_slots - 1);
+    while (slots[at] && (slots[at]->hash != hash || strcmp(slots[at]->topic, topic) != 0))
+        at = (at + 1) & (n_slots - 1);
     return &slots[at];
 }
 
@@ -218,14 +237,16 @@ static int table_grow(struct zc_routes *routes)
 }
 
 /* Puts view (given) in; returns it held once more for the caller. Beyond the table's limit it is just not cached. */
-static struct zc_view *table_put(struct zc_routes *routes, const char *topic, struct zc_view *view, uint32_t topic_queues)
+static struct zc_view *table_put(struct zc_routes *routes, const char *topic, struct zc_view *view,
+                                 uint32_t topic_queues)
 {
     uint64_t len = strlen(topic), hash = zl_hash(topic, len);
     struct zc_view *old = NULL;
     pthread_mutex_lock(&routes->lock);
     if (routes->n * 2 >= routes->n_slots && routes->n < ZC_MAX_ROUTES) table_grow(routes);
     struct zc_entry **slot = slot_of(routes->slots, routes->n_slots, topic, hash);
-    if (!*slot && routes->n * 2 < routes->n_slots && routes->n < ZC_MAX_ROUTES && (*slot = calloc(1, sizeof(**slot) + len + 1))) {
+    if (!*slot && routes->n * 2 < routes->n_slots && routes->n < ZC_MAX_ROUTES &&
+        (*slot = calloc(1, sizeof(**slot) + len + 1))) {
         memcpy((*slot)->topic, topic, len + 1);
         (*slot)->hash = hash;
         routes->n++;
@@ -257,7 +278,8 @@ struct zc_view *zc_routes_cached(struct zc_client *client, const char *topic, ui
     return view;
 }
 
-int zc_routes_get(struct zc_client *client, const char *topic, uint32_t topic_queues, uint32_t fresh, struct zc_view **ret, struct zc_err *err)
+int zc_routes_get(struct zc_client *client, const char *topic, uint32_t topic_queues, uint32_t fresh,
+                  struct zc_view **ret, struct zc_err *err)
 {
     struct zc_route *route = NULL;
     uint32_t cap = 0;
@@ -267,8 +289,10 @@ int zc_routes_get(struct zc_client *client, const char *topic, uint32_t topic_qu
     if (rc == 17 && topic_queues) {
         struct zc_err second;
         int rc2 = zc_route_query(client, TEMPLATE_TOPIC, &route, &second);
-        if (rc2 == 0) rc = 0, cap = topic_queues;
-        else if (rc2 != 17) rc = zc_fail(err, rc2, "%s", second.text);
+        if (rc2 == 0)
+            rc = 0, cap = topic_queues;
+        else if (rc2 != 17)
+            rc = zc_fail(err, rc2, "%s", second.text);
     }
     if (rc == 17) return zc_fail(err, ZC_ENOROUTE, "No route info of this topic: %s", topic);
     if (rc) return rc;
@@ -282,7 +306,9 @@ static uint32_t views_differ(const struct zc_view *a, const struct zc_view *b)
 {
     if (a->n_read != b->n_read || a->n_write != b->n_write || a->route->n_brokers != b->route->n_brokers) return 1;
     for (uint32_t i = 0; i < a->n_write; i++)
-        if (a->write[i].queue_id != b->write[i].queue_id || strcmp(a->write[i].broker, b->write[i].broker) || strcmp(a->write_addr[i], b->write_addr[i])) return 1;
+        if (a->write[i].queue_id != b->write[i].queue_id || strcmp(a->write[i].broker, b->write[i].broker) ||
+            strcmp(a->write_addr[i], b->write_addr[i]))
+            return 1;
     for (uint32_t i = 0; i < a->n_read; i++)
         if (a->read[i].queue_id != b->read[i].queue_id || strcmp(a->read[i].broker, b->read[i].broker)) return 1;
     return 0;
@@ -323,7 +349,6 @@ uint32_t zc_routes_refresh(struct zc_client *client)
 }
 
 /* ---- brokers ---- */
-
 
 static int broker_find(struct zc_routes *routes, const char *name, uint32_t any, char to[ZC_NAME_MAX])
 {
@@ -369,7 +394,8 @@ static void seen_add(struct seen *seen, const char *name, const char *addr)
     snprintf(seen->names[seen->n++], ZC_NAME_MAX, "%s", name);
 }
 
-int zc_routes_each_broker(struct zc_client *client, uint32_t all, int (*fn)(void *ctx, const char *name, const char *addr), void *ctx)
+int zc_routes_each_broker(struct zc_client *client, uint32_t all,
+                          int (*fn)(void *ctx, const char *name, const char *addr), void *ctx)
 {
     struct zc_routes *routes = &client->routes;
     struct seen seen = { 0 };
@@ -390,7 +416,8 @@ int zc_routes_each_broker(struct zc_client *client, uint32_t all, int (*fn)(void
     return rc;
 }
 
-int zc_queues(struct zc_client *client, const char *topic, uint32_t write, struct zc_queue **ret, uint32_t *ret_n, struct zc_err *err)
+int zc_queues(struct zc_client *client, const char *topic, uint32_t write, struct zc_queue **ret, uint32_t *ret_n,
+              struct zc_err *err)
 {
     struct zc_view *view;
     *ret = NULL;

@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bench.h - what the files of zarya-bench owe each other.
  *
- *   options.c   the command line                      setup.c    topics, queues, offsets before the run (through zc/client.h)
- *   engine.c    threads, connections, the epoll loop  loads.c    what is sent and what an answer means, for each mode
- *   verify.c    sequence numbers, checksums           report.c   the result as text or JSON; figures from /proc
+ *   options.c   the command line                      setup.c    topics, queues, offsets before the run (through
+ * zc/client.h) engine.c    threads, connections, the epoll loop  loads.c    what is sent and what an answer means, for
+ * each mode verify.c    sequence numbers, checksums           report.c   the result as text or JSON; figures from /proc
  *   main.c      the order of it all
  *
- * The load generator has its own loop and its own frames: a request costs it one copy of a template, one header decode and no
- * allocation, so that what is measured is the server. */
+ * The load generator has its own loop and its own frames: a request costs it one copy of a template, one header decode
+ * and no allocation, so that what is measured is the server. */
 #ifndef BENCH_H
 #define BENCH_H
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <time.h>
 #include "hist.h"
 #include "zc/client.h"
 #include "zl/buf.h"
 #include "zl/codec.h"
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <time.h>
 
 #define MAX_CONNS 20000u
 #define MAX_INFLIGHT 4096u
@@ -48,27 +48,31 @@ struct target {
     char topic[128];
     char broker[128];
     int32_t queue;
-    uint32_t addr;       /* index in bench.addrs */
-    int64_t from;        /* first offset of the run */
-    int64_t next;        /* consumer: next offset */
-    uint8_t *frame;      /* the request of a send: template (loads.c) */
+    uint32_t addr;  /* index in bench.addrs */
+    int64_t from;   /* first offset of the run */
+    int64_t next;   /* consumer: next offset */
+    uint8_t *frame; /* the request of a send: template (loads.c) */
     uint32_t frame_len, at_opaque, at_ms, at_uniq, at_body, body_step;
 };
 
-struct code_count { int32_t code; uint64_t n; char remark[160]; };
+struct code_count {
+    int32_t code;
+    uint64_t n;
+    char remark[160];
+};
 
 struct stats {
-    struct hist latency;     /* of requests */
-    struct hist delivery;    /* e2e: intended start to consumer */
-    uint64_t requests;       /* answered well, inside the measured window */
-    uint64_t messages;       /* in them (pull, e2e: received) */
-    uint64_t bytes;          /* of their bodies */
-    uint64_t sent_messages;  /* acknowledged in the whole run, with warm-up */
-    uint64_t received;       /* in the whole run */
-    uint64_t failed;         /* answers with an error code, whole run */
+    struct hist latency;    /* of requests */
+    struct hist delivery;   /* e2e: intended start to consumer */
+    uint64_t requests;      /* answered well, inside the measured window */
+    uint64_t messages;      /* in them (pull, e2e: received) */
+    uint64_t bytes;         /* of their bodies */
+    uint64_t sent_messages; /* acknowledged in the whole run, with warm-up */
+    uint64_t received;      /* in the whole run */
+    uint64_t failed;        /* answers with an error code, whole run */
     uint64_t lost_conns, unanswered;
     uint64_t corrupt, doubled, reordered, foreign, ghosts;
-    int64_t last_ns;         /* when the last measured answer came */
+    int64_t last_ns; /* when the last measured answer came */
     struct code_count codes[MAX_CODES];
     uint32_t n_codes;
 };
@@ -77,7 +81,7 @@ void stats_merge(struct stats *to, const struct stats *from);
 
 /* A request under way. */
 struct slot {
-    int64_t start;       /* closed loop: when it was written; open loop: when it should have been */
+    int64_t start; /* closed loop: when it was written; open loop: when it should have been */
     uint64_t seq;
     uint32_t target, gen;
     uint32_t busy, measured;
@@ -88,19 +92,22 @@ enum role { ROLE_SEND, ROLE_PULL, ROLE_ROUTE };
 struct conn {
     int fd;
     enum role role;
-    uint32_t no;          /* of all sending connections; names the sender in bodies */
+    uint32_t no; /* of all sending connections; names the sender in bodies */
     uint32_t addr;
     uint32_t dead, dirty, want_write;
     struct slot *slots;
     uint32_t *free_slots, n_slots, n_free;
     uint32_t *targets, n_targets, turn; /* indices of those at its address (sends), or its own (pulls) */
-    uint64_t seq;         /* of its next message */
+    uint64_t seq;                       /* of its next message */
     struct zl_buf out, in;
     uint64_t out_at;
 };
 
 /* Bits by sequence number of one sending connection. */
-struct bits { uint64_t *word; uint64_t cap; };
+struct bits {
+    uint64_t *word;
+    uint64_t cap;
+};
 
 struct bench {
     struct options o;
@@ -109,11 +116,11 @@ struct bench {
     char (*addrs)[ZC_NAME_MAX];
     uint32_t n_addrs;
     uint8_t *filler;
-    uint64_t run;          /* names this run in bodies */
-    int64_t start, measure, end; /* monotonic ns; end 0: by count */
+    uint64_t run;                                 /* names this run in bodies */
+    int64_t start, measure, end;                  /* monotonic ns; end 0: by count */
     _Atomic uint64_t issued, finished, delivered; /* messages */
-    struct bits *acked, *seen; /* by sending connection */
-    int64_t *last;         /* [target * conns + conn]: last sequence seen, for order */
+    struct bits *acked, *seen;                    /* by sending connection */
+    int64_t *last;                                /* [target * conns + conn]: last sequence seen, for order */
     uint32_t n_senders;
     struct zc_client *client;
 };
@@ -123,7 +130,7 @@ struct worker {
     uint32_t no, n_conns, stop;
     struct conn *conns;
     int epoll_fd;
-    int64_t next;          /* open loop: the next intended start */
+    int64_t next; /* open loop: the next intended start */
     double step, next_f;
     uint32_t turn;
     struct stats stats;
@@ -156,7 +163,8 @@ int engine_run(struct bench *bench, struct stats *ret);
 /* verify.c */
 int verify_prepare(struct bench *bench, uint32_t n_senders);
 void verify_free(struct bench *bench);
-void stamp_write(const struct bench *bench, uint8_t *body, uint32_t conn, uint32_t target, uint64_t seq, int64_t intended);
+void stamp_write(const struct bench *bench, uint8_t *body, uint32_t conn, uint32_t target, uint64_t seq,
+                 int64_t intended);
 /* Looks at one received body; returns its intended start, or 0 if it is not of this run. */
 int64_t verify_body(struct bench *bench, struct stats *s, struct zr_span body, uint32_t target);
 void verify_acked(struct bench *bench, uint32_t conn, uint64_t first, uint32_t n);
@@ -166,8 +174,14 @@ int verify_read_back(struct bench *bench, struct stats *s);
 uint64_t verify_lost(const struct bench *bench, uint64_t *ret_ghosts);
 
 /* report.c */
-struct proc_figures { double cpu_s; uint64_t rss_kib, anon_kib, pss_kib, threads, fds, written; uint32_t ok; };
+struct proc_figures {
+    double cpu_s;
+    uint64_t rss_kib, anon_kib, pss_kib, threads, fds, written;
+    uint32_t ok;
+};
 void proc_read(int32_t pid, struct proc_figures *ret);
-void report(const struct bench *bench, const struct stats *s, const struct proc_figures *before, const struct proc_figures *after, double seconds, uint64_t lost);
-void report_idle(const struct bench *bench, const struct proc_figures *before, const struct proc_figures *after, double seconds);
+void report(const struct bench *bench, const struct stats *s, const struct proc_figures *before,
+            const struct proc_figures *after, double seconds, uint64_t lost);
+void report_idle(const struct bench *bench, const struct proc_figures *before, const struct proc_figures *after,
+                 double seconds);
 #endif

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* engine.c - threads, each with its own connections and epoll loop.
  *
- * Closed loop: every connection keeps its requests under way; an answered one is replaced at once. Open loop (--rate): each
- * thread has a clock of intended starts; a request that cannot leave in time, because all places are taken, keeps its intended
- * start, so that its wait counts. When time (or the count) is up nothing new starts, and what is under way has DRAIN_NS.
- * Frames of one burst leave in one write. */
+ * Closed loop: every connection keeps its requests under way; an answered one is replaced at once. Open loop (--rate):
+ * each thread has a clock of intended starts; a request that cannot leave in time, because all places are taken, keeps
+ * its intended start, so that its wait counts. When time (or the count) is up nothing new starts, and what is under way
+ * has DRAIN_NS. Frames of one burst leave in one write. */
+#include "bench.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
@@ -19,7 +20,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
-#include "bench.h"
 
 #define DRAIN_NS (10 * NS)
 #define READ_STEP (256u * 1024)
@@ -140,10 +140,14 @@ static void conn_flush(struct worker *w, struct conn *c)
     c->dirty = 0;
     while (!c->dead && c->out_at < c->out.len) {
         ssize_t n = send(c->fd, c->out.ptr + c->out_at, c->out.len - c->out_at, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n > 0) c->out_at += (uint64_t)n;
-        else if (n < 0 && errno == EINTR) continue;
-        else if (n < 0 && errno == EAGAIN) break;
-        else return conn_lost(w, c, "write", errno);
+        if (n > 0)
+            c->out_at += (uint64_t)n;
+        else if (n < 0 && errno == EINTR)
+            continue;
+        else if (n < 0 && errno == EAGAIN)
+            break;
+        else
+            return conn_lost(w, c, "write", errno);
     }
     if (c->out_at == c->out.len) {
         zl_buf_clear(&c->out);
@@ -229,7 +233,8 @@ static uint32_t under_way(const struct worker *w)
         const struct conn *c = &w->conns[i];
         if (!c->dead && c->n_free < c->n_slots && (c->role != ROLE_PULL || b->o.mode != MODE_E2E)) return 1;
     }
-    return b->o.mode == MODE_E2E && (atomic_load(&b->finished) < atomic_load(&b->issued) || atomic_load(&b->delivered) < atomic_load(&b->finished));
+    return b->o.mode == MODE_E2E && (atomic_load(&b->finished) < atomic_load(&b->issued) ||
+                                     atomic_load(&b->delivered) < atomic_load(&b->finished));
 }
 
 /* Has this thread nothing more to start? */
@@ -270,8 +275,11 @@ static void *worker_run(void *arg)
         if (!drain && finished(w, now)) drain = now + DRAIN_NS;
         if (drain && (now >= drain || !under_way(w))) break;
         if (w->step > 0 && !drain) issue_due(w, now);
-        int64_t until = drain ? (b->o.mode == MODE_E2E && now + NS / 100 < drain ? now + NS / 100 : drain) : b->end ? b->end : now + NS;
-        if (w->step > 0 && !drain && w->next < until) until = w->next > now ? w->next : now + NS / 1000; /* all places taken: an answer wakes us */
+        int64_t until = drain    ? (b->o.mode == MODE_E2E && now + NS / 100 < drain ? now + NS / 100 : drain)
+                        : b->end ? b->end
+                                 : now + NS;
+        if (w->step > 0 && !drain && w->next < until)
+            until = w->next > now ? w->next : now + NS / 1000; /* all places taken: an answer wakes us */
         wait_events(w, until);
     }
     for (uint32_t i = 0; i < w->n_conns; i++)
@@ -291,7 +299,8 @@ static int conn_targets(const struct bench *b, struct conn *c, uint32_t n_puller
         if (c->role == ROLE_SEND && b->targets[i].addr != c->addr) continue;
         c->targets[c->n_targets++] = i;
     }
-    c->turn = c->role == ROLE_SEND && c->n_targets ? c->no % c->n_targets : 0; /* connections begin at different queues */
+    c->turn =
+        c->role == ROLE_SEND && c->n_targets ? c->no % c->n_targets : 0; /* connections begin at different queues */
     if (c->role == ROLE_PULL && c->n_targets) c->addr = b->targets[c->targets[0]].addr;
     return 0;
 }
@@ -341,14 +350,18 @@ int engine_run(struct bench *b, struct stats *ret)
     uint32_t pullers = b->o.mode == MODE_PULL ? b->o.conns : b->o.mode == MODE_E2E ? b->o.consumers : 0;
     if (pullers > b->n_targets) pullers = b->n_targets;
     struct rlimit files;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) files.rlim_cur = files.rlim_max, setrlimit(RLIMIT_NOFILE, &files);
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max)
+        files.rlim_cur = files.rlim_max, setrlimit(RLIMIT_NOFILE, &files);
     struct worker **workers = calloc(b->o.threads, sizeof(*workers));
     pthread_t *threads = calloc(b->o.threads, sizeof(*threads));
     int rc = workers && threads ? 0 : 1;
     uint32_t started = 0;
     for (uint32_t i = 0; i < b->o.threads && rc == 0; i++) {
         workers[i] = calloc(1, sizeof(**workers));
-        if (!workers[i]) { rc = 1; break; }
+        if (!workers[i]) {
+            rc = 1;
+            break;
+        }
         workers[i]->bench = b;
         workers[i]->no = i;
         hist_clear(&workers[i]->stats.latency);

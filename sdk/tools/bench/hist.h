@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* hist.h - a log-linear histogram of nanoseconds, as HdrHistogram's: three significant digits from 1 ns to about 73 minutes
- * (larger values count as the largest), fixed size, adding is a few instructions. One thread at a time; merge to combine.
+/* hist.h - a log-linear histogram of nanoseconds, as HdrHistogram's: three significant digits from 1 ns to about 73
+ * minutes (larger values count as the largest), fixed size, adding is a few instructions. One thread at a time; merge
+ * to combine.
  *
- * Values below 2048 have a bucket each; above, every power of two is cut into 1024 equal buckets. So a bucket is never wider
- * than 1/1024 of its values. */
+ * Values below 2048 have a bucket each; above, every power of two is cut into 1024 equal buckets. So a bucket is never
+ * wider than 1/1024 of its values. */
 #ifndef BENCH_HIST_H
 #define BENCH_HIST_H
 #include <stdint.h>

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* loads.c - what is sent, and what an answer means.
  *
- * A send's frame is the same for every message to a queue but for opaque, born time, unique key and the stamp in the body: it
- * is laid out once for each queue, with those places at fixed positions and widths, then copied and patched. Pulls and route
- * queries are few bytes and are encoded each time.
+ * A send's frame is the same for every message to a queue but for opaque, born time, unique key and the stamp in the
+ * body: it is laid out once for each queue, with those places at fixed positions and widths, then copied and patched.
+ * Pulls and route queries are few bytes and are encoded each time.
  *
  * opaque = slot | generation << 12: an answer that comes after its slot was used again is known by its generation. */
-#include <stdlib.h>
-#include <string.h>
 #include "bench.h"
 #include "zl/record.h"
+#include <stdlib.h>
+#include <string.h>
 
 #define CODE_PULL 11
 #define CODE_SEND_V2 310
@@ -23,7 +23,10 @@ static const char UNIQ_BLANK[] = "00000000000000000000000000000000";
 
 /* ---- the template of a send ---- */
 
-static void json_pair(struct zl_buf *b, const char *name, const char *value) { zl_buf_fmt(b, "\"%s\":\"%s\",", name, value); }
+static void json_pair(struct zl_buf *b, const char *name, const char *value)
+{
+    zl_buf_fmt(b, "\"%s\":\"%s\",", name, value);
+}
 
 /* The properties of a message: UNIQ_KEY and WAIT, as Java's client sends them. */
 static const char PROPS_A[] = "UNIQ_KEY\001", PROPS_B[] = "\002WAIT\001true\002";
@@ -94,7 +97,8 @@ static void header_binary(struct target *t, struct zl_buf *b, const struct optio
     zl_store32(b->ptr + map, (uint32_t)(b->len - map - 4));
 }
 
-/* The body: filler, or a batch of items with filler; at_body is the first message's first byte, body_step the way to the next. */
+/* The body: filler, or a batch of items with filler; at_body is the first message's first byte, body_step the way to
+ * the next. */
 static void template_body(const struct bench *bench, struct target *t, struct zl_buf *b)
 {
     const struct options *o = &bench->o;
@@ -105,7 +109,8 @@ static void template_body(const struct bench *bench, struct target *t, struct zl
         return;
     }
     int n = snprintf(props, sizeof(props), "%s%s%s", PROPS_A, UNIQ_BLANK, PROPS_B);
-    struct zl_batch_item item = { .body = { bench->filler, o->size }, .properties = { (const uint8_t *)props, (uint64_t)n } };
+    struct zl_batch_item item = { .body = { bench->filler, o->size },
+                                  .properties = { (const uint8_t *)props, (uint64_t)n } };
     for (uint32_t i = 0; i < o->batch; i++) zl_batch_add(b, &item);
     t->at_body += 20; /* an item's five words in front of its body */
     t->body_step = 22 + o->size + (uint32_t)n;
@@ -116,8 +121,10 @@ static int template_make(const struct bench *bench, struct target *t)
     struct zl_buf b;
     zl_buf_init(&b, ZL_FRAME_MAX);
     zl_buf_be64(&b, 0);
-    if (bench->o.binary) header_binary(t, &b, &bench->o);
-    else header_json(t, &b, &bench->o);
+    if (bench->o.binary)
+        header_binary(t, &b, &bench->o);
+    else
+        header_json(t, &b, &bench->o);
     uint32_t header = (uint32_t)b.len - 8;
     template_body(bench, t, &b);
     if (b.failed || b.len > ZL_FRAME_MAX) return zl_buf_free(&b), -1;
@@ -140,7 +147,8 @@ int loads_prepare(struct bench *bench)
     if (bench->o.mode == MODE_ROUTE) return 0;
     for (uint32_t i = 0; i < bench->n_targets; i++)
         if (template_make(bench, &bench->targets[i])) {
-            fprintf(stderr, "zarya-bench: a request of %u x %u bytes does not fit into a frame\n", bench->o.batch, bench->o.size);
+            fprintf(stderr, "zarya-bench: a request of %u x %u bytes does not fit into a frame\n", bench->o.batch,
+                    bench->o.size);
             return 2;
         }
     return 0;
@@ -207,8 +215,10 @@ static uint32_t issue_send(struct worker *w, struct conn *conn, int64_t intended
     slot->target = target;
     slot->seq = conn->seq;
     memcpy(to, t->frame, t->frame_len);
-    if (bench->o.binary) zl_store32(to + t->at_opaque, opaque);
-    else decimal_write(to + t->at_opaque, opaque, OPAQUE_DIGITS, ' ');
+    if (bench->o.binary)
+        zl_store32(to + t->at_opaque, opaque);
+    else
+        decimal_write(to + t->at_opaque, opaque, OPAQUE_DIGITS, ' ');
     decimal_write(to + t->at_ms, (uint64_t)wall_ms(), 13, '0');
     uniq_write(bench, to + t->at_uniq, conn->no, conn->seq);
     for (uint32_t i = 0; i < batch && bench->o.size >= STAMP_SIZE; i++) {
@@ -222,14 +232,16 @@ static uint32_t issue_send(struct worker *w, struct conn *conn, int64_t intended
     return 1;
 }
 
-static uint32_t encode(struct conn *conn, const struct bench *bench, int32_t code, const struct zr_field *fields, uint32_t n, uint32_t opaque)
+static uint32_t encode(struct conn *conn, const struct bench *bench, int32_t code, const struct zr_field *fields,
+                       uint32_t n, uint32_t opaque)
 {
     struct zr_command command = { .hdr = ZR_HDR(struct zr_command, 1), .code = code, .fields = fields, .n_fields = n };
-    return zl_command_encode(&conn->out, &command, bench->o.binary ? ZL_TYPE_BINARY : ZL_TYPE_JSON, 0, (int32_t)opaque, 0) == ZR_OK;
+    return zl_command_encode(&conn->out, &command, bench->o.binary ? ZL_TYPE_BINARY : ZL_TYPE_JSON, 0, (int32_t)opaque,
+                             0) == ZR_OK;
 }
 
-/* Pulls: slot i of a connection pulls its targets i, i + n_slots, i + 2 n_slots, ... in turn, so that no queue is ever pulled
- * twice at once. */
+/* Pulls: slot i of a connection pulls its targets i, i + n_slots, i + 2 n_slots, ... in turn, so that no queue is ever
+ * pulled twice at once. */
 static uint32_t issue_pull(struct worker *w, struct conn *conn, int64_t intended)
 {
     const struct bench *bench = w->bench;
@@ -275,9 +287,12 @@ uint32_t loads_issue(struct worker *w, struct conn *conn, int64_t intended, int6
     (void)now;
     if (conn->n_free == 0 || conn->dead) return 0;
     switch (conn->role) {
-    case ROLE_SEND: return issue_send(w, conn, intended);
-    case ROLE_PULL: return issue_pull(w, conn, intended);
-    default: return issue_route(w, conn, intended);
+    case ROLE_SEND:
+        return issue_send(w, conn, intended);
+    case ROLE_PULL:
+        return issue_pull(w, conn, intended);
+    default:
+        return issue_route(w, conn, intended);
     }
 }
 
@@ -318,20 +333,24 @@ static uint64_t take_records(struct worker *w, struct target *t, uint32_t target
     const char *why;
     while (at < body.len) {
         struct zl_record r;
-        if (zl_record_parse((struct zr_span){ body.ptr + at, body.len - at }, bench->o.verify && bench->o.mode == MODE_PULL, &r, &why) != ZR_OK) {
+        if (zl_record_parse((struct zr_span){ body.ptr + at, body.len - at },
+                            bench->o.verify && bench->o.mode == MODE_PULL, &r, &why) != ZR_OK) {
             w->stats.corrupt++;
             break;
         }
         at += r.size;
         n++;
         *ret_bytes += r.body.len;
-        if (r.queue_offset < t->next) w->stats.reordered++;
-        else t->next = r.queue_offset + 1;
+        if (r.queue_offset < t->next)
+            w->stats.reordered++;
+        else
+            t->next = r.queue_offset + 1;
         if (bench->o.mode != MODE_E2E) continue;
         int64_t intended = verify_body(bench, &w->stats, r.body, target);
         if (intended == 0) continue;
         atomic_fetch_add_explicit(&bench->delivered, 1, memory_order_relaxed);
-        if (intended >= bench->measure && intended < (bench->end ? bench->end : INT64_MAX)) hist_add(&w->stats.delivery, now - intended);
+        if (intended >= bench->measure && intended < (bench->end ? bench->end : INT64_MAX))
+            hist_add(&w->stats.delivery, now - intended);
     }
     return n;
 }
@@ -346,7 +365,9 @@ static void answer_pull(struct worker *w, struct slot *slot, int64_t now)
     case 0:
         n = take_records(w, t, slot->target, &bytes, now);
         break;
-    case 19: case 20: case 21:
+    case 19:
+    case 20:
+    case 21:
         if (zl_field_i64(w->header.fields, w->header.n_fields, "nextBeginOffset", &next) == ZR_OK) t->next = next;
         if (bench->o.mode == MODE_PULL) t->next = w->header.code == 20 ? next : t->from; /* over again */
         break;
@@ -357,7 +378,8 @@ static void answer_pull(struct worker *w, struct slot *slot, int64_t now)
     }
     w->stats.received += n;
     if (bench->o.mode == MODE_PULL) atomic_fetch_add_explicit(&bench->issued, n, memory_order_relaxed);
-    if (n && bench->o.mode == MODE_PULL) answer_good(w, slot, n, bytes, now); /* e2e counts sends, and deliveries apart */
+    if (n && bench->o.mode == MODE_PULL)
+        answer_good(w, slot, n, bytes, now); /* e2e counts sends, and deliveries apart */
 }
 
 static void answer_route(struct worker *w, const struct slot *slot, int64_t now)
@@ -387,9 +409,12 @@ void loads_answer(struct worker *w, struct conn *conn, struct zr_span frame, int
         return;
     }
     struct slot *slot = &conn->slots[no];
-    if (conn->role == ROLE_SEND) answer_send(w, conn, slot, now);
-    else if (conn->role == ROLE_PULL) answer_pull(w, slot, now);
-    else answer_route(w, slot, now);
+    if (conn->role == ROLE_SEND)
+        answer_send(w, conn, slot, now);
+    else if (conn->role == ROLE_PULL)
+        answer_pull(w, slot, now);
+    else
+        answer_route(w, slot, now);
     slot->busy = 0;
     conn->free_slots[conn->n_free++] = no;
 }

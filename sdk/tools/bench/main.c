@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* main.c - zarya-bench: the order of a run. Topics and offsets first, then the load on its own threads while this one reads
- * the server's figures at the two ends of the measured window, then the proof, then the report. */
+/* main.c - zarya-bench: the order of a run. Topics and offsets first, then the load on its own threads while this one
+ * reads the server's figures at the two ends of the measured window, then the proof, then the report. */
+#include "bench.h"
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include "bench.h"
 
 struct window {
     struct bench *bench;
@@ -20,7 +20,8 @@ static void wait_until(struct window *w, int64_t t)
 {
     struct timespec until = { .tv_sec = t / NS, .tv_nsec = t % NS };
     pthread_mutex_lock(&w->lock);
-    while (!w->over && pthread_cond_timedwait(&w->wake, &w->lock, &until) != ETIMEDOUT) {}
+    while (!w->over && pthread_cond_timedwait(&w->wake, &w->lock, &until) != ETIMEDOUT) {
+    }
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -74,7 +75,8 @@ static int fill(struct bench *b, struct stats *s)
     b->o.rate = 0;
     int rc = run_phase(b, s, &w);
     b->o = keep;
-    if (rc == 0 && s->failed) rc = 1, fprintf(stderr, "zarya-bench: filling failed: code %d %s\n", s->codes[0].code, s->codes[0].remark);
+    if (rc == 0 && s->failed)
+        rc = 1, fprintf(stderr, "zarya-bench: filling failed: code %d %s\n", s->codes[0].code, s->codes[0].remark);
     return rc;
 }
 
@@ -98,7 +100,8 @@ static int prepare(struct bench *b)
 {
     struct zc_err err;
     b->run = ((uint64_t)now_ns() << 8 ^ (uint64_t)time(NULL)) & 0xffffffffffffffull; /* 14 hex digits */
-    b->client = zc_client_open(&(struct zc_options){ .namesrv = b->o.namesrv ? b->o.namesrv : "127.0.0.1:1", .timeout_ms = 10000 }, &err);
+    b->client = zc_client_open(
+        &(struct zc_options){ .namesrv = b->o.namesrv ? b->o.namesrv : "127.0.0.1:1", .timeout_ms = 10000 }, &err);
     if (!b->client) return fprintf(stderr, "zarya-bench: %s\n", err.text), 1;
     int rc = b->o.mode == MODE_ROUTE ? setup_route_targets(b) : setup_targets(b);
     return rc ? rc : loads_prepare(b);
@@ -121,7 +124,9 @@ static int measure(struct bench *b, struct stats *s)
     if (rc == 0 && b->acked && b->o.mode == MODE_SEND) rc = verify_read_back(b, s);
     if (rc) return rc;
     if (b->acked && b->o.mode != MODE_PULL) lost = verify_lost(b, &s->ghosts);
-    double seconds = b->end ? (double)(b->end - b->measure) / NS : s->last_ns > b->measure ? (double)(s->last_ns - b->measure) / NS : 0;
+    double seconds = b->end                    ? (double)(b->end - b->measure) / NS
+                     : s->last_ns > b->measure ? (double)(s->last_ns - b->measure) / NS
+                                               : 0;
     report(b, s, &w.before, &w.after, seconds, lost);
     return s->failed || s->unanswered || s->lost_conns || s->corrupt || s->doubled || lost || s->requests == 0;
 }
@@ -132,8 +137,10 @@ int main(int argc, char **argv)
     struct stats *s = calloc(1, sizeof(*s));
     if (!b || !s) return 1;
     int rc = options_parse(&b->o, argc, argv);
-    if (rc == 0 && b->o.mode == MODE_IDLE) rc = idle(b);
-    else if (rc == 0 && (rc = prepare(b)) == 0) rc = measure(b, s);
+    if (rc == 0 && b->o.mode == MODE_IDLE)
+        rc = idle(b);
+    else if (rc == 0 && (rc = prepare(b)) == 0)
+        rc = measure(b, s);
     verify_free(b);
     loads_free(b);
     zc_client_close(b->client);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* options.c - the command line of zarya-bench. */
+#include "bench.h"
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
-#include "bench.h"
 
 static const char USAGE[] =
     "usage: zarya-bench MODE [options]\n"
@@ -40,16 +40,60 @@ static const char USAGE[] =
     "\n"
     "exit code: 0 ok; 1 requests failed, or something was lost, doubled or corrupt; 2 usage\n";
 
-enum { O_ADDR = 256, O_NAMESRV, O_TOPIC, O_TOPICS, O_QUEUES, O_NO_CREATE, O_GROUP, O_CONNECTIONS, O_INFLIGHT, O_SIZE, O_BATCH, O_RATE,
-       O_DURATION, O_COUNT, O_WARMUP, O_THREADS, O_CONSUMERS, O_PULL_MAX, O_FILL, O_HEADER, O_JSON, O_LABEL, O_PID, O_VERIFY, O_HELP };
+enum {
+    O_ADDR = 256,
+    O_NAMESRV,
+    O_TOPIC,
+    O_TOPICS,
+    O_QUEUES,
+    O_NO_CREATE,
+    O_GROUP,
+    O_CONNECTIONS,
+    O_INFLIGHT,
+    O_SIZE,
+    O_BATCH,
+    O_RATE,
+    O_DURATION,
+    O_COUNT,
+    O_WARMUP,
+    O_THREADS,
+    O_CONSUMERS,
+    O_PULL_MAX,
+    O_FILL,
+    O_HEADER,
+    O_JSON,
+    O_LABEL,
+    O_PID,
+    O_VERIFY,
+    O_HELP
+};
 
 static const struct option LONG[] = {
-    { "addr", 1, 0, O_ADDR }, { "namesrv", 1, 0, O_NAMESRV }, { "topic", 1, 0, O_TOPIC }, { "topics", 1, 0, O_TOPICS },
-    { "queues", 1, 0, O_QUEUES }, { "no-create", 0, 0, O_NO_CREATE }, { "group", 1, 0, O_GROUP }, { "connections", 1, 0, O_CONNECTIONS },
-    { "inflight", 1, 0, O_INFLIGHT }, { "size", 1, 0, O_SIZE }, { "batch", 1, 0, O_BATCH }, { "rate", 1, 0, O_RATE },
-    { "duration", 1, 0, O_DURATION }, { "count", 1, 0, O_COUNT }, { "warmup", 1, 0, O_WARMUP }, { "threads", 1, 0, O_THREADS },
-    { "consumers", 1, 0, O_CONSUMERS }, { "pull-max", 1, 0, O_PULL_MAX }, { "fill", 1, 0, O_FILL }, { "header", 1, 0, O_HEADER },
-    { "json", 0, 0, O_JSON }, { "label", 1, 0, O_LABEL }, { "pid", 1, 0, O_PID }, { "verify", 0, 0, O_VERIFY }, { "help", 0, 0, O_HELP },
+    { "addr", 1, 0, O_ADDR },
+    { "namesrv", 1, 0, O_NAMESRV },
+    { "topic", 1, 0, O_TOPIC },
+    { "topics", 1, 0, O_TOPICS },
+    { "queues", 1, 0, O_QUEUES },
+    { "no-create", 0, 0, O_NO_CREATE },
+    { "group", 1, 0, O_GROUP },
+    { "connections", 1, 0, O_CONNECTIONS },
+    { "inflight", 1, 0, O_INFLIGHT },
+    { "size", 1, 0, O_SIZE },
+    { "batch", 1, 0, O_BATCH },
+    { "rate", 1, 0, O_RATE },
+    { "duration", 1, 0, O_DURATION },
+    { "count", 1, 0, O_COUNT },
+    { "warmup", 1, 0, O_WARMUP },
+    { "threads", 1, 0, O_THREADS },
+    { "consumers", 1, 0, O_CONSUMERS },
+    { "pull-max", 1, 0, O_PULL_MAX },
+    { "fill", 1, 0, O_FILL },
+    { "header", 1, 0, O_HEADER },
+    { "json", 0, 0, O_JSON },
+    { "label", 1, 0, O_LABEL },
+    { "pid", 1, 0, O_PID },
+    { "verify", 0, 0, O_VERIFY },
+    { "help", 0, 0, O_HELP },
     { 0 },
 };
 
@@ -85,34 +129,70 @@ static int option(struct options *o, int c, const char *name)
     uint32_t pid = 0;
     int rc = 0;
     switch (c) {
-    case O_ADDR: o->addr = optarg; break;
-    case O_NAMESRV: o->namesrv = optarg; break;
-    case O_TOPIC: o->topic = optarg; break;
-    case O_GROUP: o->group = optarg; break;
-    case O_LABEL: o->label = optarg; break;
-    case O_NO_CREATE: o->create = 0; break;
-    case O_JSON: o->json = 1; break;
-    case O_VERIFY: o->verify = 1; break;
-    case O_TOPICS: return whole(name, optarg, 1, 200000, &o->topics);
-    case O_QUEUES: return whole(name, optarg, 1, 65536, &o->queues);
-    case O_CONNECTIONS: return whole(name, optarg, 1, MAX_CONNS, &o->conns);
-    case O_INFLIGHT: return whole(name, optarg, 1, MAX_INFLIGHT, &o->inflight);
-    case O_SIZE: return whole(name, optarg, 1, MAX_SIZE, &o->size);
-    case O_BATCH: return whole(name, optarg, 1, MAX_BATCH, &o->batch);
-    case O_THREADS: return whole(name, optarg, 1, MAX_THREADS, &o->threads);
-    case O_CONSUMERS: return whole(name, optarg, 1, 1000, &o->consumers);
-    case O_PULL_MAX: return whole(name, optarg, 1, 10000, &o->pull_max);
-    case O_PID: rc = whole(name, optarg, 1, 1u << 30, &pid), o->pid = (int32_t)pid; break;
-    case O_RATE: return number(name, optarg, 0, 1e9, &o->rate);
-    case O_DURATION: return number(name, optarg, 0.1, 86400, &o->duration);
-    case O_WARMUP: return number(name, optarg, 0, 86400, &o->warmup);
-    case O_COUNT: rc = number(name, optarg, 1, 1e12, &v), o->count = (uint64_t)v; break;
-    case O_FILL: rc = number(name, optarg, 0, 1e12, &v), o->fill = (uint64_t)v; break;
+    case O_ADDR:
+        o->addr = optarg;
+        break;
+    case O_NAMESRV:
+        o->namesrv = optarg;
+        break;
+    case O_TOPIC:
+        o->topic = optarg;
+        break;
+    case O_GROUP:
+        o->group = optarg;
+        break;
+    case O_LABEL:
+        o->label = optarg;
+        break;
+    case O_NO_CREATE:
+        o->create = 0;
+        break;
+    case O_JSON:
+        o->json = 1;
+        break;
+    case O_VERIFY:
+        o->verify = 1;
+        break;
+    case O_TOPICS:
+        return whole(name, optarg, 1, 200000, &o->topics);
+    case O_QUEUES:
+        return whole(name, optarg, 1, 65536, &o->queues);
+    case O_CONNECTIONS:
+        return whole(name, optarg, 1, MAX_CONNS, &o->conns);
+    case O_INFLIGHT:
+        return whole(name, optarg, 1, MAX_INFLIGHT, &o->inflight);
+    case O_SIZE:
+        return whole(name, optarg, 1, MAX_SIZE, &o->size);
+    case O_BATCH:
+        return whole(name, optarg, 1, MAX_BATCH, &o->batch);
+    case O_THREADS:
+        return whole(name, optarg, 1, MAX_THREADS, &o->threads);
+    case O_CONSUMERS:
+        return whole(name, optarg, 1, 1000, &o->consumers);
+    case O_PULL_MAX:
+        return whole(name, optarg, 1, 10000, &o->pull_max);
+    case O_PID:
+        rc = whole(name, optarg, 1, 1u << 30, &pid), o->pid = (int32_t)pid;
+        break;
+    case O_RATE:
+        return number(name, optarg, 0, 1e9, &o->rate);
+    case O_DURATION:
+        return number(name, optarg, 0.1, 86400, &o->duration);
+    case O_WARMUP:
+        return number(name, optarg, 0, 86400, &o->warmup);
+    case O_COUNT:
+        rc = number(name, optarg, 1, 1e12, &v), o->count = (uint64_t)v;
+        break;
+    case O_FILL:
+        rc = number(name, optarg, 0, 1e12, &v), o->fill = (uint64_t)v;
+        break;
     case O_HEADER:
         o->binary = strcmp(optarg, "binary") == 0;
-        if (!o->binary && strcmp(optarg, "json") != 0) rc = 2, fprintf(stderr, "zarya-bench: --header is json or binary\n");
+        if (!o->binary && strcmp(optarg, "json") != 0)
+            rc = 2, fprintf(stderr, "zarya-bench: --header is json or binary\n");
         break;
-    default: rc = 2;
+    default:
+        rc = 2;
     }
     return rc;
 }
@@ -120,12 +200,18 @@ static int option(struct options *o, int c, const char *name)
 static int options_check(struct options *o)
 {
     const char *wrong = NULL;
-    if (o->mode == MODE_IDLE ? !o->pid : 0) wrong = "idle needs --pid";
-    else if (o->mode != MODE_IDLE && !o->addr && !o->namesrv) wrong = "--addr or --namesrv is needed";
-    else if ((o->verify || o->mode == MODE_E2E) && o->size < STAMP_SIZE) wrong = "--verify and e2e need a --size of at least 40";
-    else if (o->mode == MODE_PULL && o->rate > 0) wrong = "pull has no --rate";
-    else if (o->mode == MODE_E2E && o->rate == 0) wrong = "e2e needs a --rate";
-    else if (o->mode == MODE_E2E && o->verify && o->count == 0 && o->duration == 0) wrong = "e2e needs --duration or --count";
+    if (o->mode == MODE_IDLE ? !o->pid : 0)
+        wrong = "idle needs --pid";
+    else if (o->mode != MODE_IDLE && !o->addr && !o->namesrv)
+        wrong = "--addr or --namesrv is needed";
+    else if ((o->verify || o->mode == MODE_E2E) && o->size < STAMP_SIZE)
+        wrong = "--verify and e2e need a --size of at least 40";
+    else if (o->mode == MODE_PULL && o->rate > 0)
+        wrong = "pull has no --rate";
+    else if (o->mode == MODE_E2E && o->rate == 0)
+        wrong = "e2e needs a --rate";
+    else if (o->mode == MODE_E2E && o->verify && o->count == 0 && o->duration == 0)
+        wrong = "e2e needs --duration or --count";
     if (!wrong) return 0;
     fprintf(stderr, "zarya-bench: %s (--help)\n", wrong);
     return 2;
@@ -133,8 +219,19 @@ static int options_check(struct options *o)
 
 int options_parse(struct options *o, int argc, char **argv)
 {
-    *o = (struct options){ .conns = 1, .size = 1024, .batch = 1, .topics = 1, .queues = 8, .threads = 1, .consumers = 1, .pull_max = 32,
-                           .create = 1, .duration = 10, .warmup = 2, .topic = "zarya-bench", .group = "zarya-bench" };
+    *o = (struct options){ .conns = 1,
+                           .size = 1024,
+                           .batch = 1,
+                           .topics = 1,
+                           .queues = 8,
+                           .threads = 1,
+                           .consumers = 1,
+                           .pull_max = 32,
+                           .create = 1,
+                           .duration = 10,
+                           .warmup = 2,
+                           .topic = "zarya-bench",
+                           .group = "zarya-bench" };
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
         fputs(USAGE, argc < 2 ? stderr : stdout);
         if (argc >= 2) exit(0);

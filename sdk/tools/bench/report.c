@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* report.c - the result of a run, and what /proc says of a process. */
+#include "bench.h"
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-#include <dirent.h>
 #include <unistd.h>
-#include "bench.h"
 
 static const char *const MODE_NAMES[] = { "send", "pull", "e2e", "route", "idle" };
 
@@ -63,14 +63,18 @@ static double us(uint64_t ns) { return (double)ns / 1000.0; }
 
 static void hist_text(const char *what, const struct hist *h)
 {
-    printf("  %-9s p50 %.1f  p90 %.1f  p99 %.1f  p99.9 %.1f  p99.99 %.1f  max %.1f  mean %.1f us  (%llu samples%s)\n", what, us(hist_at(h, 0.5)),
-           us(hist_at(h, 0.9)), us(hist_at(h, 0.99)), us(hist_at(h, 0.999)), us(hist_at(h, 0.9999)), us(h->max), hist_mean(h) / 1000.0,
-           (unsigned long long)h->n, h->n < 100000 ? "; too few to speak of p99.9" : "");
+    printf("  %-9s p50 %.1f  p90 %.1f  p99 %.1f  p99.9 %.1f  p99.99 %.1f  max %.1f  mean %.1f us  (%llu samples%s)\n",
+           what, us(hist_at(h, 0.5)), us(hist_at(h, 0.9)), us(hist_at(h, 0.99)), us(hist_at(h, 0.999)),
+           us(hist_at(h, 0.9999)), us(h->max), hist_mean(h) / 1000.0, (unsigned long long)h->n,
+           h->n < 100000 ? "; too few to speak of p99.9" : "");
 }
 
 static void hist_json(struct zl_jw *w, const char *key, const struct hist *h)
 {
-    static const struct { const char *name; double share; } AT[] = { { "p50", 0.5 }, { "p90", 0.9 }, { "p99", 0.99 }, { "p99.9", 0.999 }, { "p99.99", 0.9999 } };
+    static const struct {
+        const char *name;
+        double share;
+    } AT[] = { { "p50", 0.5 }, { "p90", 0.9 }, { "p99", 0.99 }, { "p99.9", 0.999 }, { "p99.99", 0.9999 } };
     zl_jw_key(w, zl_str(key));
     zl_jw_begin(w, '{');
     zl_jw_ki64(w, "samples", (int64_t)h->n);
@@ -91,7 +95,8 @@ static void kf64(struct zl_jw *w, const char *key, double v)
     zl_jw_f64(w, v);
 }
 
-static void proc_json(struct zl_jw *w, const struct proc_figures *a, const struct proc_figures *b, double seconds, uint64_t messages)
+static void proc_json(struct zl_jw *w, const struct proc_figures *a, const struct proc_figures *b, double seconds,
+                      uint64_t messages)
 {
     if (!a->ok || !b->ok) return;
     double cpu = b->cpu_s - a->cpu_s;
@@ -135,7 +140,8 @@ static void print_json(struct zl_buf *out)
     zl_buf_free(out);
 }
 
-static void report_json(const struct bench *b, const struct stats *s, const struct proc_figures *before, const struct proc_figures *after, double seconds, uint64_t lost)
+static void report_json(const struct bench *b, const struct stats *s, const struct proc_figures *before,
+                        const struct proc_figures *after, double seconds, uint64_t lost)
 {
     struct zl_buf out;
     struct zl_jw w;
@@ -172,34 +178,44 @@ static void report_json(const struct bench *b, const struct stats *s, const stru
     print_json(&out);
 }
 
-static void report_text(const struct bench *b, const struct stats *s, const struct proc_figures *before, const struct proc_figures *after, double seconds, uint64_t lost)
+static void report_text(const struct bench *b, const struct stats *s, const struct proc_figures *before,
+                        const struct proc_figures *after, double seconds, uint64_t lost)
 {
     const struct options *o = &b->o;
-    printf("%s%s%s: %u connections x %u in flight, %u bytes x %u, %s loop, %s header\n", o->label ? o->label : "", o->label ? " " : "", MODE_NAMES[o->mode],
-           o->conns, o->inflight, o->size, o->batch, o->rate > 0 ? "open" : "closed", o->binary ? "binary" : "JSON");
-    printf("  %.0f messages/s  %.1f MB/s of bodies  (%llu messages in %.2f s)\n", seconds > 0 ? (double)s->messages / seconds : 0,
-           seconds > 0 ? (double)s->bytes / seconds / 1e6 : 0, (unsigned long long)s->messages, seconds);
+    printf("%s%s%s: %u connections x %u in flight, %u bytes x %u, %s loop, %s header\n", o->label ? o->label : "",
+           o->label ? " " : "", MODE_NAMES[o->mode], o->conns, o->inflight, o->size, o->batch,
+           o->rate > 0 ? "open" : "closed", o->binary ? "binary" : "JSON");
+    printf("  %.0f messages/s  %.1f MB/s of bodies  (%llu messages in %.2f s)\n",
+           seconds > 0 ? (double)s->messages / seconds : 0, seconds > 0 ? (double)s->bytes / seconds / 1e6 : 0,
+           (unsigned long long)s->messages, seconds);
     hist_text(o->mode == MODE_E2E ? "send" : "latency", &s->latency);
     if (o->mode == MODE_E2E) hist_text("delivery", &s->delivery);
     if (before->ok && after->ok)
-        printf("  process %d: %.2f us CPU a message, %.1f %% of a core, %.1f MB resident (%.1f anonymous), %llu threads, %llu descriptors\n", o->pid,
-               s->messages ? (after->cpu_s - before->cpu_s) * 1e6 / (double)s->messages : 0, 100 * (after->cpu_s - before->cpu_s) / seconds,
-               (double)after->rss_kib / 1024, (double)after->anon_kib / 1024, (unsigned long long)after->threads, (unsigned long long)after->fds);
+        printf("  process %d: %.2f us CPU a message, %.1f %% of a core, %.1f MB resident (%.1f anonymous), %llu "
+               "threads, %llu descriptors\n",
+               o->pid, s->messages ? (after->cpu_s - before->cpu_s) * 1e6 / (double)s->messages : 0,
+               100 * (after->cpu_s - before->cpu_s) / seconds, (double)after->rss_kib / 1024,
+               (double)after->anon_kib / 1024, (unsigned long long)after->threads, (unsigned long long)after->fds);
     if (b->acked)
-        printf("  verified: %llu acknowledged, %llu lost, %llu doubled, %llu reordered, %llu corrupt, %llu stored without an acknowledgement\n",
-               (unsigned long long)s->sent_messages, (unsigned long long)lost, (unsigned long long)s->doubled, (unsigned long long)s->reordered,
-               (unsigned long long)s->corrupt, (unsigned long long)s->ghosts);
+        printf("  verified: %llu acknowledged, %llu lost, %llu doubled, %llu reordered, %llu corrupt, %llu stored "
+               "without an acknowledgement\n",
+               (unsigned long long)s->sent_messages, (unsigned long long)lost, (unsigned long long)s->doubled,
+               (unsigned long long)s->reordered, (unsigned long long)s->corrupt, (unsigned long long)s->ghosts);
     if (s->failed || s->unanswered || s->lost_conns)
-        printf("  %llu failed, %llu unanswered, %llu connections lost\n", (unsigned long long)s->failed, (unsigned long long)s->unanswered, (unsigned long long)s->lost_conns);
-    for (uint32_t i = 0; i < s->n_codes; i++) printf("    code %d x %llu: %s\n", s->codes[i].code, (unsigned long long)s->codes[i].n, s->codes[i].remark);
+        printf("  %llu failed, %llu unanswered, %llu connections lost\n", (unsigned long long)s->failed,
+               (unsigned long long)s->unanswered, (unsigned long long)s->lost_conns);
+    for (uint32_t i = 0; i < s->n_codes; i++)
+        printf("    code %d x %llu: %s\n", s->codes[i].code, (unsigned long long)s->codes[i].n, s->codes[i].remark);
 }
 
-void report(const struct bench *b, const struct stats *s, const struct proc_figures *before, const struct proc_figures *after, double seconds, uint64_t lost)
+void report(const struct bench *b, const struct stats *s, const struct proc_figures *before,
+            const struct proc_figures *after, double seconds, uint64_t lost)
 {
     (b->o.json ? report_json : report_text)(b, s, before, after, seconds, lost);
 }
 
-void report_idle(const struct bench *b, const struct proc_figures *before, const struct proc_figures *after, double seconds)
+void report_idle(const struct bench *b, const struct proc_figures *before, const struct proc_figures *after,
+                 double seconds)
 {
     if (b->o.json) {
         struct zl_buf out;
@@ -215,7 +231,9 @@ void report_idle(const struct bench *b, const struct proc_figures *before, const
         print_json(&out);
         return;
     }
-    printf("%s%sidle: %.2f %% of a core over %.1f s, %.1f MB resident (%.1f anonymous, %.1f proportional), %llu threads, %llu descriptors\n",
-           b->o.label ? b->o.label : "", b->o.label ? " " : "", 100 * (after->cpu_s - before->cpu_s) / seconds, seconds, (double)after->rss_kib / 1024,
-           (double)after->anon_kib / 1024, (double)after->pss_kib / 1024, (unsigned long long)after->threads, (unsigned long long)after->fds);
+    printf("%s%sidle: %.2f %% of a core over %.1f s, %.1f MB resident (%.1f anonymous, %.1f proportional), %llu "
+           "threads, %llu descriptors\n",
+           b->o.label ? b->o.label : "", b->o.label ? " " : "", 100 * (after->cpu_s - before->cpu_s) / seconds, seconds,
+           (double)after->rss_kib / 1024, (double)after->anon_kib / 1024, (double)after->pss_kib / 1024,
+           (unsigned long long)after->threads, (unsigned long long)after->fds);
 }

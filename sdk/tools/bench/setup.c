@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* setup.c - before the load: which brokers, which topics and queues, and where their offsets stand. Ordinary client calls. */
+/* setup.c - before the load: which brokers, which topics and queues, and where their offsets stand. Ordinary client
+ * calls. */
+#include "bench.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include "bench.h"
 
 #define ROUTE_TRIES 100 /* a new topic shows in the name server within a moment: up to 10 s */
 
@@ -15,8 +16,10 @@ static int fail(const char *what, const struct zc_err *err)
 
 static void topic_name(const struct bench *b, uint32_t i, char to[128])
 {
-    if (b->o.topics == 1) snprintf(to, 128, "%s", b->o.topic);
-    else snprintf(to, 128, "%s-%u", b->o.topic, i);
+    if (b->o.topics == 1)
+        snprintf(to, 128, "%s", b->o.topic);
+    else
+        snprintf(to, 128, "%s-%u", b->o.topic, i);
 }
 
 static uint32_t addr_index(struct bench *b, const char *addr)
@@ -42,7 +45,9 @@ static void target_add(struct bench *b, const char *topic, const char *broker, i
 static int create_on(struct bench *b, const char *addr, const char *topic)
 {
     struct zc_err err;
-    struct zc_topic_config config = { .topic = topic, .read = (int32_t)b->o.queues, .write = (int32_t)b->o.queues, .perm = 6 };
+    struct zc_topic_config config = {
+        .topic = topic, .read = (int32_t)b->o.queues, .write = (int32_t)b->o.queues, .perm = 6
+    };
     return zc_admin_update_topic(b->client, addr, &config, &err) ? fail("making the topic", &err) : 0;
 }
 
@@ -93,7 +98,8 @@ static int targets_routed(struct bench *b, const char *topic)
         char addr[ZC_NAME_MAX];
         int rc = zc_queues(b->client, topic, 1, &queues, &n, &err);
         for (uint32_t q = 0; rc == 0 && q < n && (uint32_t)b->n_targets < b->o.topics * b->o.queues * 64; q++)
-            if ((uint32_t)queues[q].queue_id < b->o.queues && (rc = zc_broker_addr(b->client, queues[q].broker, 0, addr, &err)) == 0)
+            if ((uint32_t)queues[q].queue_id < b->o.queues &&
+                (rc = zc_broker_addr(b->client, queues[q].broker, 0, addr, &err)) == 0)
                 target_add(b, topic, queues[q].broker, queues[q].queue_id, addr);
         free(queues);
         if (rc == 0 && n) return 0;
@@ -107,7 +113,8 @@ int setup_targets(struct bench *b)
 {
     char topic[128];
     uint64_t cap = (uint64_t)b->o.topics * b->o.queues * (b->o.namesrv ? 64 : 1);
-    if ((uint64_t)b->o.topics * b->o.queues > MAX_TARGETS) return fprintf(stderr, "zarya-bench: more than %u queues\n", MAX_TARGETS), 2;
+    if ((uint64_t)b->o.topics * b->o.queues > MAX_TARGETS)
+        return fprintf(stderr, "zarya-bench: more than %u queues\n", MAX_TARGETS), 2;
     b->targets = calloc(cap > MAX_TARGETS ? MAX_TARGETS : cap, sizeof(*b->targets));
     if (!b->targets) return 1;
     if (b->o.addr) return targets_direct(b);

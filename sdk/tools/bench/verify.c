@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* verify.c - proof that what was sent is what arrived.
  *
- * A body begins with a stamp: 0 u64 run | 8 u32 sender | 12 u32 target | 16 u64 sequence | 24 i64 intended start | 32 u64
- * checksum of the stamp. What follows is the same filler in every message and is compared byte by byte. Each sending
- * connection numbers its messages from 0.
+ * A body begins with a stamp: 0 u64 run | 8 u32 sender | 12 u32 target | 16 u64 sequence | 24 i64 intended start | 32
+ * u64 checksum of the stamp. What follows is the same filler in every message and is compared byte by byte. Each
+ * sending connection numbers its messages from 0.
  *
- * Bit maps say which numbers were acknowledged and which were seen: they are mapped without reserve, so that only touched
- * pages cost memory, and set atomically, since a message may be received on another thread than the one that sent it. */
+ * Bit maps say which numbers were acknowledged and which were seen: they are mapped without reserve, so that only
+ * touched pages cost memory, and set atomically, since a message may be received on another thread than the one that
+ * sent it. */
+#include "bench.h"
+#include "zl/record.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include "bench.h"
-#include "zl/record.h"
 
 #define BITS_MAX (1ull << 28) /* messages of one connection */
 #define SENDERS_MAX 4096u
@@ -26,9 +27,13 @@ static uint64_t mix(uint64_t x)
     return x ^ x >> 33;
 }
 
-static uint64_t stamp_check(const uint8_t *body) { return mix(zl_load64(body) ^ mix(zl_load64(body + 8) ^ mix(zl_load64(body + 16) ^ mix(zl_load64(body + 24))))); }
+static uint64_t stamp_check(const uint8_t *body)
+{
+    return mix(zl_load64(body) ^ mix(zl_load64(body + 8) ^ mix(zl_load64(body + 16) ^ mix(zl_load64(body + 24)))));
+}
 
-void stamp_write(const struct bench *bench, uint8_t *body, uint32_t conn, uint32_t target, uint64_t seq, int64_t intended)
+void stamp_write(const struct bench *bench, uint8_t *body, uint32_t conn, uint32_t target, uint64_t seq,
+                 int64_t intended)
 {
     zl_store64(body, bench->run);
     zl_store32(body + 8, conn);
@@ -69,13 +74,15 @@ int verify_prepare(struct bench *bench, uint32_t n_senders)
     bench->n_senders = n_senders;
     if (!bench->o.verify) return 0;
     if (n_senders > SENDERS_MAX || entries > LAST_MAX) {
-        fprintf(stderr, "zarya-bench: --verify is for at most %u sending connections, and %llu queues x connections\n", SENDERS_MAX, (unsigned long long)LAST_MAX);
+        fprintf(stderr, "zarya-bench: --verify is for at most %u sending connections, and %llu queues x connections\n",
+                SENDERS_MAX, (unsigned long long)LAST_MAX);
         return 2;
     }
     bench->acked = calloc(n_senders, sizeof(struct bits));
     bench->seen = calloc(n_senders, sizeof(struct bits));
     bench->last = malloc(entries * sizeof(*bench->last));
-    if (!bench->acked || !bench->seen || !bench->last || bits_make(bench->acked, n_senders) || bits_make(bench->seen, n_senders)) {
+    if (!bench->acked || !bench->seen || !bench->last || bits_make(bench->acked, n_senders) ||
+        bits_make(bench->seen, n_senders)) {
         fprintf(stderr, "zarya-bench: memory ran out\n");
         return 1;
     }
@@ -106,15 +113,18 @@ int64_t verify_body(struct bench *bench, struct stats *s, struct zr_span body, u
     if (!bench->o.verify) return intended;
     uint32_t conn = zl_load32(body.ptr + 8);
     uint64_t seq = zl_load64(body.ptr + 16);
-    if (zl_load64(body.ptr + 32) != stamp_check(body.ptr) || conn >= bench->n_senders || zl_load32(body.ptr + 12) != target || seq >= BITS_MAX ||
-        body.len != bench->o.size || memcmp(body.ptr + STAMP_SIZE, bench->filler + STAMP_SIZE, body.len - STAMP_SIZE) != 0) {
+    if (zl_load64(body.ptr + 32) != stamp_check(body.ptr) || conn >= bench->n_senders ||
+        zl_load32(body.ptr + 12) != target || seq >= BITS_MAX || body.len != bench->o.size ||
+        memcmp(body.ptr + STAMP_SIZE, bench->filler + STAMP_SIZE, body.len - STAMP_SIZE) != 0) {
         s->corrupt++;
         return 0;
     }
     if (bits_set(&bench->seen[conn], seq)) s->doubled++;
     int64_t *last = &bench->last[(uint64_t)target * bench->n_senders + conn];
-    if ((int64_t)seq < *last) s->reordered++;
-    else *last = (int64_t)seq;
+    if ((int64_t)seq < *last)
+        s->reordered++;
+    else
+        *last = (int64_t)seq;
     return intended;
 }
 
@@ -139,11 +149,16 @@ static int read_queue(struct bench *bench, struct stats *s, uint32_t no)
     struct zc_err err;
     snprintf(queue.topic, sizeof(queue.topic), "%s", t->topic);
     snprintf(queue.broker, sizeof(queue.broker), "%s", t->broker);
-    struct zc_pull pull = { .group = bench->o.group, .queue = &queue, .addr = bench->addrs[t->addr], .offset = t->from, .max = 32 };
+    struct zc_pull pull = {
+        .group = bench->o.group, .queue = &queue, .addr = bench->addrs[t->addr], .offset = t->from, .max = 32
+    };
     for (;;) {
         struct zc_messages *m;
         int rc = zc_pull(bench->client, &pull, &m, &err);
-        if (rc) return fprintf(stderr, "zarya-bench: reading %s queue %d back: %s (code %d)\n", t->topic, t->queue, err.text, err.code), 1;
+        if (rc)
+            return fprintf(stderr, "zarya-bench: reading %s queue %d back: %s (code %d)\n", t->topic, t->queue,
+                           err.text, err.code),
+                   1;
         for (uint32_t i = 0; i < m->n; i++) verify_body(bench, s, m->msgs[i].body, no);
         uint32_t n = m->n;
         int32_t code = m->code;

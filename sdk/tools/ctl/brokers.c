@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* brokers.c - which brokers a command is about, and what clusters and brokers say of themselves. */
+#include "ctl.h"
 #include <string.h>
 #include <time.h>
-#include "ctl.h"
 
 const char *addr_text(const struct broker *b, char to[ZC_NAME_MAX])
 {
@@ -33,7 +33,8 @@ static uint32_t in_cluster(const struct zl_json *clusters, const char *cluster, 
     return 0;
 }
 
-int each_broker(struct ctl *c, uint32_t masters_only, int (*fn)(struct ctl *c, const struct broker *broker, void *ctx), void *ctx)
+int each_broker(struct ctl *c, uint32_t masters_only, int (*fn)(struct ctl *c, const struct broker *broker, void *ctx),
+                void *ctx)
 {
     struct zc_reply reply;
     struct zc_err err;
@@ -42,13 +43,17 @@ int each_broker(struct ctl *c, uint32_t masters_only, int (*fn)(struct ctl *c, c
     int rc = 0;
     if (opt(c, 'b')) return fn(c, &(struct broker){ .addr = zl_str(opt(c, 'b')) }, ctx);
     if (zc_admin_cluster(c->client, &reply, &err)) return failed("asking for the clusters", &err);
-    const struct zl_json *table = zl_json_get(reply.root, "brokerAddrTable"), *clusters = zl_json_get(reply.root, "clusterAddrTable");
-    if (cluster && !zl_json_get(clusters, cluster)) rc = EXIT_FAILED, fprintf(stderr, "zaryactl: the name server knows no cluster %s\n", cluster);
+    const struct zl_json *table = zl_json_get(reply.root, "brokerAddrTable"),
+                         *clusters = zl_json_get(reply.root, "clusterAddrTable");
+    if (cluster && !zl_json_get(clusters, cluster))
+        rc = EXIT_FAILED, fprintf(stderr, "zaryactl: the name server knows no cluster %s\n", cluster);
     for (const struct zl_json *b = table && !rc ? table->child : NULL; b; b = b->next) {
         if (cluster && !in_cluster(clusters, cluster, b->key)) continue;
         const struct zl_json *addrs = zl_json_get(b, "brokerAddrs");
         for (const struct zl_json *a = addrs ? addrs->child : NULL; a; a = a->next) {
-            struct broker one = { .cluster = zl_json_get_str(b, "cluster"), .name = b->key, .addr = zl_json_str(a), .id = -1 };
+            struct broker one = {
+                .cluster = zl_json_get_str(b, "cluster"), .name = b->key, .addr = zl_json_str(a), .id = -1
+            };
             zl_parse_i64(a->key, &one.id);
             if (masters_only && one.id != 0) continue;
             n++;
@@ -57,7 +62,9 @@ int each_broker(struct ctl *c, uint32_t masters_only, int (*fn)(struct ctl *c, c
         }
     }
     zc_reply_free(&reply);
-    if (n == 0 && rc == 0) rc = EXIT_FAILED, fprintf(stderr, "zaryactl: the name server knows no %s\n", masters_only ? "master" : "broker");
+    if (n == 0 && rc == 0)
+        rc = EXIT_FAILED,
+        fprintf(stderr, "zaryactl: the name server knows no %s\n", masters_only ? "master" : "broker");
     return rc;
 }
 
@@ -102,8 +109,11 @@ static int cluster_row(struct ctl *c, const struct broker *b, void *ctx)
 
 int cluster_list(struct ctl *c)
 {
-    static const char *const COLUMNS[] = { "#Cluster Name:cluster", "#Broker Name:broker", "#BID:#id", "#Addr:address", "#Version:version", "#InTPS:#in_tps",
-                                           "#OutTPS:#out_tps", "#Behind:#dispatch_behind_bytes", "#Space:#disk_ratio", "#Activated:active" };
+    static const char *const COLUMNS[] = {
+        "#Cluster Name:cluster", "#Broker Name:broker", "#BID:#id",         "#Addr:address",
+        "#Version:version",      "#InTPS:#in_tps",      "#OutTPS:#out_tps", "#Behind:#dispatch_behind_bytes",
+        "#Space:#disk_ratio",    "#Activated:active"
+    };
     struct table *t = table_new(COLUMNS, 10);
     int rc = each_broker(c, 0, cluster_row, t);
     table_print(t, c->json);

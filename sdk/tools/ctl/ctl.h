@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ctl.h - what the files of zaryactl owe each other.
  *
- * A command is a row of COMMANDS (main.c): its words, its options, its help, its function. Options are one letter, those of
- * mqadmin where mqadmin has the command, so that packaging/bin/mqadmin only has to translate names. A command's result is rows
- * of text put into a table, which prints itself aligned or (--json) as a list of objects. */
+ * A command is a row of COMMANDS (main.c): its words, its options, its help, its function. Options are one letter,
+ * those of mqadmin where mqadmin has the command, so that packaging/bin/mqadmin only has to translate names. A
+ * command's result is rows of text put into a table, which prints itself aligned or (--json) as a list of objects. */
 #ifndef CTL_H
 #define CTL_H
+#include "zc/client.h"
+#include "zl/buf.h"
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include "zc/client.h"
-#include "zl/buf.h"
 
 #define EXIT_FAILED 1
 #define EXIT_USAGE 2
@@ -18,8 +18,8 @@
 struct ctl {
     struct zc_client *client;
     uint32_t json;
-    const char *value[128];  /* by option letter; "" for a flag that was given */
-    const char *arg;         /* the one free argument, or NULL */
+    const char *value[128]; /* by option letter; "" for a flag that was given */
+    const char *arg;        /* the one free argument, or NULL */
 };
 static inline const char *opt(const struct ctl *c, char letter) { return c->value[(uint8_t)letter]; }
 /* A whole number, or dflt if the option was not given. Exits with 2 on anything else. */
@@ -30,8 +30,8 @@ struct command {
     const char *name;    /* "topic create" */
     const char *letters; /* getopt's: "t:r:w:" */
     const char *needed;  /* letters that must be given */
-    const char *help;    /* the lines about its options */
     const char *summary;
+    const char *help; /* the lines about its options */
     int (*run)(struct ctl *c);
 };
 
@@ -55,8 +55,12 @@ void table_drop(struct table *t); /* frees without printing */
 void table_print_one(struct table *t, uint32_t json);
 
 /* brokers.c: calls fn for each broker that -b (an address) or -c (a cluster) or neither (all) names. */
-struct broker { struct zr_str cluster, name, addr; int64_t id; };
-int each_broker(struct ctl *c, uint32_t masters_only, int (*fn)(struct ctl *c, const struct broker *broker, void *ctx), void *ctx);
+struct broker {
+    struct zr_str cluster, name, addr;
+    int64_t id;
+};
+int each_broker(struct ctl *c, uint32_t masters_only, int (*fn)(struct ctl *c, const struct broker *broker, void *ctx),
+                void *ctx);
 /* NUL-ended copy of an address. */
 const char *addr_text(const struct broker *broker, char to[ZC_NAME_MAX]);
 void time_text(int64_t ms, char to[32]);

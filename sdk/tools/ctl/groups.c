@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* groups.c - group list, create, update, delete, progress. */
-#include <string.h>
 #include "ctl.h"
+#include <string.h>
 
 #define RETRY_PREFIX "%RETRY%"
 
@@ -28,7 +28,9 @@ static int list_rows(struct ctl *c, const struct broker *b, void *ctx)
 
 int group_list(struct ctl *c)
 {
-    static const char *const COLUMNS[] = { "#Addr:address", "#Group:group", "#Consume:consume", "#Broadcast:broadcast", "#Orderly:orderly", "#RetryQueues:#retry_queues", "#MaxRetry:#max_retry" };
+    static const char *const COLUMNS[] = { "#Addr:address",        "#Group:group",     "#Consume:consume",
+                                           "#Broadcast:broadcast", "#Orderly:orderly", "#RetryQueues:#retry_queues",
+                                           "#MaxRetry:#max_retry" };
     struct table *t = table_new(COLUMNS, 7);
     int rc = each_broker(c, 1, list_rows, t);
     table_print(t, c->json);
@@ -59,8 +61,10 @@ static int update_one(struct ctl *c, const struct broker *b, void *ctx)
     struct zc_err err;
     char addr[ZC_NAME_MAX];
     if (zc_admin_update_group(c->client, addr_text(b, addr), zl_buf_as_str(json), &err)) return failed(addr, &err);
-    if (!c->json) printf("group %s is set at %s\n", opt(c, 'g'), addr);
-    else printf("{\"group\":\"%s\",\"address\":\"%s\"}\n", opt(c, 'g'), addr);
+    if (!c->json)
+        printf("group %s is set at %s\n", opt(c, 'g'), addr);
+    else
+        printf("{\"group\":\"%s\",\"address\":\"%s\"}\n", opt(c, 'g'), addr);
     return 0;
 }
 
@@ -68,7 +72,8 @@ int group_update(struct ctl *c)
 {
     struct zl_buf json;
     char why[256];
-    if (zl_group_check(zl_str(opt(c, 'g')), why, sizeof(why)) != ZR_OK) return fprintf(stderr, "zaryactl: %s\n", why), EXIT_USAGE;
+    if (zl_group_check(zl_str(opt(c, 'g')), why, sizeof(why)) != ZR_OK)
+        return fprintf(stderr, "zaryactl: %s\n", why), EXIT_USAGE;
     zl_buf_init(&json, 65536);
     group_json(c, &json);
     int rc = each_broker(c, 1, update_one, &json);
@@ -81,7 +86,8 @@ static int delete_one(struct ctl *c, const struct broker *b, void *ctx)
     struct zc_err err;
     char addr[ZC_NAME_MAX];
     (void)ctx;
-    if (zc_admin_delete_group(c->client, addr_text(b, addr), opt(c, 'g'), opt_bool(c, 'r', 0), &err)) return failed(addr, &err);
+    if (zc_admin_delete_group(c->client, addr_text(b, addr), opt(c, 'g'), opt_bool(c, 'r', 0), &err))
+        return failed(addr, &err);
     if (!c->json) printf("group %s is deleted at %s\n", opt(c, 'g'), addr);
     return 0;
 }
@@ -90,13 +96,19 @@ int group_delete(struct ctl *c) { return each_broker(c, 1, delete_one, NULL); }
 
 /* ---- progress ---- */
 
-struct totals { int64_t diff; uint32_t rows; double tps; };
+struct totals {
+    int64_t diff;
+    uint32_t rows;
+    double tps;
+};
 
 /* By topic, broker, queue. */
 static int by_queue(const void *a, const void *b)
 {
-    const struct zl_json *x = (*(const struct zl_json *const *)a)->key_obj, *y = (*(const struct zl_json *const *)b)->key_obj;
-    int topic = zl_compare(zl_json_get_str(x, "topic"), zl_json_get_str(y, "topic")), broker = zl_compare(zl_json_get_str(x, "brokerName"), zl_json_get_str(y, "brokerName"));
+    const struct zl_json *x = (*(const struct zl_json *const *)a)->key_obj,
+                         *y = (*(const struct zl_json *const *)b)->key_obj;
+    int topic = zl_compare(zl_json_get_str(x, "topic"), zl_json_get_str(y, "topic")),
+        broker = zl_compare(zl_json_get_str(x, "brokerName"), zl_json_get_str(y, "brokerName"));
     int64_t i = zl_json_get_i64(x, "queueId", 0), k = zl_json_get_i64(y, "queueId", 0);
     return topic ? topic : broker ? broker : i < k ? -1 : i > k;
 }
@@ -136,7 +148,9 @@ static int group_stats(struct ctl *c, const char *group, struct table *t, struct
     snprintf(retry, sizeof(retry), "%s%s", RETRY_PREFIX, group);
     int rc = zc_route_query(c->client, retry, &route, &err);
     if (rc == 17 && opt(c, 't')) rc = zc_route_query(c->client, opt(c, 't'), &route, &err);
-    if (rc == 17) return fprintf(stderr, "zaryactl: group %s is not known: it has no retry topic in the name server\n", group), EXIT_FAILED;
+    if (rc == 17)
+        return fprintf(stderr, "zaryactl: group %s is not known: it has no retry topic in the name server\n", group),
+               EXIT_FAILED;
     if (rc) return failed(group, &err);
     for (uint32_t b = 0; b < route->n_brokers; b++) {
         struct zc_reply reply;
@@ -156,12 +170,20 @@ static int group_stats(struct ctl *c, const char *group, struct table *t, struct
 
 static int progress_one(struct ctl *c)
 {
-    static const char *const COLUMNS[] = { "#Topic:topic", "#Broker Name:broker", "#QID:#queue", "#Broker Offset:#broker_offset", "#Consumer Offset:#consumer_offset", "#Diff:#diff", "#LastTime:last_time" };
+    static const char *const COLUMNS[] = { "#Topic:topic",
+                                           "#Broker Name:broker",
+                                           "#QID:#queue",
+                                           "#Broker Offset:#broker_offset",
+                                           "#Consumer Offset:#consumer_offset",
+                                           "#Diff:#diff",
+                                           "#LastTime:last_time" };
     struct table *t = table_new(COLUMNS, 7);
     struct totals sum = { 0 };
     int rc = group_stats(c, opt(c, 'g'), t, &sum);
-    if (rc == 0 || table_rows(t)) table_print(t, c->json);
-    else table_drop(t);
+    if (rc == 0 || table_rows(t))
+        table_print(t, c->json);
+    else
+        table_drop(t);
     if (rc == 0 && !c->json) printf("\nConsume TPS: %.2f\nConsume Diff Total: %lld\n", sum.tps, (long long)sum.diff);
     return rc;
 }
@@ -174,7 +196,8 @@ static int64_t members(struct ctl *c, const char *group)
     int64_t n = 0;
     snprintf(retry, sizeof(retry), "%s%s", RETRY_PREFIX, group);
     if (zc_route_query(c->client, retry, &route, NULL)) return 0;
-    if (route->n_brokers && route->brokers[0].n_addrs && zc_admin_consumer_connections(c->client, route->brokers[0].addrs[0].addr, group, &reply, NULL) == 0) {
+    if (route->n_brokers && route->brokers[0].n_addrs &&
+        zc_admin_consumer_connections(c->client, route->brokers[0].addrs[0].addr, group, &reply, NULL) == 0) {
         const struct zl_json *set = zl_json_get(reply.root, "connectionSet");
         n = set ? set->n : 0;
         zc_reply_free(&reply);

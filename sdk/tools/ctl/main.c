@@ -1,50 +1,101 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* main.c - zaryactl: the commands, their options, and mistakes explained. */
+#include "ctl.h"
 #include <ctype.h>
 #include <string.h>
-#include "ctl.h"
 
-#define TARGET_HELP "  -b ADDR     one broker (host:port)\n  -c CLUSTER  or: all masters of a cluster; without either: of all clusters\n"
+/* clang-format off: one option a line reads better */
+#define TARGET_HELP                                                                                                    \
+    "  -b ADDR     one broker (host:port)\n"                                                                           \
+    "  -c CLUSTER  or: all masters of a cluster; without either: of all clusters\n"
 
 static const struct command COMMANDS[] = {
-    { "topic list", "c:", "", "  -c CLUSTER  of one cluster\n", "topics that the name server knows", topic_list },
-    { "topic create", "t:b:c:r:w:p:o:a:u:s:", "t",
-      "  -t TOPIC    (needed)\n" TARGET_HELP "  -r N        read queues (8)\n  -w N        write queues (8)\n  -p PERM     2 write, 4 read, 6 both (6)\n"
-      "  -o true     an ordered topic\n  -u true     a unit topic\n  -s true     has unit subscriptions\n  -a ATTRS    +message.type=FIFO,...\n", "makes a topic that is not there yet", topic_create },
-    { "topic update", "t:b:c:r:w:p:o:a:u:s:", "t",
-      "  -t TOPIC    (needed)\n" TARGET_HELP "  -r N        read queues (8)\n  -w N        write queues (8)\n  -p PERM     2 write, 4 read, 6 both (6)\n"
-      "  -o true     an ordered topic\n  -u true     a unit topic\n  -s true     has unit subscriptions\n  -a ATTRS    +message.type=FIFO,...\n", "makes or changes a topic", topic_update },
-    { "topic delete", "t:b:c:", "t", "  -t TOPIC    (needed)\n" TARGET_HELP, "deletes a topic from brokers and name servers", topic_delete },
-    { "topic route", "t:l", "t", "  -t TOPIC    (needed)\n", "brokers and queues of a topic", topic_route },
-    { "topic status", "t:c:", "t", "  -t TOPIC    (needed)\n", "offsets of each queue", topic_status },
-    { "cluster list", "c:m", "", "  -c CLUSTER  one cluster\n", "brokers with their load", cluster_list },
-    { "broker status", "b:c:", "", TARGET_HELP, "the runtime information of brokers", broker_status },
-    { "group list", "b:c:", "", TARGET_HELP, "subscription groups", group_list },
-    { "group create", "g:b:c:s:m:d:o:q:r:i:w:a:", "g",
-      "  -g GROUP    (needed)\n" TARGET_HELP "  -s BOOL     consuming is allowed (true)\n  -d BOOL     broadcasting is allowed (true)\n  -o BOOL     orderly (false)\n"
-      "  -m BOOL     may consume from the minimum offset (true)\n  -q N        retry queues (1)\n  -r N        tries before the dead letters (16)\n"
-      "  -i ID       broker to consume from (0)\n  -w ID       broker to consume from when slow (1)\n  -a BOOL     clients are told of changes (true)\n",
-      "makes or changes a subscription group", group_update },
-    { "group update", "g:b:c:s:m:d:o:q:r:i:w:a:", "g", "  as group create\n", "makes or changes a subscription group", group_update },
-    { "group delete", "g:b:c:r:", "g", "  -g GROUP    (needed)\n" TARGET_HELP "  -r BOOL     its offsets too (false)\n", "deletes a subscription group", group_delete },
-    { "group progress", "g:t:s:", "", "  -g GROUP    one group, by queue; without: all groups\n  -t TOPIC    only this topic\n", "how far consumers are", group_progress },
-    { "send", "t:p:k:c:b:i:m:N:", "t",
-      "  -t TOPIC    (needed)\n  -p BODY     text; - or nothing: standard input\n  -k KEYS     separated by blanks\n  -c TAG\n  -b BROKER   name, with -i: to this queue\n"
-      "  -i QUEUE    queue id\n  -N COUNT    so many times (1)\n", "sends a message", msg_send },
-    { "consume", "t:f:b:i:o:g:s:e:c:", "t",
-      "  -t TOPIC    (needed)\n  -f TAGS     only these: \"TagA || TagB\" (*)\n  -b BROKER   only this broker's queues\n  -i QUEUE    only this queue\n  -o OFFSET   from here (with -b and -i)\n"
-      "  -g GROUP    asks as this group (zaryactl); its offsets stay as they are\n  -s MS       from this time on\n  -e MS       up to this time\n  -c COUNT    at most so many (128)\n",
-      "prints messages of a topic", msg_consume },
-    { "msg show", "i:t:", "i", "  -i ID       offset id, or with -t a unique id (needed)\n  -t TOPIC\n", "one message by its id", msg_show },
-    { "query", "t:k:b:e:m:c:", "tk", "  -t TOPIC    (needed)\n  -k KEY      (needed)\n  -b MS       begin\n  -e MS       end\n  -m N        at most so many (64)\n", "messages by key", msg_query },
+    { "topic list", "c:", "", "topics that the name server knows", "  -c CLUSTER  of one cluster\n", topic_list },
+    { "topic create", "t:b:c:r:w:p:o:a:u:s:", "t", "makes a topic that is not there yet",
+      "  -t TOPIC    (needed)\n" TARGET_HELP "  -r N        read queues (8)\n"
+      "  -w N        write queues (8)\n"
+      "  -p PERM     2 write, 4 read, 6 both (6)\n"
+      "  -o true     an ordered topic\n"
+      "  -u true     a unit topic\n"
+      "  -s true     has unit subscriptions\n"
+      "  -a ATTRS    +message.type=FIFO,...\n",
+      topic_create },
+    { "topic update", "t:b:c:r:w:p:o:a:u:s:", "t", "makes or changes a topic",
+      "  -t TOPIC    (needed)\n" TARGET_HELP "  -r N        read queues (8)\n"
+      "  -w N        write queues (8)\n"
+      "  -p PERM     2 write, 4 read, 6 both (6)\n"
+      "  -o true     an ordered topic\n"
+      "  -u true     a unit topic\n"
+      "  -s true     has unit subscriptions\n"
+      "  -a ATTRS    +message.type=FIFO,...\n",
+      topic_update },
+    { "topic delete", "t:b:c:", "t", "deletes a topic from brokers and name servers",
+      "  -t TOPIC    (needed)\n" TARGET_HELP, topic_delete },
+    { "topic route", "t:l", "t", "brokers and queues of a topic", "  -t TOPIC    (needed)\n", topic_route },
+    { "topic status", "t:c:", "t", "offsets of each queue", "  -t TOPIC    (needed)\n", topic_status },
+    { "cluster list", "c:m", "", "brokers with their load", "  -c CLUSTER  one cluster\n", cluster_list },
+    { "broker status", "b:c:", "", "the runtime information of brokers", TARGET_HELP, broker_status },
+    { "group list", "b:c:", "", "subscription groups", TARGET_HELP, group_list },
+    { "group create", "g:b:c:s:m:d:o:q:r:i:w:a:", "g", "makes or changes a subscription group",
+      "  -g GROUP    (needed)\n" TARGET_HELP "  -s BOOL     consuming is allowed (true)\n"
+      "  -d BOOL     broadcasting is allowed (true)\n"
+      "  -o BOOL     orderly (false)\n"
+      "  -m BOOL     may consume from the minimum offset (true)\n"
+      "  -q N        retry queues (1)\n"
+      "  -r N        tries before the dead letters (16)\n"
+      "  -i ID       broker to consume from (0)\n"
+      "  -w ID       broker to consume from when slow (1)\n"
+      "  -a BOOL     clients are told of changes (true)\n",
+      group_update },
+    { "group update", "g:b:c:s:m:d:o:q:r:i:w:a:", "g", "makes or changes a subscription group", "  as group create\n",
+      group_update },
+    { "group delete", "g:b:c:r:", "g", "deletes a subscription group",
+      "  -g GROUP    (needed)\n" TARGET_HELP "  -r BOOL     its offsets too (false)\n", group_delete },
+    { "group progress", "g:t:s:", "", "how far consumers are",
+      "  -g GROUP    one group, by queue; without: all groups\n"
+      "  -t TOPIC    only this topic\n",
+      group_progress },
+    { "send", "t:p:k:c:b:i:m:N:", "t", "sends a message",
+      "  -t TOPIC    (needed)\n"
+      "  -p BODY     text; - or nothing: standard input\n"
+      "  -k KEYS     separated by blanks\n"
+      "  -c TAG\n"
+      "  -b BROKER   name, with -i: to this queue\n"
+      "  -i QUEUE    queue id\n"
+      "  -N COUNT    so many times (1)\n",
+      msg_send },
+    { "consume", "t:f:b:i:o:g:s:e:c:", "t", "prints messages of a topic",
+      "  -t TOPIC    (needed)\n"
+      "  -f TAGS     only these: \"TagA || TagB\" (*)\n"
+      "  -b BROKER   only this broker's queues\n"
+      "  -i QUEUE    only this queue\n"
+      "  -o OFFSET   from here (with -b and -i)\n"
+      "  -g GROUP    asks as this group (zaryactl); its offsets stay as they are\n"
+      "  -s MS       from this time on\n"
+      "  -e MS       up to this time\n"
+      "  -c COUNT    at most so many (128)\n",
+      msg_consume },
+    { "msg show", "i:t:", "i", "one message by its id",
+      "  -i ID       offset id, or with -t a unique id (needed)\n"
+      "  -t TOPIC\n",
+      msg_show },
+    { "query", "t:k:b:e:m:c:", "tk", "messages by key",
+      "  -t TOPIC    (needed)\n"
+      "  -k KEY      (needed)\n"
+      "  -b MS       begin\n"
+      "  -e MS       end\n"
+      "  -m N        at most so many (64)\n",
+      msg_query },
 };
+/* clang-format on */
 #define N_COMMANDS (sizeof(COMMANDS) / sizeof(COMMANDS[0]))
 
 int failed(const char *what, const struct zc_err *err)
 {
     fprintf(stderr, "zaryactl: %s: %s%s", what, err->text, err->code > 0 ? "" : "\n");
     if (err->code > 0) fprintf(stderr, " (code %d)\n", err->code);
-    if (err->code == ZC_ENONS) fprintf(stderr, "zaryactl: say where the name server is: -n host:9876, or NAMESRV_ADDR in the environment\n");
+    if (err->code == ZC_ENONS)
+        fprintf(stderr, "zaryactl: say where the name server is: -n host:9876, or NAMESRV_ADDR in the environment\n");
     if (err->code == ZC_ECONNECT) fprintf(stderr, "zaryactl: is it running there?\n");
     return EXIT_FAILED;
 }
@@ -53,13 +104,16 @@ static void usage(FILE *to)
 {
     fprintf(to, "usage: zaryactl COMMAND [options]\n\n");
     for (uint32_t i = 0; i < N_COMMANDS; i++) fprintf(to, "  %-16s %s\n", COMMANDS[i].name, COMMANDS[i].summary);
-    fprintf(to, "\noptions of all commands\n  -n ADDRS    name servers, host:port;host:port (else NAMESRV_ADDR, else the address server)\n"
-                "  --json      result as JSON\n  --help      about one command: zaryactl topic create --help\n\nexit code: 0 ok, 1 failure, 2 usage\n");
+    fprintf(to, "\noptions of all commands\n  -n ADDRS    name servers, host:port;host:port (else NAMESRV_ADDR, else "
+                "the address server)\n"
+                "  --json      result as JSON\n  --help      about one command: zaryactl topic create --help\n\nexit "
+                "code: 0 ok, 1 failure, 2 usage\n");
 }
 
 static int command_help(const struct command *cmd)
 {
-    printf("usage: zaryactl %s [options]\n\n%s\n\n%s  -n ADDRS    name servers\n  --json      result as JSON\n", cmd->name, cmd->summary, cmd->help);
+    printf("usage: zaryactl %s [options]\n\n%s\n\n%s  -n ADDRS    name servers\n  --json      result as JSON\n",
+           cmd->name, cmd->summary, cmd->help);
     return 0;
 }
 
@@ -92,7 +146,8 @@ static void suggest(const char *typed)
         uint32_t d = distance(typed, COMMANDS[i].name);
         if (d < best_distance) best = i, best_distance = d;
     }
-    fprintf(stderr, "zaryactl: there is no command \"%s\"; did you mean \"%s\"? (zaryactl --help lists all)\n", typed, COMMANDS[best].name);
+    fprintf(stderr, "zaryactl: there is no command \"%s\"; did you mean \"%s\"? (zaryactl --help lists all)\n", typed,
+            COMMANDS[best].name);
 }
 
 /* The family of a word that is one ("topic"), listed. */
@@ -137,8 +192,10 @@ static int read_options(struct ctl *c, const struct command *cmd, int argc, char
 {
     for (; at < argc; at++) {
         const char *a = argv[at];
-        if (strcmp(a, "--json") == 0) c->json = 1;
-        else if (strcmp(a, "--help") == 0) exit(command_help(cmd));
+        if (strcmp(a, "--json") == 0)
+            c->json = 1;
+        else if (strcmp(a, "--help") == 0)
+            exit(command_help(cmd));
         else if (a[0] != '-' || !a[1]) {
             if (c->arg) return option_error(cmd, "what is", a);
             c->arg = a;
@@ -146,10 +203,14 @@ static int read_options(struct ctl *c, const struct command *cmd, int argc, char
             const char *known = isalnum((unsigned char)a[1]) ? strchr(cmd->letters, a[1]) : NULL;
             uint32_t takes = a[1] == 'n' || (known && known[1] == ':');
             if (a[1] == '-' || (!known && a[1] != 'n')) return option_error(cmd, "there is no option", a);
-            if (!takes) c->value[(uint8_t)a[1]] = "";
-            else if (a[2]) c->value[(uint8_t)a[1]] = a + 2;
-            else if (at + 1 < argc) c->value[(uint8_t)a[1]] = argv[++at];
-            else return option_error(cmd, "a value is missing after", a);
+            if (!takes)
+                c->value[(uint8_t)a[1]] = "";
+            else if (a[2])
+                c->value[(uint8_t)a[1]] = a + 2;
+            else if (at + 1 < argc)
+                c->value[(uint8_t)a[1]] = argv[++at];
+            else
+                return option_error(cmd, "a value is missing after", a);
         }
     }
     for (const char *l = cmd->needed; *l; l++)
@@ -186,7 +247,8 @@ int main(int argc, char **argv)
     struct zc_err err;
     int words;
     if (argc < 2) return usage(stderr), EXIT_USAGE;
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) return usage(stdout), 0;
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+        return usage(stdout), 0;
     const struct command *cmd = find(argc, argv, &words);
     if (!cmd) return EXIT_USAGE;
     int rc = read_options(&c, cmd, argc, argv, words + 1);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* table.c - rows of text, printed aligned or as JSON. Control characters are shown as '.', so that a message's body cannot
- * move the cursor. */
-#include <string.h>
+/* table.c - rows of text, printed aligned or as JSON. Control characters are shown as '.', so that a message's body
+ * cannot move the cursor. */
 #include "ctl.h"
+#include <string.h>
 
 #define CELLS_MAX (1u << 22)
 #define COLUMNS_MAX 24u
@@ -63,7 +63,10 @@ uint32_t table_rows(const struct table *t) { return t->n_cells / t->n_columns; }
 
 static const char *key_of(const struct table *t, uint32_t column) { return strchr(t->columns[column], ':') + 1; }
 static uint32_t is_number(const struct table *t, uint32_t column) { return *key_of(t, column) == '#'; }
-static int title_length(const struct table *t, uint32_t column) { return (int)(key_of(t, column) - 1 - t->columns[column]); }
+static int title_length(const struct table *t, uint32_t column)
+{
+    return (int)(key_of(t, column) - 1 - t->columns[column]);
+}
 
 /* What a text takes on a screen: UTF-8 characters counted once. */
 static int shown_width(const char *s)
@@ -100,7 +103,8 @@ static void print_aligned(const struct table *t)
     }
     putchar('\n');
     for (uint32_t r = 0; r < rows; r++) {
-        for (uint32_t c = 0; c < t->n_columns; c++) put_padded(t->cells[r * t->n_columns + c], width[c], is_number(t, c), c + 1 == t->n_columns);
+        for (uint32_t c = 0; c < t->n_columns; c++)
+            put_padded(t->cells[r * t->n_columns + c], width[c], is_number(t, c), c + 1 == t->n_columns);
         putchar('\n');
     }
 }
@@ -110,13 +114,17 @@ static void json_value(struct zl_jw *w, const struct table *t, uint32_t column, 
     int64_t v;
     const char *key = key_of(t, column);
     zl_jw_key(w, zl_str(key + (*key == '#')));
-    if (*key == '#' && zl_parse_i64(zl_str(text), &v) == ZR_OK) zl_jw_i64(w, v);
+    if (*key == '#' && zl_parse_i64(zl_str(text), &v) == ZR_OK)
+        zl_jw_i64(w, v);
     else if (*key == '#' && *text) {
         char *end;
         double d = strtod(text, &end);
-        if (*end == 0) zl_jw_f64(w, d);
-        else zl_jw_str(w, zl_str(text));
-    } else zl_jw_str(w, zl_str(text));
+        if (*end == 0)
+            zl_jw_f64(w, d);
+        else
+            zl_jw_str(w, zl_str(text));
+    } else
+        zl_jw_str(w, zl_str(text));
 }
 
 static void print_json(const struct table *t, uint32_t one)
@@ -146,8 +154,10 @@ void table_drop(struct table *t)
 
 void table_print(struct table *t, uint32_t json)
 {
-    if (json) print_json(t, 0);
-    else print_aligned(t);
+    if (json)
+        print_json(t, 0);
+    else
+        print_aligned(t);
     table_drop(t);
 }
 

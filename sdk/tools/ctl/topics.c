@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* topics.c - topic list, create, update, delete, route, status. */
-#include <string.h>
 #include "ctl.h"
+#include <string.h>
 
 #define ORDER_NAMESPACE "ORDER_TOPIC_CONFIG"
 
-static int by_text(const void *a, const void *b) { return zl_compare(*(const struct zr_str *)a, *(const struct zr_str *)b); }
+static int by_text(const void *a, const void *b)
+{
+    return zl_compare(*(const struct zr_str *)a, *(const struct zr_str *)b);
+}
 
 int topic_list(struct ctl *c)
 {
@@ -43,26 +46,35 @@ static int update_one(struct ctl *c, const struct broker *b, void *ctx)
     cell_i(u->t, u->config.read);
     cell_i(u->t, u->config.write);
     cell_i(u->t, u->config.perm);
-    if (b->name.len) zl_buf_fmt(&u->order, "%s%.*s:%d", u->order.len ? ";" : "", (int)b->name.len, b->name.ptr, u->config.write);
+    if (b->name.len)
+        zl_buf_fmt(&u->order, "%s%.*s:%d", u->order.len ? ";" : "", (int)b->name.len, b->name.ptr, u->config.write);
     return 0;
 }
 
 int topic_update(struct ctl *c)
 {
-    static const char *const COLUMNS[] = { "#Addr:address", "#Topic:topic", "#ReadQueues:#read_queues", "#WriteQueues:#write_queues", "#Perm:#perm" };
-    struct update u = { .config = { .topic = opt(c, 't'), .read = (int32_t)opt_number(c, 'r', 8), .write = (int32_t)opt_number(c, 'w', 8),
-                                    .perm = (int32_t)opt_number(c, 'p', 6), .order = opt_bool(c, 'o', 0), .attributes = opt(c, 'a'),
+    static const char *const COLUMNS[] = { "#Addr:address", "#Topic:topic", "#ReadQueues:#read_queues",
+                                           "#WriteQueues:#write_queues", "#Perm:#perm" };
+    struct update u = { .config = { .topic = opt(c, 't'),
+                                    .read = (int32_t)opt_number(c, 'r', 8),
+                                    .write = (int32_t)opt_number(c, 'w', 8),
+                                    .perm = (int32_t)opt_number(c, 'p', 6),
+                                    .order = opt_bool(c, 'o', 0),
+                                    .attributes = opt(c, 'a'),
                                     .sys_flag = (opt_bool(c, 'u', 0) ? 1 : 0) | (opt_bool(c, 's', 0) ? 2 : 0) } };
     struct zc_err err;
     char why[256];
-    if (zl_topic_check(zl_str(u.config.topic), why, sizeof(why)) != ZR_OK) return fprintf(stderr, "zaryactl: %s\n", why), EXIT_USAGE;
-    if (u.config.read < 1 || u.config.write < 1 || u.config.perm < 0 || u.config.perm > 7) return fprintf(stderr, "zaryactl: -r and -w are 1 or more, -p is 0 to 7\n"), EXIT_USAGE;
+    if (zl_topic_check(zl_str(u.config.topic), why, sizeof(why)) != ZR_OK)
+        return fprintf(stderr, "zaryactl: %s\n", why), EXIT_USAGE;
+    if (u.config.read < 1 || u.config.write < 1 || u.config.perm < 0 || u.config.perm > 7)
+        return fprintf(stderr, "zaryactl: -r and -w are 1 or more, -p is 0 to 7\n"), EXIT_USAGE;
     u.t = table_new(COLUMNS, 5);
     zl_buf_init(&u.order, 1u << 20);
     int rc = each_broker(c, 1, update_one, &u);
     if (rc == 0 && u.config.order && u.order.len) {
         zl_buf_u8(&u.order, 0);
-        if (zc_admin_kv_put(c->client, ORDER_NAMESPACE, u.config.topic, (const char *)u.order.ptr, &err)) rc = failed("order configuration", &err);
+        if (zc_admin_kv_put(c->client, ORDER_NAMESPACE, u.config.topic, (const char *)u.order.ptr, &err))
+            rc = failed("order configuration", &err);
     }
     zl_buf_free(&u.order);
     table_print(u.t, c->json);
@@ -98,7 +110,8 @@ int topic_delete(struct ctl *c)
     struct zc_err err;
     int rc = each_broker(c, 0, delete_one, NULL);
     if (opt(c, 'b')) return rc;
-    if (rc == 0 && zc_admin_delete_topic_in_namesrv(c->client, opt(c, 't'), opt(c, 'c'), &err)) return failed("name server", &err);
+    if (rc == 0 && zc_admin_delete_topic_in_namesrv(c->client, opt(c, 't'), opt(c, 'c'), &err))
+        return failed("name server", &err);
     if (rc == 0 && !c->json) printf("deleted topic %s from the name servers\n", opt(c, 't'));
     if (rc == 0 && c->json) puts("{\"deleted\":true}");
     return rc;
@@ -106,7 +119,13 @@ int topic_delete(struct ctl *c)
 
 int topic_route(struct ctl *c)
 {
-    static const char *const COLUMNS[] = { "#Broker Name:broker", "#Cluster:cluster", "#ReadQueues:#read_queues", "#WriteQueues:#write_queues", "#Perm:#perm", "#BID:#id", "#Addr:address" };
+    static const char *const COLUMNS[] = { "#Broker Name:broker",
+                                           "#Cluster:cluster",
+                                           "#ReadQueues:#read_queues",
+                                           "#WriteQueues:#write_queues",
+                                           "#Perm:#perm",
+                                           "#BID:#id",
+                                           "#Addr:address" };
     struct zc_route *route;
     struct zc_err err;
     if (zc_route_query(c->client, opt(c, 't'), &route, &err)) return failed(opt(c, 't'), &err);
@@ -133,7 +152,8 @@ int topic_route(struct ctl *c)
 
 static int by_queue(const void *a, const void *b)
 {
-    const struct zl_json *x = (*(const struct zl_json *const *)a)->key_obj, *y = (*(const struct zl_json *const *)b)->key_obj;
+    const struct zl_json *x = (*(const struct zl_json *const *)a)->key_obj,
+                         *y = (*(const struct zl_json *const *)b)->key_obj;
     int64_t i = zl_json_get_i64(x, "queueId", 0), k = zl_json_get_i64(y, "queueId", 0);
     return i < k ? -1 : i > k;
 }
@@ -159,7 +179,8 @@ static void status_rows(struct table *t, const struct zl_json *offsets)
 
 int topic_status(struct ctl *c)
 {
-    static const char *const COLUMNS[] = { "#Broker Name:broker", "#QID:#queue", "#Min Offset:#min_offset", "#Max Offset:#max_offset", "#Last Updated:last_updated" };
+    static const char *const COLUMNS[] = { "#Broker Name:broker", "#QID:#queue", "#Min Offset:#min_offset",
+                                           "#Max Offset:#max_offset", "#Last Updated:last_updated" };
     struct zc_route *route;
     struct zc_err err;
     int rc = 0;

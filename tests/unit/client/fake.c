@@ -25,7 +25,8 @@ static void send_command(int fd, const struct zr_command *command, uint32_t type
 {
     struct zl_buf out;
     zl_buf_init(&out, 64u << 20);
-    if (zl_command_encode(&out, command, type, flag, opaque, command->body.len) == ZR_OK) send_all(fd, out.ptr, out.len);
+    if (zl_command_encode(&out, command, type, flag, opaque, command->body.len) == ZR_OK)
+        send_all(fd, out.ptr, out.len);
     zl_buf_free(&out);
 }
 
@@ -49,7 +50,12 @@ static int serve(struct fake *f, int fd, struct zr_span frame)
     if (a.tell) send_command(fd, a.tell, ZL_TYPE_JSON, 0, 4711);
     if (what == FAKE_RAW) send_all(fd, a.body.ptr, a.body.len);
     if (what != FAKE_ANSWER || (h.flag & ZL_FLAG_ONEWAY)) return 0;
-    struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 1), .code = a.code, .fields = a.fields, .n_fields = a.n_fields, .remark = zl_str(a.remark), .body = a.body };
+    struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 1),
+                            .code = a.code,
+                            .fields = a.fields,
+                            .n_fields = a.n_fields,
+                            .remark = zl_str(a.remark),
+                            .body = a.body };
     send_command(fd, &c, h.type, ZL_FLAG_RESPONSE, h.opaque);
     return 0;
 }
@@ -95,7 +101,8 @@ static void *run(void *arg)
 {
     struct fake *f = arg;
     while (!atomic_load(&f->stop)) {
-        struct pollfd p[FAKE_CONNS + 2] = { { .fd = f->listen_fd, .events = POLLIN }, { .fd = f->wake_fd, .events = POLLIN } };
+        struct pollfd p[FAKE_CONNS + 2] = { { .fd = f->listen_fd, .events = POLLIN },
+                                            { .fd = f->wake_fd, .events = POLLIN } };
         for (int i = 0; i < FAKE_CONNS; i++) p[i + 2] = (struct pollfd){ .fd = f->fds[i], .events = POLLIN };
         poll(p, FAKE_CONNS + 2, -1);
         for (int i = 0; i < FAKE_CONNS; i++)
@@ -110,7 +117,9 @@ static void bind_tcp(struct fake *f)
     struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     socklen_t len = sizeof(in);
     f->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (bind(f->listen_fd, (struct sockaddr *)&in, sizeof(in)) || getsockname(f->listen_fd, (struct sockaddr *)&in, &len)) abort();
+    if (bind(f->listen_fd, (struct sockaddr *)&in, sizeof(in)) ||
+        getsockname(f->listen_fd, (struct sockaddr *)&in, &len))
+        abort();
     snprintf(f->addr, sizeof(f->addr), "127.0.0.1:%u", ntohs(in.sin_port));
 }
 
@@ -127,8 +136,10 @@ void fake_start(struct fake *f, const char *path)
 {
     for (int i = 0; i < FAKE_CONNS; i++) f->fds[i] = -1;
     atomic_store(&f->last_answer_code, -1);
-    if (path) bind_unix(f, path);
-    else bind_tcp(f);
+    if (path)
+        bind_unix(f, path);
+    else
+        bind_tcp(f);
     f->wake_fd = eventfd(0, EFD_CLOEXEC);
     if (listen(f->listen_fd, 16) || pthread_create(&f->thread, NULL, run, f)) abort();
 }
@@ -149,9 +160,14 @@ char *fake_route(uint32_t queues, const char *const *addrs, uint32_t n)
     struct zl_buf b;
     zl_buf_init(&b, 1u << 20);
     zl_buf_cstr(&b, "{\"brokerDatas\":[");
-    for (uint32_t i = 0; i < n; i++) zl_buf_fmt(&b, "%s{\"brokerAddrs\":{\"0\":\"%s\"},\"brokerName\":\"%c\",\"cluster\":\"C\"}", i ? "," : "", addrs[i], 'a' + (char)i);
+    for (uint32_t i = 0; i < n; i++)
+        zl_buf_fmt(&b, "%s{\"brokerAddrs\":{\"0\":\"%s\"},\"brokerName\":\"%c\",\"cluster\":\"C\"}", i ? "," : "",
+                   addrs[i], 'a' + (char)i);
     zl_buf_cstr(&b, "],\"queueDatas\":[");
-    for (uint32_t i = 0; i < n; i++) zl_buf_fmt(&b, "%s{\"brokerName\":\"%c\",\"perm\":6,\"readQueueNums\":%u,\"writeQueueNums\":%u,\"topicSysFlag\":0}", i ? "," : "", 'a' + (char)i, queues, queues);
+    for (uint32_t i = 0; i < n; i++)
+        zl_buf_fmt(&b,
+                   "%s{\"brokerName\":\"%c\",\"perm\":6,\"readQueueNums\":%u,\"writeQueueNums\":%u,\"topicSysFlag\":0}",
+                   i ? "," : "", 'a' + (char)i, queues, queues);
     zl_buf_cstr(&b, "]}");
     zl_buf_u8(&b, 0);
     return (char *)b.ptr;

@@ -2,11 +2,11 @@
 /* fake.h - a server on loopback that answers as a test says: the other side of the client's unit tests. */
 #ifndef FAKE_H
 #define FAKE_H
-#include <pthread.h>
-#include <stdatomic.h>
 #include "zc/client.h"
 #include "zl/buf.h"
 #include "zl/codec.h"
+#include <pthread.h>
+#include <stdatomic.h>
 
 #define FAKE_ANSWER 0 /* send what was filled in */
 #define FAKE_SILENT 1 /* never answer */

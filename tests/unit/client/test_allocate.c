@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The division of queues: every client must come to the one that Java's AllocateMessageQueueAveragely makes. */
-#include <criterion/criterion.h>
 #include "zc/client.h"
+#include <criterion/criterion.h>
 
 static void share(uint32_t index, uint32_t clients, uint32_t n, uint32_t first, uint32_t count)
 {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Calls against a fake server: answers, remarks, silence, loss, requests of the server's own, many at once. */
+#include "fake.h"
 #include <criterion/criterion.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include "fake.h"
 
 /* What the fake does, by request code. */
 enum { ECHO = 1000, REFUSE, SILENT, CLOSE, TELL, GARBAGE, NOTIFY };
@@ -31,8 +31,10 @@ static int handle(void *ctx, const struct zl_header *r, struct fake_answer *a)
     case GARBAGE:
         a->body = (struct zr_span){ (const uint8_t *)"\x7f\xff\xff\xff garbage", 12 };
         return FAKE_RAW;
-    case CLOSE: return FAKE_CLOSE;
-    default: return FAKE_SILENT;
+    case CLOSE:
+        return FAKE_CLOSE;
+    default:
+        return FAKE_SILENT;
     }
 }
 
@@ -155,7 +157,11 @@ Test(calls, server_request_is_answered, .init = set_up, .fini = tear_down)
 
 /* ---- asynchronous ---- */
 
-struct counted { atomic_int good, bad, code; sem_t all; int want; };
+struct counted {
+    atomic_int good, bad, code;
+    sem_t all;
+    int want;
+};
 
 static void on_answer(void *ctx, const struct zc_response *r, const struct zc_err *err)
 {
@@ -169,7 +175,8 @@ Test(calls, many_async, .init = set_up, .fini = tear_down)
 {
     struct counted c = { .want = 5000 };
     sem_init(&c.all, 0, 0);
-    for (int i = 0; i < c.want; i++) cr_assert_eq(zc_call_async(client, fake.addr, &(struct zc_request){ .code = ECHO }, on_answer, &c, NULL), 0);
+    for (int i = 0; i < c.want; i++)
+        cr_assert_eq(zc_call_async(client, fake.addr, &(struct zc_request){ .code = ECHO }, on_answer, &c, NULL), 0);
     sem_wait(&c.all);
     cr_expect_eq(atomic_load(&c.good), c.want);
 }
@@ -178,7 +185,9 @@ Test(calls, async_times_out_and_is_lost, .init = set_up, .fini = tear_down)
 {
     struct counted c = { .want = 1 };
     sem_init(&c.all, 0, 0);
-    cr_assert_eq(zc_call_async(client, fake.addr, &(struct zc_request){ .code = SILENT, .timeout_ms = 30 }, on_answer, &c, NULL), 0);
+    cr_assert_eq(
+        zc_call_async(client, fake.addr, &(struct zc_request){ .code = SILENT, .timeout_ms = 30 }, on_answer, &c, NULL),
+        0);
     sem_wait(&c.all);
     cr_expect_eq(atomic_load(&c.code), ZC_ETIMEOUT);
     c.want = 2;
@@ -192,7 +201,8 @@ Test(calls, close_ends_what_is_under_way)
     struct counted c = { .want = 10 };
     set_up();
     sem_init(&c.all, 0, 0);
-    for (int i = 0; i < c.want; i++) cr_assert_eq(zc_call_async(client, fake.addr, &(struct zc_request){ .code = SILENT }, on_answer, &c, NULL), 0);
+    for (int i = 0; i < c.want; i++)
+        cr_assert_eq(zc_call_async(client, fake.addr, &(struct zc_request){ .code = SILENT }, on_answer, &c, NULL), 0);
     tear_down();
     cr_expect_eq(atomic_load(&c.bad), c.want);
     cr_expect_eq(atomic_load(&c.code), ZC_ECLOSING);
@@ -202,7 +212,8 @@ static void *caller(void *arg)
 {
     for (int i = 0; i < 300; i++) {
         struct zc_response *r;
-        if (zc_call_ok(client, fake.addr, &(struct zc_request){ .code = i % 50 == 49 ? CLOSE : ECHO }, &r, NULL) == 0) atomic_fetch_add((atomic_int *)arg, 1), zc_response_free(r);
+        if (zc_call_ok(client, fake.addr, &(struct zc_request){ .code = i % 50 == 49 ? CLOSE : ECHO }, &r, NULL) == 0)
+            atomic_fetch_add((atomic_int *)arg, 1), zc_response_free(r);
     }
     return NULL;
 }
@@ -219,7 +230,8 @@ Test(calls, threads_and_breaks, .init = set_up, .fini = tear_down, .timeout = 60
 
 Test(calls, oneway, .init = set_up, .fini = tear_down)
 {
-    for (int i = 0; i < 3; i++) cr_expect_eq(zc_call_oneway(client, fake.addr, &(struct zc_request){ .code = ECHO }, NULL), 0);
+    for (int i = 0; i < 3; i++)
+        cr_expect_eq(zc_call_oneway(client, fake.addr, &(struct zc_request){ .code = ECHO }, NULL), 0);
     echo(fake.addr, 1);
     cr_expect_eq(atomic_load(&fake.n_oneway), 3);
 }

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The push consumer against a fake name server and broker in one: what it asks, commits, sends back and locks. */
+#include "fake.h"
+#include "zl/record.h"
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include "fake.h"
-#include "zl/record.h"
 
 #define MESSAGES 40
 #define QUEUES 2
 
-/* What the broker is, and what it saw. Queue q holds MESSAGES messages with bodies "q:n"; odd ones have tag B, even ones A. */
+/* What the broker is, and what it saw. Queue q holds MESSAGES messages with bodies "q:n"; odd ones have tag B, even
+ * ones A. */
 struct broker {
     char *route;
-    struct zc_client *client;   /* its id is the one member of the group */
-    int64_t first_pull_code;    /* != 0: the first pull of each queue is answered with it and nextBeginOffset moved_to */
+    struct zc_client *client; /* its id is the one member of the group */
+    int64_t first_pull_code;  /* != 0: the first pull of each queue is answered with it and nextBeginOffset moved_to */
     int64_t moved_to;
     uint32_t deny_lock;
     atomic_int heartbeats, locks, unlocks, unregistered, backs, pulls[QUEUES], delay_level;
@@ -31,9 +32,16 @@ static void records(struct broker *b, const char *topic, int32_t queue, int64_t 
     for (int64_t n = from; n < to; n++) {
         char text[32], props[64];
         int len = snprintf(text, sizeof(text), "%d:%lld", queue, (long long)n);
-        int plen = snprintf(props, sizeof(props), "TAGS\001%s\002UNIQ_KEY\00100000000000000000000000000%06lld\002", n % 2 ? "B" : "A", (long long)n);
-        struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 1), .topic = zl_str(topic), .body = { (uint8_t *)text, (uint64_t)len }, .properties = { (uint8_t *)props, (uint64_t)plen },
-                            .queue_id = queue, .born_host = { .family = 4 }, .store_host = { .family = 4 }, .inner_num = 1 };
+        int plen = snprintf(props, sizeof(props), "TAGS\001%s\002UNIQ_KEY\00100000000000000000000000000%06lld\002",
+                            n % 2 ? "B" : "A", (long long)n);
+        struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 1),
+                            .topic = zl_str(topic),
+                            .body = { (uint8_t *)text, (uint64_t)len },
+                            .properties = { (uint8_t *)props, (uint64_t)plen },
+                            .queue_id = queue,
+                            .born_host = { .family = 4 },
+                            .store_host = { .family = 4 },
+                            .inner_num = 1 };
         uint64_t size = zl_record_size(&m);
         uint8_t *to_at = zl_buf_reserve(&b->body, size);
         zl_record_encode(to_at, &m);
@@ -84,8 +92,10 @@ static int on_lock(struct broker *b, const struct zl_header *r, struct fake_answ
     zl_buf_clear(&b->text);
     cr_assert_eq(zl_json_parse((struct zr_str){ (const char *)r->body.ptr, r->body.len }, &doc, &root, &at), ZR_OK);
     zl_buf_cstr(&b->text, "{\"lockOKMQSet\":");
-    if (b->deny_lock && b->deny_lock--) zl_buf_cstr(&b->text, "[]");
-    else zl_json_print(&b->text, zl_json_get(root, "mqSet"));
+    if (b->deny_lock && b->deny_lock--)
+        zl_buf_cstr(&b->text, "[]");
+    else
+        zl_json_print(&b->text, zl_json_get(root, "mqSet"));
     zl_buf_cstr(&b->text, "}");
     zl_json_free(doc);
     a->body = zl_buf_as_span(&b->text);
@@ -99,17 +109,25 @@ static int handle(void *ctx, const struct zl_header *r, struct fake_answer *a)
     int64_t v = 0;
     switch (r->code) {
     case 105:
-        a->code = zl_is(zl_field(r->fields, r->n_fields, "topic"), "T") || zl_starts(zl_field(r->fields, r->n_fields, "topic"), "%RETRY%") ? 0 : 17;
+        a->code = zl_is(zl_field(r->fields, r->n_fields, "topic"), "T") ||
+                          zl_starts(zl_field(r->fields, r->n_fields, "topic"), "%RETRY%")
+                      ? 0
+                      : 17;
         a->body = (struct zr_span){ (const uint8_t *)b->route, strlen(b->route) };
         break;
-    case 34: atomic_fetch_add(&b->heartbeats, 1); break;
+    case 34:
+        atomic_fetch_add(&b->heartbeats, 1);
+        break;
     case 38:
         zl_buf_clear(&b->text);
         zl_buf_fmt(&b->text, "{\"consumerIdList\":[\"%s\"]}", zc_client_id(b->client));
         a->body = zl_buf_as_span(&b->text);
         break;
-    case 14: a->code = 22; break;
-    case 11: return on_pull(b, r, a);
+    case 14:
+        a->code = 22;
+        break;
+    case 11:
+        return on_pull(b, r, a);
     case 15:
         if (!zl_is(zl_field(r->fields, r->n_fields, "topic"), "T")) break;
         zl_field_i32(r->fields, r->n_fields, "queueId", &queue);
@@ -123,10 +141,16 @@ static int handle(void *ctx, const struct zl_header *r, struct fake_answer *a)
         atomic_store(&b->delay_level, queue);
         atomic_fetch_add(&b->backs, 1);
         break;
-    case 41: return on_lock(b, r, a);
-    case 42: atomic_fetch_add(&b->unlocks, 1); break;
-    case 35: atomic_fetch_add(&b->unregistered, zl_field(r->fields, r->n_fields, "consumerGroup").len > 0); break;
-    default: break;
+    case 41:
+        return on_lock(b, r, a);
+    case 42:
+        atomic_fetch_add(&b->unlocks, 1);
+        break;
+    case 35:
+        atomic_fetch_add(&b->unregistered, zl_field(r->fields, r->n_fields, "consumerGroup").len > 0);
+        break;
+    default:
+        break;
     }
     return FAKE_ANSWER;
 }
@@ -210,7 +234,9 @@ static void stop(void)
 static void expect_each_once(int from, int step)
 {
     for (int q = 0; q < QUEUES; q++)
-        for (int n = from; n < MESSAGES; n += step) cr_expect_eq(atomic_load(&got.seen[q][n]), 1, "message %d of queue %d came %d times", n, q, atomic_load(&got.seen[q][n]));
+        for (int n = from; n < MESSAGES; n += step)
+            cr_expect_eq(atomic_load(&got.seen[q][n]), 1, "message %d of queue %d came %d times", n, q,
+                         atomic_load(&got.seen[q][n]));
 }
 
 Test(consumer, each_message_once_and_committed, .init = set_up, .timeout = 60)
@@ -231,7 +257,8 @@ Test(consumer, other_tags_are_left_out, .init = set_up, .timeout = 60)
     cr_expect_eq(reaches(&got.n, QUEUES * MESSAGES / 2), QUEUES * MESSAGES / 2);
     expect_each_once(0, 2);
     stop();
-    for (int q = 0; q < QUEUES; q++) cr_expect_eq(atomic_load(&broker.committed[q]), MESSAGES); /* over those left out, too */
+    for (int q = 0; q < QUEUES; q++)
+        cr_expect_eq(atomic_load(&broker.committed[q]), MESSAGES); /* over those left out, too */
 }
 
 Test(consumer, later_is_sent_back, .init = set_up, .timeout = 60)
@@ -295,8 +322,10 @@ Test(consumer, arguments, .init = set_up)
 {
     cr_expect_null(zc_consumer_open(client, &(struct zc_consumer_options){ .group = "G" }, NULL));
     cr_expect_null(zc_consumer_open(client, &(struct zc_consumer_options){ .on_messages = on_messages }, NULL));
-    cr_expect_null(zc_consumer_open(client, &(struct zc_consumer_options){ .group = "no blanks", .on_messages = on_messages }, NULL));
-    consumer = zc_consumer_open(client, &(struct zc_consumer_options){ .group = "G", .on_messages = on_messages }, NULL);
+    cr_expect_null(zc_consumer_open(
+        client, &(struct zc_consumer_options){ .group = "no blanks", .on_messages = on_messages }, NULL));
+    consumer =
+        zc_consumer_open(client, &(struct zc_consumer_options){ .group = "G", .on_messages = on_messages }, NULL);
     cr_assert(consumer);
     cr_expect_eq(zc_consumer_subscribe(consumer, "T", "x", "LUA", NULL), ZC_EARG);
     cr_expect_eq(zc_consumer_subscribe(consumer, "no blanks", NULL, NULL, NULL), ZC_EARG);

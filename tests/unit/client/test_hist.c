@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The histogram against the exact answer of a sorted list. */
+#include "hist.h"
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
-#include "hist.h"
 
 static int by_value(const void *a, const void *b)
 {
@@ -25,7 +25,8 @@ Test(hist, width_is_three_digits)
 {
     for (uint32_t b = 2048; b + 1 < HIST_BUCKETS; b++) {
         double width = (double)(hist_top(b) - hist_top(b - 1));
-        cr_assert_leq(width / (double)(hist_top(b - 1) + 1), 1.0 / 1024, "bucket %u is %g wide at %g", b, width, (double)hist_top(b));
+        cr_assert_leq(width / (double)(hist_top(b - 1) + 1), 1.0 / 1024, "bucket %u is %g wide at %g", b, width,
+                      (double)hist_top(b));
     }
 }
 
@@ -45,7 +46,8 @@ Test(hist, percentiles_against_sorting)
     for (size_t i = 0; i < sizeof(shares) / sizeof(shares[0]); i++) {
         uint64_t exact = v[(size_t)ceil(shares[i] * N) - 1], got = hist_at(&h, shares[i]);
         cr_expect_geq(got, exact, "share %g: %lu is below the exact %lu", shares[i], got, exact);
-        cr_expect_leq((double)got, (double)exact * (1 + 1.0 / 1024) + 1, "share %g: %lu is too far above %lu", shares[i], got, exact);
+        cr_expect_leq((double)got, (double)exact * (1 + 1.0 / 1024) + 1, "share %g: %lu is too far above %lu",
+                      shares[i], got, exact);
     }
     cr_expect_eq(h.max, v[N - 1]);
     cr_expect_eq(h.min, v[0]);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The four ways to a name server's address. */
+#include "zc/client.h"
+#include "zl/nsaddr.h"
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <pthread.h>
@@ -7,8 +9,6 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include "zc/client.h"
-#include "zl/nsaddr.h"
 
 /* An HTTP server that gives each of its answers once, in order. */
 struct http {
@@ -29,9 +29,13 @@ static void *http_run(void *arg)
         size_t at = 0;
         ssize_t n;
         memset(h->request, 0, sizeof(h->request));
-        while (!strstr(h->request, "\r\n\r\n") && (n = recv(fd, h->request + at, sizeof(h->request) - 1 - at, 0)) > 0) at += (size_t)n;
-        if (h->answers[i]) send(fd, h->answers[i], strlen(h->answers[i]), MSG_NOSIGNAL);
-        else while (recv(fd, h->request, 1, 0) > 0) {} /* says nothing until the other side is gone */
+        while (!strstr(h->request, "\r\n\r\n") && (n = recv(fd, h->request + at, sizeof(h->request) - 1 - at, 0)) > 0)
+            at += (size_t)n;
+        if (h->answers[i])
+            send(fd, h->answers[i], strlen(h->answers[i]), MSG_NOSIGNAL);
+        else
+            while (recv(fd, h->request, 1, 0) > 0) {
+            } /* says nothing until the other side is gone */
         close(fd);
     }
     return NULL;
@@ -74,7 +78,8 @@ static void expect_names(struct zc_client *c, const char *first, const char *sec
 Test(names, option_before_environment)
 {
     setenv("NAMESRV_ADDR", "9.9.9.9:1", 1);
-    struct zc_client *c = zc_client_open(&(struct zc_options){ .namesrv = " 10.0.0.1:9876 ; http://10.0.0.2:9877;;" }, NULL);
+    struct zc_client *c =
+        zc_client_open(&(struct zc_options){ .namesrv = " 10.0.0.1:9876 ; http://10.0.0.2:9877;;" }, NULL);
     cr_assert(c);
     expect_names(c, "10.0.0.1:9876", "10.0.0.2:9877");
     cr_expect_eq(zc_client_set_namesrv(c, "10.0.0.3:9876", NULL), 0);
@@ -97,7 +102,9 @@ Test(names, environment)
 
 Test(names, address_server)
 {
-    static const char *const ANSWERS[] = { "HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n10.1.1.1:9876;10.1.1.2:9876\nsecond line" };
+    static const char *const ANSWERS[] = {
+        "HTTP/1.1 200 OK\r\nContent-Length: 28\r\n\r\n10.1.1.1:9876;10.1.1.2:9876\nsecond line"
+    };
     static struct http h;
     unsetenv("NAMESRV_ADDR");
     http_start(&h, ANSWERS, 1);
@@ -112,7 +119,8 @@ Test(names, address_server)
 /* The service thread asks again; its period is the test's. */
 Test(names, address_server_asked_again, .timeout = 20)
 {
-    static const char *const ANSWERS[] = { "HTTP/1.0 200 OK\r\n\r\n10.1.1.1:9876", "HTTP/1.0 200 OK\r\n\r\n10.2.2.2:9876" };
+    static const char *const ANSWERS[] = { "HTTP/1.0 200 OK\r\n\r\n10.1.1.1:9876",
+                                           "HTTP/1.0 200 OK\r\n\r\n10.2.2.2:9876" };
     static struct http h;
     char addr[ZC_NAME_MAX] = "";
     unsetenv("NAMESRV_ADDR");
@@ -131,7 +139,8 @@ Test(names, address_server_asked_again, .timeout = 20)
 
 Test(names, answers_that_are_none)
 {
-    static const char *const ANSWERS[] = { "HTTP/1.1 404 Not Found\r\n\r\n10.1.1.1:9876", "HTTP/1.1 200 OK\r\n\r\n  \n", "garbage", "", NULL };
+    static const char *const ANSWERS[] = { "HTTP/1.1 404 Not Found\r\n\r\n10.1.1.1:9876", "HTTP/1.1 200 OK\r\n\r\n  \n",
+                                           "garbage", "", NULL };
     static const zr_status WANT[] = { ZR_ENOENT, ZR_ENOENT, ZR_ENOENT, ZR_ENOENT, ZR_ETIMEOUT };
     static struct http h;
     char line[ZL_NAMESRV_TEXT_MAX];

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The producer against fake name servers and brokers: which queue, which broker next, what the request says. */
+#include "fake.h"
+#include "zl/record.h"
 #include <criterion/criterion.h>
 #include <libdeflate.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include "fake.h"
-#include "zl/record.h"
 
 /* One server plays name server (105) and broker (310, 320). */
 struct play {
-    const char *route;     /* of topic T; NULL: unknown */
-    const char *template;  /* of TBW102 */
+    const char *route;    /* of topic T; NULL: unknown */
+    const char *template; /* of TBW102 */
     int32_t send_code;
     int32_t last_code, sys_flag, queue_id;
     char broker[16], props[1024], uniq[64], codes_seen[64];
@@ -44,7 +44,8 @@ static int handle(void *ctx, const struct zl_header *r, struct fake_answer *a)
     atomic_fetch_add(&p->sends, 1);
     a->code = p->send_code;
     a->remark = p->send_code ? "busy" : NULL;
-    a->fields[0] = (struct zr_field){ ZR_STR("msgId"), ZR_STR("7F00000100002A9F0000000000000000,7F00000100002A9F0000000000000064") };
+    a->fields[0] = (struct zr_field){ ZR_STR("msgId"),
+                                      ZR_STR("7F00000100002A9F0000000000000000,7F00000100002A9F0000000000000064") };
     a->fields[1] = (struct zr_field){ ZR_STR("queueId"), zl_field(r->fields, r->n_fields, "e") };
     a->fields[2] = (struct zr_field){ ZR_STR("queueOffset"), ZR_STR("41") };
     a->n_fields = 3;
@@ -84,7 +85,10 @@ static void tear_down(void)
     free(alone);
 }
 
-static struct zc_message text(const char *body) { return (struct zc_message){ .topic = ZR_STR("T"), .body = { (const uint8_t *)body, strlen(body) } }; }
+static struct zc_message text(const char *body)
+{
+    return (struct zc_message){ .topic = ZR_STR("T"), .body = { (const uint8_t *)body, strlen(body) } };
+}
 
 Test(producer, result, .init = set_up, .fini = tear_down)
 {
@@ -115,7 +119,10 @@ Test(producer, round_robin_reaches_every_queue, .init = set_up, .fini = tear_dow
     int seen[2][2] = { 0 };
     for (int i = 0; i < 8; i++) {
         struct zc_send_result r;
-        cr_assert_eq(zc_send(producer, &(struct zc_message){ .topic = ZR_STR("T"), .body = { (const uint8_t *)"x", 1 } }, NULL, &r, NULL), 0);
+        cr_assert_eq(zc_send(producer,
+                             &(struct zc_message){ .topic = ZR_STR("T"), .body = { (const uint8_t *)"x", 1 } }, NULL,
+                             &r, NULL),
+                     0);
         seen[r.queue.broker[0] - 'a'][r.queue.queue_id]++;
     }
     for (int i = 0; i < 4; i++) cr_expect_eq(seen[i / 2][i % 2], 2);
@@ -253,7 +260,12 @@ Test(producer, arguments, .init = set_up, .fini = tear_down)
     cr_expect_eq(atomic_load(&p1.sends) + atomic_load(&p2.sends), 0);
 }
 
-struct async { sem_t done; int32_t code; uint32_t tries; char broker; };
+struct async {
+    sem_t done;
+    int32_t code;
+    uint32_t tries;
+    char broker;
+};
 
 static void on_sent(void *ctx, const struct zc_send_result *r, const struct zc_err *err)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Route answers as the two forms of name servers write them, and such as must be refused. */
-#include <criterion/criterion.h>
 #include "zc/client.h"
+#include <criterion/criterion.h>
 
 static struct zc_route *parse(const char *json)
 {
@@ -30,10 +30,13 @@ static void check_two(const struct zc_route *r)
 
 Test(route, standard_json)
 {
-    struct zc_route *r = parse("{\"brokerDatas\":[{\"brokerAddrs\":{\"0\":\"10.0.0.3:10911\"},\"brokerName\":\"broker-b\",\"cluster\":\"C\"},"
-                               "{\"brokerAddrs\":{\"1\":\"10.0.0.2:10911\",\"0\":\"10.0.0.1:10911\"},\"brokerName\":\"broker-a\",\"cluster\":\"C\",\"enableActingMaster\":false}],"
-                               "\"filterServerTable\":{},\"queueDatas\":[{\"brokerName\":\"broker-b\",\"perm\":4,\"readQueueNums\":4,\"topicSysFlag\":0,\"writeQueueNums\":4},"
-                               "{\"brokerName\":\"broker-a\",\"perm\":6,\"readQueueNums\":8,\"topicSysFlag\":0,\"writeQueueNums\":4}]}");
+    struct zc_route *r = parse(
+        "{\"brokerDatas\":[{\"brokerAddrs\":{\"0\":\"10.0.0.3:10911\"},\"brokerName\":\"broker-b\",\"cluster\":\"C\"},"
+        "{\"brokerAddrs\":{\"1\":\"10.0.0.2:10911\",\"0\":\"10.0.0.1:10911\"},\"brokerName\":\"broker-a\",\"cluster\":"
+        "\"C\",\"enableActingMaster\":false}],"
+        "\"filterServerTable\":{},\"queueDatas\":[{\"brokerName\":\"broker-b\",\"perm\":4,\"readQueueNums\":4,"
+        "\"topicSysFlag\":0,\"writeQueueNums\":4},"
+        "{\"brokerName\":\"broker-a\",\"perm\":6,\"readQueueNums\":8,\"topicSysFlag\":0,\"writeQueueNums\":4}]}");
     check_two(r);
     cr_expect_null(r->order_conf);
     zc_route_free(r);
@@ -41,10 +44,14 @@ Test(route, standard_json)
 
 Test(route, bare_integer_keys)
 {
-    struct zc_route *r = parse("{\"brokerDatas\":[{\"brokerAddrs\":{1:\"10.0.0.2:10911\",0:\"10.0.0.1:10911\"},\"brokerName\":\"broker-a\",\"cluster\":\"C\"},"
-                               "{\"brokerAddrs\":{0:\"10.0.0.3:10911\"},\"brokerName\":\"broker-b\",\"cluster\":\"C\"}],\"filterServerTable\":{},\"orderTopicConf\":\"broker-a:4\","
-                               "\"queueDatas\":[{\"brokerName\":\"broker-a\",\"perm\":6,\"readQueueNums\":8,\"topicSysFlag\":0,\"writeQueueNums\":4},"
-                               "{\"brokerName\":\"broker-b\",\"perm\":4,\"readQueueNums\":4,\"topicSysFlag\":0,\"writeQueueNums\":4}]}");
+    struct zc_route *r =
+        parse("{\"brokerDatas\":[{\"brokerAddrs\":{1:\"10.0.0.2:10911\",0:\"10.0.0.1:10911\"},\"brokerName\":\"broker-"
+              "a\",\"cluster\":\"C\"},"
+              "{\"brokerAddrs\":{0:\"10.0.0.3:10911\"},\"brokerName\":\"broker-b\",\"cluster\":\"C\"}],"
+              "\"filterServerTable\":{},\"orderTopicConf\":\"broker-a:4\","
+              "\"queueDatas\":[{\"brokerName\":\"broker-a\",\"perm\":6,\"readQueueNums\":8,\"topicSysFlag\":0,"
+              "\"writeQueueNums\":4},"
+              "{\"brokerName\":\"broker-b\",\"perm\":4,\"readQueueNums\":4,\"topicSysFlag\":0,\"writeQueueNums\":4}]}");
     check_two(r);
     cr_expect_str_eq(r->order_conf, "broker-a:4");
     zc_route_free(r);
@@ -64,7 +71,11 @@ Test(route, absent_members)
 Test(route, refused)
 {
     static const char *const BAD[] = {
-        "", "{", "[]", "null", "{\"brokerDatas\":[{\"brokerAddrs\":{\"x\":\"10.0.0.1:1\"},\"brokerName\":\"a\"}]}",
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"brokerDatas\":[{\"brokerAddrs\":{\"x\":\"10.0.0.1:1\"},\"brokerName\":\"a\"}]}",
         "{\"queueDatas\":[{\"brokerName\":\"a\",\"readQueueNums\":-1,\"writeQueueNums\":1}]}",
         "{\"queueDatas\":[{\"brokerName\":\"a\",\"readQueueNums\":1,\"writeQueueNums\":2000000000}]}",
         "{\"brokerDatas\":[{\"brokerAddrs\":{\"0\":\"\"},\"brokerName\":\"a\"}]}",
