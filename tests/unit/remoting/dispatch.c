@@ -351,12 +351,14 @@ Test(dispatch, message_mode_wants_whole_frames)
 }
 
 static struct zr_event seen_event;
-static uint32_t seen_flags;
+static uint32_t seen_flags, n_closed;
 static void hook_reject_13(const struct zr_event *event, struct zr_verdict *verdict)
 {
     seen_event = *event;
-    if (event->point == ZR_POINT_SESSION_CLOSED)
+    if (event->point == ZR_POINT_SESSION_CLOSED) {
+        n_closed++;
         return;
+    }
     seen_flags = event->request->flags;
     if (event->request->flags & ZR_REQUEST_GUARDED) {
         verdict->what = ZR_VERDICT_REJECT;
@@ -382,6 +384,7 @@ Test(dispatch, hooks)
     cr_assert(fake_exchange(c, 4711, 0, ZL_TYPE_JSON, "t", &f) && f.h.code == 3 && seen_event.code == 4711);
     fake_close(c, ZR_ECLOSED);
     cr_assert(seen_event.point == ZR_POINT_SESSION_CLOSED && seen_event.session == c->session && seen_event.request == NULL);
+    cr_assert(n_closed == 1);
     fake_stop();
 }
 
