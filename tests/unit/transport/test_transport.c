@@ -1082,3 +1082,50 @@ Test(tcp, incomplete_input_is_bounded, .timeout = LIMIT)
     free(junk);
     rig_end(r);
 }
+
+/* ---- transport-nng alone ------------------------------------------------------------------------------------------- */
+
+static zr_status start_at(const char *path, struct mini *m, struct echo *e)
+{
+    char url[160];
+    struct setting s[] = { { "listen", url }, { NULL, NULL } };
+    snprintf(url, sizeof url, "ipc://%s", path);
+    cr_assert_eq(mini_create(m, "transport-nng", s), ZR_OK, "%s", m->error);
+    echo_init(e, m);
+    return mini_start(m, &e->sink);
+}
+
+/* What nobody listens on is cleared away; a live socket, and a file of another kind, are left alone. */
+Test(nng_ipc, paths_in_the_way, .timeout = LIMIT)
+{
+    struct sockaddr_un un = { .sun_family = AF_UNIX };
+    struct mini *m = calloc(2, sizeof *m);
+    struct echo *e = calloc(2, sizeof *e);
+    snprintf(un.sun_path, sizeof un.sun_path, "/tmp/zarya-test-way-%d.sock", (int)getpid());
+    int fd = open(un.sun_path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(start_at(un.sun_path, &m[0], &e[0]), ZR_EEXIST);
+    cr_assert_eq(access(un.sun_path, F_OK), 0, "a plain file was removed");
+    m[0].plugin->destroy(m[0].inst);
+    mini_free(&m[0]);
+    echo_free(&e[0]);
+    close(fd);
+    unlink(un.sun_path);
+
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0); /* bound, and left behind */
+    cr_assert_eq(bind(fd, (struct sockaddr *)&un, sizeof un), 0);
+    close(fd);
+    cr_assert_eq(start_at(un.sun_path, &m[0], &e[0]), ZR_OK, "%s", m[0].error);
+    cr_assert_eq(start_at(un.sun_path, &m[1], &e[1]), ZR_EEXIST);
+    cr_assert(strstr(m[1].error, un.sun_path) != NULL, "%s", m[1].error);
+    cr_assert_eq(access(un.sun_path, F_OK), 0, "a living socket was removed");
+    m[1].plugin->destroy(m[1].inst);
+    mini_free(&m[1]);
+    echo_free(&e[1]);
+    mini_drain(&m[0]);
+    mini_stop(&m[0]);
+    echo_free(&e[0]);
+    cr_assert_neq(access(un.sun_path, F_OK), 0, "the socket file stays behind");
+    free(m);
+    free(e);
+}
