@@ -135,8 +135,8 @@ static void lanes_wake(void)
     uint32_t n = zb_lanes(&all), give_up = hopeless();
     int64_t upto = confirmed(), seen = zb.sync ? atomic_load(&marks[ZR_MARK_FLUSHED]) : INT64_MAX;
     for (uint32_t i = 0; i < n; i++) {
-        int64_t min = atomic_load(&all[i]->parked_min);
-        if (min <= upto || min <= seen || (give_up && min != INT64_MAX))
+        int64_t min = atomic_load(&all[i]->parked_min); /* INT64_MAX: nothing is parked, so nobody needs waking */
+        if (min != INT64_MAX && (min <= upto || min <= seen || give_up))
             zk_lane_wake(all[i]->lane);
     }
 }
