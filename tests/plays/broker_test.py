@@ -295,6 +295,13 @@ def pulls(f):
 def held(f):
     t, g, late = f.topic("HeldT"), "HeldG", 0.8 if f.ours else 6.0
     c = Conn(f.s.addr)
+
+    def hold(*args, **more):
+        """A pull that is held: a later request on the same connection is answered. Its opaque."""
+        opaque = c.send(11, f.pull_ext(*args, sysFlag=6, suspendTimeoutMillis=20000, **more))
+        c.ask(30, {"topic": t, "queueId": 0})
+        return opaque
+
     began = time.time()
     head, _ = f.pull("held pull, nothing comes", t, g, conn=c, sysFlag=6, suspendTimeoutMillis=1000)
     took = time.time() - began
@@ -308,13 +315,14 @@ def held(f):
     head, body = c.answer(held, 5)
     took = time.time() - began
     f.check(head.get("code") == 0 and [m["body"] for m in records(body)] == [b"wake"] and took < 1, "a message wakes a held pull within the second", f"{took:.3f} s {head}")
-    held = c.send(11, f.pull_ext(t, g, 0, 1, sysFlag=6, suspendTimeoutMillis=20000, subscription="TagB"))
-    f.send(t, 0, b"other", tag="TagA")
-    f.check(c.answer(held, 0.5)[0] == {}, "a message of another tag does not", c.seen)
-    f.send(t, 0, b"mine", tag="TagB")
-    head, body = c.answer(held, 5)
-    f.check(head.get("code") == 0 and [m["body"] for m in records(body)] == [b"mine"], "one of its tag does", head)
-    held = c.send(11, f.pull_ext(t, g, 1, 0, sysFlag=6, suspendTimeoutMillis=20000))
+    if f.ours:  # Apache looks at held pulls every 5 s without knowing tags, and ends them early
+        held = hold(t, g, 0, 1, subscription="TagB")
+        f.send(t, 0, b"other", tag="TagA")
+        f.check(c.answer(held, 0.5)[0] == {}, "a message of another tag does not", c.seen)
+        f.send(t, 0, b"mine", tag="TagB")
+        head, body = c.answer(held, 5)
+        f.check(head.get("code") == 0 and [m["body"] for m in records(body)] == [b"mine"], "one of its tag does", head)
+    held = hold(t, g, 1, 0)
     f.send(t, 2, b"elsewhere")
     f.check(c.answer(held, 0.3)[0] == {}, "a message of another queue wakes nobody", c.seen)
     c.close()
