@@ -229,6 +229,14 @@ static int64_t posix_seek_data(void *self, int32_t fd, int64_t off)
     return RETRY(lseek(fd, off, SEEK_DATA));
 }
 
+static int64_t posix_sync_fs(void *self, const char *path)
+{
+    int64_t fd = posix_open(self, path, ZR_IO_READ, 0);
+    if (fd < 0) return fd;
+    int64_t synced = RETRY(syncfs((int)fd)), closed = posix_close(self, (int32_t)fd);
+    return synced < 0 ? synced : closed;
+}
+
 const struct zr_io_v1 *zl_io_posix(void)
 {
     static const struct zr_io_v1 table = {
@@ -256,6 +264,7 @@ const struct zr_io_v1 *zl_io_posix(void)
         .lock = posix_lock,
         .disk = posix_disk,
         .seek_data = posix_seek_data,
+        .sync_fs = posix_sync_fs,
     };
     return &table;
 }

@@ -124,16 +124,19 @@ static int64_t first_nonzero(const uint8_t *p, uint64_t n)
 int64_t zs_is_zero(struct zr_inst *st, int32_t fd, int64_t off, int64_t len, int64_t *ret_at)
 {
     int64_t end = off + len, r = 1;
+    uint64_t step = 4096; /* to the end of this page; most often a hole follows, which is not read */
     uint8_t *buf = malloc(CHUNK);
     if (!buf) return -ENOMEM;
-    while (off < end) {
+    for (; off < end; step = step < CHUNK ? step * 4 : CHUNK) {
         if (ZR_HAS(struct zr_io_v1, st->io, seek_data) && st->io->seek_data) {
             int64_t at = st->io->seek_data(st->io->ctx, fd, off);
             if (at == -ENXIO) break;
             if (at > off) off = at;
             if (off >= end) break;
         }
-        uint64_t n = end - off < (int64_t)CHUNK ? (uint64_t)(end - off) : CHUNK;
+        uint64_t n = step - (uint64_t)off % 4096;
+        if (n > CHUNK) n = CHUNK;
+        if ((int64_t)n > end - off) n = (uint64_t)(end - off);
         r = zl_io_read_all(st->io, fd, buf, n, off);
         if (r < 0) break;
         int64_t at = first_nonzero(buf, n);

@@ -140,9 +140,9 @@ static struct zs_qfile *cache_get(struct zr_inst *st, struct zr_queue *q, int64_
 void zs_qfile_forget(struct zr_inst *st, struct zr_queue *q)
 {
     pthread_mutex_lock(&st->files.lock);
-    for (struct zs_qfile *x = st->files.oldest, *next; x; x = next) {
-        next = x->newer;
-        if (x->q == q && x->refs == 0) cache_remove(st, x);
+    for (int64_t no = q->first_file; no != ZS_NONE && no <= q->last_file; no++) {
+        struct zs_qfile *x = cache_find(&st->files, q, no);
+        if (x && x->refs == 0) cache_remove(st, x);
     }
     pthread_mutex_unlock(&st->files.lock);
 }

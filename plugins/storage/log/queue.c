@@ -22,6 +22,7 @@
 #define LINGER_NS 200000000
 #define SWEEP_NS 5000000000
 #define SAVE_BYTES (256ll << 20)
+#define SYNC_FEW 256u /* up to so many queues are synced one by one */
 
 /* ---- the table ------------------------------------------------------------------------------------------------------ */
 
@@ -501,14 +502,57 @@ static int64_t sync_queue(struct zr_inst *st, struct zr_queue *q)
     return r;
 }
 
+/* Very many queues: one sync of the whole file system instead of some for each. -EOPNOTSUPP: not here. */
+static int64_t sync_all(struct zr_inst *st, struct zr_queue **at, uint64_t n)
+{
+    if (!ZR_HAS(struct zr_io_v1, st->io, sync_fs) || !st->io->sync_fs) return -EOPNOTSUPP;
+    pthread_mutex_lock(&st->drain_lock);
+    for (uint64_t i = 0; i < n; i++) {
+        at[i]->unsynced = 0;
+        atomic_store(&at[i]->name_unsynced, 0);
+        at[i]->syncing = at[i]->persisted;
+        at[i]->syncing_end = at[i]->persisted_end;
+    }
+    pthread_mutex_unlock(&st->drain_lock);
+    int64_t r = st->io->sync_fs(st->io->ctx, st->queue_dir);
+    pthread_mutex_lock(&st->drain_lock);
+    for (uint64_t i = 0; i < n; i++) {
+        if (r < 0) {
+            atomic_store(&at[i]->name_unsynced, 1);
+            zs_queue_mark_unsynced(st, at[i], at[i]->synced);
+        } else {
+            at[i]->synced = at[i]->syncing;
+            at[i]->synced_end = at[i]->syncing_end;
+        }
+    }
+    pthread_mutex_unlock(&st->drain_lock);
+    return r;
+}
+
+/* The list as an array, if it is long; NULL: it is short, or there is no memory for that. */
+static struct zr_queue **many_of(struct zr_queue *list, uint64_t *ret_n)
+{
+    uint64_t n = 0;
+    for (struct zr_queue *q = list; q; q = q->unsynced_next) n++;
+    struct zr_queue **at = n > SYNC_FEW ? malloc(n * sizeof *at) : NULL;
+    for (uint64_t i = 0; at && i < n; i++, list = list->unsynced_next) at[i] = list;
+    *ret_n = n;
+    return at;
+}
+
 int64_t zs_queues_sync(struct zr_inst *st)
 {
     int64_t worst = 0;
+    uint64_t n;
     struct zr_queue *list, *next;
     pthread_mutex_lock(&st->dirty_lock);
     list = st->unsynced;
     st->unsynced = NULL;
     pthread_mutex_unlock(&st->dirty_lock);
+    struct zr_queue **many = many_of(list, &n);
+    int64_t all = many ? sync_all(st, many, n) : -EOPNOTSUPP;
+    free(many);
+    if (all != -EOPNOTSUPP) return all;
     for (struct zr_queue *q = list; q; q = next) {
         next = q->unsynced_next; /* before sync_queue: it may be linked anew */
         int64_t r = sync_queue(st, q);

@@ -87,6 +87,7 @@ struct zr_queue {
     int64_t persisted, synced; /* see the top */
     int64_t end_phys;         /* end of the last entry's record */
     int64_t persisted_end, synced_end; /* ends of the records of entries persisted - 1 and synced - 1 */
+    int64_t syncing, syncing_end; /* what these two will be once the sync under way is done */
     int64_t first_file, last_file; /* numbers of its files, -1: none */
     uint64_t serial;          /* in order of making */
     uint64_t hash;

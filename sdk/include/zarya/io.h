@@ -64,6 +64,9 @@ struct zr_io_v1 {
     /* The first place at or behind off that may hold data (SEEK_DATA); -ENXIO: only a hole up to the end of the file. May be
      * NULL or answer -EOPNOTSUPP or -EINVAL where holes cannot be told: then everything is read. */
     ZR_ON(any) int64_t (*seek_data)(void *self, int32_t fd, int64_t off);
+    /* Makes everything written to the file system that holds path durable, data and names (syncfs): for very many files at
+     * once. May be NULL or answer -EOPNOTSUPP. */
+    ZR_ON(any) int64_t (*sync_fs)(void *self, const char *path);
 };
 #ifdef __cplusplus
 }

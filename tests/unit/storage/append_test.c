@@ -279,3 +279,25 @@ Test(append, a_closing_store_takes_no_message)
     cr_assert_eq(read_all(w, "T", 0, 100), 3);
     world_end(w);
 }
+
+/* More queues than descriptors are kept, and than are synced one by one. */
+Test(append, a_thousand_queues)
+{
+    struct world *w = world_new("thousand");
+    char topic[32];
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int round = 0; round < 3; round++)
+        for (int i = 0; i < 1000; i++) {
+            snprintf(topic, sizeof topic, "T%d", i / 4);
+            cr_assert_eq(put_one(w, topic, i % 4, "x", NULL).queue_offset, round);
+        }
+    world_close(w);
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert(world_said(w, ": 0 records, 0 entries made"), "%s", w->lines);
+    w = world_kill(w);
+    for (int i = 0; i < 1000; i++) {
+        snprintf(topic, sizeof topic, "T%d", i / 4);
+        cr_assert_eq(read_all(w, topic, i % 4, 0), 3);
+    }
+    world_end(w);
+}

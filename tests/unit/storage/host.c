@@ -18,6 +18,7 @@ static void power_name(struct world *w, const char *path);
 static void power_synced(struct world *w, int32_t fd);
 static void power_dir_synced(struct world *w, const char *dir);
 static void power_renamed(struct world *w, const char *from, const char *to);
+static void power_all_synced(struct world *w);
 static void power_free(struct world *w);
 static void power_lock(struct world *w);
 static void power_unlock(struct world *w);
@@ -274,6 +275,12 @@ static int64_t io_sync_dir(void *self, const char *path)
     if (e == 0) power_dir_synced(self, path);
     return e;
 }
+static int64_t io_sync_fs(void *self, const char *path)
+{
+    int64_t e = trip(self, OP_SYNC_DIR, path);
+    if (e == 0) power_all_synced(self);
+    return e;
+}
 static int64_t io_mkdir(void *self, const char *path, uint32_t mode)
 {
     power_lock(self);
@@ -396,6 +403,7 @@ static struct world *world_make(const char *name)
     w->io.unlink = io_unlink;
     w->io.disk = io_disk;
     w->io.mkdir = io_mkdir;
+    w->io.sync_fs = io_sync_fs;
     w->host = (struct zr_host){ ZR_HDR(struct zr_host, 0), w, host_query, "storage", w->dir };
     atomic_init(&w->disk_left, -1);
     for (int i = 0; i < N_OPS; i++) atomic_init(&w->fault[i].after, -1);
@@ -621,6 +629,19 @@ static void power_renamed(struct world *w, const char *from, const char *to)
             free(p->names[i]);
             p->names[i] = strdup(to);
         }
+}
+static void power_all_synced(struct world *w)
+{
+    struct power *p = w->power;
+    if (!p) return;
+    power_lock(w);
+    for (uint64_t i = 0; i < p->n; i++) {
+        free(p->undo[i].path);
+        free(p->undo[i].old);
+    }
+    for (uint64_t i = 0; i < p->n_names; i++) free(p->names[i]);
+    p->n = p->n_names = 0;
+    power_unlock(w);
 }
 static void power_free(struct world *w)
 {
