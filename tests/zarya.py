@@ -127,8 +127,8 @@ class Zarya:
             plugins.append(f'{{ use = "storage-commitlog"; settings = {{ {storage} }}; }}')
             plugins.append(f'{{ use = "routing-remote"; settings = {{ namesrv = "{self.ns}"; {routing} }}; }}')
             plugins.append('{ use = "filter-tag"; }')
-            if features:
-                plugins += [f'{{ use = "feature-{f}"; }}' for f in ("admin", "ordered", "query")]
+            for f in ("admin", "ordered", "query") if features is True else features or ():
+                plugins.append(f'{{ use = "feature-{f}"; }}')
         if extra_plugins:
             plugins.append(extra_plugins)
         self.conf = os.path.join(self.dir, "zarya.conf")

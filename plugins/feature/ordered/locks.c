@@ -2,8 +2,8 @@
 /* locks.c - a chained hash table of queue locks.
  *
  * What stays true:
- *   1. A key is in the table at most once; an entry means that its client held the lock at `renewed`.
- *   2. Only the holder, or anybody after the lease ended, replaces the holder.
+ *   1. A key is in the table at most once; an entry means that its client holds the lock up to `until`.
+ *   2. Only the holder, or anybody after `until`, replaces the holder.
  *   3. The table never holds more than `max` entries: beyond it new locks are refused, held ones can be renewed.
  *
  * LOCKING: one mutex around the whole table; no call to the host is made under it. */
@@ -18,14 +18,20 @@
 struct entry {
     struct entry *next;
     uint64_t hash;
-    int64_t renewed;
+    int64_t renewed, until;
+    struct group *group;
     struct lock_key key; /* text in `text` */
     struct zr_str client; /* malloc'ed */
     char text[];
 };
 
+/* How many entries a group has, and the latest `until` that any of them ever had: enough to say whether it holds a lock. */
+struct group { struct group *next; uint64_t hash, n; int64_t until; uint64_t len; char name[]; };
+#define GROUP_SLOTS 1024u
+
 struct locks {
     pthread_mutex_t lock;
+    struct group *groups[GROUP_SLOTS];
     struct entry **slots;
     uint64_t n_slots, n, max;
     int64_t lease_ms;
@@ -60,8 +66,39 @@ struct locks *locks_new(int64_t lease_ms, uint64_t max)
     return l;
 }
 
-static void entry_free(struct entry *e)
+static struct group **group_place(struct locks *l, struct zr_str name, uint64_t hash)
 {
+    struct group **at = &l->groups[hash % GROUP_SLOTS];
+    while (*at && !((*at)->hash == hash && zl_eq((struct zr_str){ (*at)->name, (*at)->len }, name))) at = &(*at)->next;
+    return at;
+}
+
+static struct group *group_take(struct locks *l, struct zr_str name)
+{
+    uint64_t hash = zl_hash(name.ptr, name.len);
+    struct group **at = group_place(l, name, hash), *g = *at;
+    if (!g) {
+        g = calloc(1, sizeof *g + name.len);
+        if (!g) return NULL;
+        g->hash = hash;
+        g->len = name.len;
+        if (name.len) memcpy(g->name, name.ptr, name.len);
+        *at = g;
+    }
+    g->n++;
+    return g;
+}
+
+static void group_leave(struct locks *l, struct group *g)
+{
+    if (--g->n) return;
+    *group_place(l, (struct zr_str){ g->name, g->len }, g->hash) = g->next;
+    free(g);
+}
+
+static void entry_free(struct locks *l, struct entry *e)
+{
+    if (e->group) group_leave(l, e->group);
     free((void *)(uintptr_t)e->client.ptr);
     free(e);
 }
@@ -72,7 +109,7 @@ void locks_free(struct locks *l)
     for (uint64_t i = 0; i < l->n_slots; i++) {
         for (struct entry *e = l->slots[i], *next; e; e = next) {
             next = e->next;
-            entry_free(e);
+            entry_free(l, e);
         }
     }
     pthread_mutex_destroy(&l->lock);
@@ -111,9 +148,13 @@ static void grow(struct locks *l)
     l->n_slots = n_slots;
 }
 
-static struct entry *entry_new(const struct lock_key *key, uint64_t hash)
+static struct entry *entry_new(struct locks *l, const struct lock_key *key, uint64_t hash)
 {
     struct entry *e = calloc(1, sizeof *e + key->group.len + key->topic.len + key->broker.len);
+    if (e && !(e->group = group_take(l, key->group))) {
+        free(e);
+        e = NULL;
+    }
     if (!e) return NULL;
     char *to = e->text;
     struct zr_str *parts[] = { &e->key.group, &e->key.topic, &e->key.broker };
@@ -128,7 +169,7 @@ static struct entry *entry_new(const struct lock_key *key, uint64_t hash)
     return e;
 }
 
-static uint32_t give(struct entry *e, struct zr_str client, int64_t now_ms)
+static uint32_t give(struct locks *l, struct entry *e, struct zr_str client, int64_t now_ms)
 {
     if (!zl_eq(e->client, client)) {
         char *copy = zl_dup(client);
@@ -137,6 +178,8 @@ static uint32_t give(struct entry *e, struct zr_str client, int64_t now_ms)
         e->client = (struct zr_str){ copy, client.len };
     }
     e->renewed = now_ms;
+    e->until = now_ms + l->lease_ms;
+    if (e->group->until < e->until) e->group->until = e->until;
     return 1;
 }
 
@@ -147,14 +190,14 @@ uint32_t locks_take(struct locks *l, const struct lock_key *key, struct zr_str c
     pthread_mutex_lock(&l->lock);
     struct entry **at = place(l, key, hash), *e = *at;
     if (e) {
-        if (zl_eq(e->client, client) || now_ms - e->renewed > l->lease_ms) ok = give(e, client, now_ms);
-    } else if (l->n < l->max && (e = entry_new(key, hash))) {
-        ok = give(e, client, now_ms);
+        if (zl_eq(e->client, client) || now_ms > e->until) ok = give(l, e, client, now_ms);
+    } else if (l->n < l->max && (e = entry_new(l, key, hash))) {
+        ok = give(l, e, client, now_ms);
         if (ok) {
             *at = e;
             if (++l->n > l->n_slots) grow(l);
         } else {
-            entry_free(e);
+            entry_free(l, e);
         }
     }
     pthread_mutex_unlock(&l->lock);
@@ -168,57 +211,50 @@ void locks_drop(struct locks *l, const struct lock_key *key, struct zr_str clien
     if (e && zl_eq(e->client, client)) {
         *at = e->next;
         l->n--;
-        entry_free(e);
+        entry_free(l, e);
     }
     pthread_mutex_unlock(&l->lock);
 }
 
-/* Removes every entry that `gone` names; the table is locked. */
-static void remove_where(struct locks *l, uint32_t (*gone)(const struct entry *e, const void *ctx), const void *ctx)
+void locks_shorten(struct locks *l, struct zr_str group, struct zr_str client, int64_t client_lease_ms)
 {
-    for (uint64_t i = 0; i < l->n_slots; i++) {
-        for (struct entry **at = &l->slots[i]; *at;) {
-            struct entry *e = *at;
-            if (!gone(e, ctx)) {
-                at = &e->next;
-                continue;
-            }
-            *at = e->next;
-            l->n--;
-            entry_free(e);
+    pthread_mutex_lock(&l->lock);
+    struct group *g = *group_place(l, group, zl_hash(group.ptr, group.len));
+    uint64_t left = g ? g->n : 0;
+    for (uint64_t i = 0; i < l->n_slots && left; i++) {
+        for (struct entry *e = l->slots[i]; e; e = e->next) {
+            if (e->group != g) continue;
+            left--;
+            if (zl_eq(e->client, client) && e->until > e->renewed + client_lease_ms) e->until = e->renewed + client_lease_ms;
         }
     }
-}
-
-struct holder { struct zr_str group, client; };
-
-static uint32_t is_of(const struct entry *e, const void *ctx)
-{
-    const struct holder *h = ctx;
-    return zl_eq(e->client, h->client) && zl_eq(e->key.group, h->group);
-}
-
-void locks_drop_client(struct locks *l, struct zr_str group, struct zr_str client)
-{
-    struct holder h = { group, client };
-    pthread_mutex_lock(&l->lock);
-    if (l->n) remove_where(l, is_of, &h);
     pthread_mutex_unlock(&l->lock);
 }
 
-struct age { int64_t now_ms, lease_ms; };
-
-static uint32_t is_expired(const struct entry *e, const void *ctx)
+uint32_t locks_held(struct locks *l, struct zr_str group, int64_t now_ms)
 {
-    const struct age *a = ctx;
-    return a->now_ms - e->renewed > a->lease_ms;
+    pthread_mutex_lock(&l->lock);
+    struct group *g = *group_place(l, group, zl_hash(group.ptr, group.len));
+    uint32_t held = g && g->until >= now_ms;
+    pthread_mutex_unlock(&l->lock);
+    return held;
 }
 
 uint64_t locks_sweep(struct locks *l, int64_t now_ms)
 {
     pthread_mutex_lock(&l->lock);
-    struct age a = { now_ms, l->lease_ms };
-    remove_where(l, is_expired, &a);
+    for (uint64_t i = 0; i < l->n_slots; i++) {
+        for (struct entry **at = &l->slots[i]; *at;) {
+            struct entry *e = *at;
+            if (now_ms <= e->until) {
+                at = &e->next;
+                continue;
+            }
+            *at = e->next;
+            l->n--;
+            entry_free(l, e);
+        }
+    }
     uint64_t left = l->n;
     pthread_mutex_unlock(&l->lock);
     return left;

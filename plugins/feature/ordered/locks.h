@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* locks.h - the table of queue locks: (group, topic, broker, queue id) -> (client id, time of the last renewal). */
+/* locks.h - the table of queue locks: (group, topic, broker, queue id) -> (client id, until when). */
 #ifndef ORDERED_LOCKS_H
 #define ORDERED_LOCKS_H
 #include "zarya/abi.h"
@@ -15,8 +15,10 @@ void locks_set_lease(struct locks *locks, int64_t lease_ms);
 uint32_t locks_take(struct locks *locks, const struct lock_key *key, struct zr_str client, int64_t now_ms);
 /* Frees it if this client holds it. */
 void locks_drop(struct locks *locks, const struct lock_key *key, struct zr_str client);
-/* Frees all locks of a client in a group. */
-void locks_drop_client(struct locks *locks, struct zr_str group, struct zr_str client);
+/* Lets all locks of a client in a group end client_lease_ms after their last renewal, if that is sooner. */
+void locks_shorten(struct locks *locks, struct zr_str group, struct zr_str client, int64_t client_lease_ms);
+/* 1: some client holds a lock of this group. */
+uint32_t locks_held(struct locks *locks, struct zr_str group, int64_t now_ms);
 /* Removes expired locks; returns how many are left. */
 uint64_t locks_sweep(struct locks *locks, int64_t now_ms);
 #endif

@@ -2,34 +2,45 @@
 /* ordered.c - feature-ordered: queue locks for orderly consumers (LOCK_BATCH_MQ 41, UNLOCK_BATCH_MQ 42).
  *
  * An orderly consumer locks each queue at the broker before it consumes from it and renews every 20 s, so that during a
- * rebalance no two clients work on one queue. A lock ends by unlocking, after the lease (60 s), or at once when the
- * client's connection ends. Facts: RocketMQ's RebalanceLockManager. */
+ * rebalance no two clients work on one queue. A lock ends by unlocking, or after the lease (60 s). When the client's connection
+ * ends it ends as soon as that client, if it still lives, no longer believes in it: 30 s after its last renewal.
+ *
+ * An orderly consumer that gives a message up sends it to its retry topic itself. While its group holds a lock, such a message
+ * goes to the dead letter topic: ordered messages are retried in the client, not by delay. Facts: RocketMQ's
+ * RebalanceLockManager and AbstractSendMessageProcessor. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "locks.h"
+#include "zarya/broker.h"
 #include "zarya/hooks.h"
 #include "zarya/log.h"
 #include "zarya/plugin.h"
 #include "zarya/reply.h"
 #include "zarya/timer.h"
 #include "zl/json.h"
+#include "zl/record.h"
 #include "zl/text.h"
 
 #define LOCK_BATCH_MQ 41
 #define UNLOCK_BATCH_MQ 42
+#define SEND_MESSAGE 10
+#define SEND_MESSAGE_V2 310
+#define RETRY_PREFIX "%RETRY%"
+#define DLQ_PREFIX "%DLQ%"
 #define MAX_ANSWER (4u * 1024 * 1024)
 #define SWEEP_NS (60LL * 1000000000)
 
 ZR_MANIFEST("id = feature-ordered\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.requests/1\nprovides = zarya.hooks/1\n");
 
-struct settings { int64_t lease, max_locks; };
+struct settings { int64_t lease, client_lease, max_locks; };
 
 struct zr_inst {
     const struct zr_host *host;
     const struct settings *settings;
     const struct zr_reply_v1 *reply;
     const struct zr_timer_v1 *timer;
+    const struct zr_broker_v1 *broker;
     struct locks *locks;
     uint64_t sweep_timer;
 };
@@ -103,7 +114,56 @@ static zr_status handle_batch(struct zr_inst *inst, const struct zr_request *req
 static zr_status client_gone(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict)
 {
     (void)verdict;
-    locks_drop_client(inst->locks, event->group, event->client_id);
+    locks_shorten(inst->locks, event->group, event->client_id, inst->settings->client_lease);
+    return ZR_OK;
+}
+
+static void ignore_topic(void *ctx, const struct zr_topic *topic)
+{
+    (void)ctx;
+    (void)topic;
+}
+
+/* The dead letter topic of a group, made if it is not there; its name is in scratch. */
+static struct zr_str dead_letter_topic(struct zr_inst *inst, const struct zr_event *event, struct zr_str group)
+{
+    uint64_t len = sizeof DLQ_PREFIX - 1 + group.len;
+    char *name = event->scratch(event->scratch_ctx, len);
+    if (!name) return (struct zr_str){ NULL, 0 };
+    memcpy(name, DLQ_PREFIX, sizeof DLQ_PREFIX - 1);
+    memcpy(name + sizeof DLQ_PREFIX - 1, group.ptr, group.len);
+    struct zr_topic topic = { .hdr = ZR_HDR(struct zr_topic, 0), .name = { name, len }, .read_queues = 1, .write_queues = 1, .perm = ZR_PERM_READ | ZR_PERM_WRITE };
+    if (inst->broker->topic(inst->host, topic.name, ignore_topic, NULL) != ZR_OK) inst->broker->put_topic(inst->host, &topic, NULL, NULL);
+    return topic.name;
+}
+
+/* The message's properties without its delay, in scratch. */
+static struct zr_span without_delay(const struct zr_event *event)
+{
+    static const char *const names[] = { "DELAY", NULL };
+    struct zl_buf out;
+    zl_buf_init(&out, ZL_MAX_PROPERTIES + 1);
+    zl_props_copy(&out, event->msg->properties, names);
+    uint8_t *copy = out.failed ? NULL : event->scratch(event->scratch_ctx, out.len);
+    struct zr_span props = copy ? (struct zr_span){ copy, out.len } : event->msg->properties;
+    if (copy) memcpy(copy, out.ptr, out.len);
+    zl_buf_free(&out);
+    return props;
+}
+
+static zr_status publish(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict)
+{
+    (void)verdict;
+    struct zr_str topic = event->msg->topic;
+    if ((event->code != SEND_MESSAGE && event->code != SEND_MESSAGE_V2) || !zl_starts(topic, RETRY_PREFIX)) return ZR_OK;
+    struct zr_str group = { topic.ptr + sizeof RETRY_PREFIX - 1, topic.len - (sizeof RETRY_PREFIX - 1) };
+    if (!locks_held(inst->locks, group, now_ms(inst))) return ZR_OK;
+    struct zr_str dead = dead_letter_topic(inst, event, group);
+    if (!dead.ptr) return ZR_ENOMEM;
+    event->msg->properties = without_delay(event);
+    event->msg->topic = dead;
+    event->msg->queue_id = 0;
+    event->msg->queue = NULL;
     return ZR_OK;
 }
 
@@ -123,8 +183,9 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
     inst->settings = settings;
     inst->reply = host->query(host, ZR_SVC_REPLY);
     inst->timer = host->query(host, ZR_SVC_TIMER);
+    inst->broker = host->query(host, ZR_SVC_BROKER);
     inst->locks = locks_new(inst->settings->lease, (uint64_t)inst->settings->max_locks);
-    if (!inst->reply || !inst->timer || !inst->locks) {
+    if (!inst->reply || !inst->timer || !inst->broker || !inst->locks) {
         locks_free(inst->locks);
         free(inst);
         return ZR_ENOTSUP;
@@ -159,9 +220,10 @@ static const struct zr_handler handlers[] = {
 };
 static const struct zr_requests_v1 requests = { .hdr = ZR_HDR(struct zr_requests_v1, 0), .handlers = handlers, .n_handlers = 2 };
 static const struct zr_hook hook_list[] = {
+    { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_PUBLISH, .klass = ZR_CLASS_TRANSFORM, .before = "feature-delay", .call = publish },
     { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_CLIENT_GONE, .klass = ZR_CLASS_OBSERVE, .call = client_gone },
 };
-static const struct zr_hooks_v1 hooks = { .hdr = ZR_HDR(struct zr_hooks_v1, 0), .hooks = hook_list, .n_hooks = 1 };
+static const struct zr_hooks_v1 hooks = { .hdr = ZR_HDR(struct zr_hooks_v1, 0), .hooks = hook_list, .n_hooks = 2 };
 
 static const void *query(struct zr_inst *inst, const char *id)
 {
@@ -173,11 +235,13 @@ static const void *query(struct zr_inst *inst, const char *id)
 
 static const struct zr_option options[] = {
     ZR_OPTION_ROW(struct settings, lease, "lease", ZR_OPT_I64, ZR_OPT_LIVE, "60 s", "1 s", "1 h", "ms", "How long a queue lock lives that is not renewed."),
+    ZR_OPTION_ROW(struct settings, client_lease, "client_lease", ZR_OPT_I64, ZR_OPT_LIVE, "30 s", "0", "1 h", "ms",
+                  "How long after its last renewal a client believes in its lock; once its connection ended the lock ends then."),
     ZR_OPTION_ROW(struct settings, max_locks, "max_locks", ZR_OPT_I64, 0, "1000000", "1", NULL, NULL, "The most locks held at once; further ones are refused."),
 };
 static const struct zr_plugin plugin = {
     .hdr = ZR_HDR(struct zr_plugin, 0), .id = "feature-ordered", .version = "1.0.0", .summary = "Queue locks for orderly consumers.",
-    .options = options, .n_options = 2, .settings_size = sizeof(struct settings), .swap = ZR_SWAP_NEVER,
+    .options = options, .n_options = sizeof options / sizeof *options, .settings_size = sizeof(struct settings), .swap = ZR_SWAP_NEVER,
     .create = create, .activate = activate, .cool = cool, .destroy = destroy, .retune = retune, .query = query,
 };
 
