@@ -326,6 +326,8 @@ static void fill_one(const struct zk_rows *rows, const struct zk_conf *value, ui
         snprintf(why.text, sizeof why.text, "the value (not shown, it is a secret) must be %s", type_in_words(row->type));
     if (!value->soft) {
         zk_problem(value->file, value->line, "%s.%s: %s", rows->who, row->name, why.text);
+    } else if (row->type == ZR_OPT_ENUM) { /* a mode (flushDiskType): the default may promise less than was meant */
+        zk_problem(value->file, value->line, "%s: %s", value->origin ? value->origin : row->name, why.text);
     } else {
         zk_warning(value->file, value->line, "%s: %s; the default %s stays", value->origin ? value->origin : row->name, why.text, row->dflt ? row->dflt : "");
         store_default(row, settings, &why);

@@ -26,4 +26,11 @@ for path in files:
 for face, path in (("broker", "conf/broker.conf"), ("namesrv", "conf/namesrv.conf")):
     r = zarya(face, "-c", os.path.join(ROOT, path), "-p")
     check(r.returncode == 0 and "=" in r.stdout, f"{path} is taken by zarya {face}", r.stderr)
+# A mode of a broker.conf that is none (Apache takes the default, which may promise less than was meant) is refused.
+for line, wanted in (("flushDiskType=SYNC_FLUSHX", 'flushDiskType: "SYNC_FLUSHX" is not one of'), ("brokerRole=SYNC_MASTERR", 'brokerRole: "SYNC_MASTERR" is not one of')):
+    path = os.path.join(temp_dir(), "broker.conf")
+    with open(path, "w") as f:
+        f.write("# a comment\n" + line + "\n")
+    r = zarya("broker", "-c", path, "--check")
+    check(r.returncode != 0 and f"{path}:2: {wanted}" in r.stderr + r.stdout, f"{line} is refused with file and line", r.stderr + r.stdout)
 done()
