@@ -5,7 +5,7 @@ import os, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from zarya import *
 
-table = []
+table, delivery = [], []
 
 
 def rss(pid):
@@ -22,6 +22,15 @@ def alive(z, what):
     """Another client's send and answer, on a connection of its own."""
     head, _ = remoting(z.addr, 310, {"a": "PG", "b": "Hostile", "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "i": "", "j": 0}, b"x")
     check(head.get("code") == 0, f"others are served: {what}", head)
+
+
+def others(z, when):
+    """What a well-behaved producer and consumer see at this moment, for the table; all of their messages must come."""
+    r = subprocess.run([os.path.join(PLAIN, "bin/zarya-bench"), "e2e", "--addr", z.addr, "--rate", "500", "--duration", "1", "--warmup", "0.3", "--json"],
+                       stdout=subprocess.PIPE, text=True, timeout=60)
+    seen = json.loads(r.stdout or "{}")
+    check(r.returncode == 0 and seen.get("failed") == 0 and seen.get("unanswered") == 0, f"others lose nothing {when}", r.stdout[-400:])
+    delivery.append((when, seen.get("delivery_us", {}).get("p50", 0), seen.get("delivery_us", {}).get("p99", 0)))
 
 
 def closed(s):
@@ -82,6 +91,7 @@ def slow_sender(z):
         if i % 10 == 0:
             time.sleep(0.02)
     table.append(("50 senders of a byte at a time", rss(z.proc.pid) - before))
+    others(z, "beside 50 senders of a byte at a time")
     alive(z, "beside senders of one byte at a time")
     if not FULL:
         for s in socks:
@@ -114,10 +124,51 @@ def never_reads(z):
         socks.append(s)
         peak = max(peak, rss(z.proc.pid) - before)
     table.append(("20 readers that never read, 8,000 pulls of 200 KB", peak))
-    check(peak < 400 * 1024, "readers that never read cost bounded memory", f"{peak} KiB")
+    check(peak < 20 * 2048, "readers that never read cost at most 2 MiB each", f"{peak} KiB")
     alive(z, "beside readers that never read")
+    others(z, "beside 20 readers that never read")
     for s in socks:
         s.close()
+
+
+def half_frames(z):
+    """Large frames that are never finished: what a connection may hold, and what all of them together may."""
+    before = rss(z.proc.pid)
+    head = struct.pack(">ii", 12 << 20, 100) + b"{"
+    socks, peak = [], 0
+    for _ in range(120):
+        s = connect(z)
+        s.settimeout(1)
+        try:
+            s.sendall(head + b"x" * (10 << 20))
+        except OSError:
+            pass
+        socks.append(s)
+        peak = max(peak, rss(z.proc.pid) - before)
+    table.append(("120 frames of 12 MiB, never finished", peak))
+    check(peak < 700 * 1024, "unfinished frames cost bounded memory (input_memory, 512 MiB)", f"{peak} KiB")
+    alive(z, "beside 120 unfinished frames")
+    others(z, "beside 120 unfinished frames")
+    for s in socks:
+        s.close()
+
+
+def many_names(z):
+    """Offsets, groups and topics that nobody needs."""
+    before = rss(z.proc.pid)
+    with connect(z) as s:
+        for i in range(300):
+            s.sendall(frame(11, {"consumerGroup": f"CGx{i}", "topic": "Hostile", "queueId": 0, "queueOffset": 0, "maxMsgNums": 1, "sysFlag": 4, "commitOffset": 0,
+                                 "suspendTimeoutMillis": 0, "subscription": "*", "subVersion": 1, "expressionType": "TAG"}))
+            read_frame(s)
+            s.sendall(frame(15, {"consumerGroup": f"CGx{i}", "topic": "Hostile", "queueId": 65535, "commitOffset": 5}))
+            head, _ = read_frame(s)
+            if i == 0:
+                check(head["code"] == 29 and "65535" in head.get("remark", ""), "an offset of a queue that the topic has not is refused", head)
+    grown = rss(z.proc.pid) - before
+    table.append(("300 groups with offsets of queue 65535", grown))
+    check(grown < 8 * 1024, "made-up groups and offsets cost little", f"{grown} KiB")
+    alive(z, "after made-up groups")
 
 
 def idle_connections(z):
@@ -136,6 +187,7 @@ def idle_connections(z):
     table.append((f"{n} idle connections", grown))
     check(grown < n * 8, f"{n} idle connections cost at most 8 KiB each", f"{grown} KiB")
     alive(z, f"beside {n} idle connections")
+    others(z, f"beside {n} idle connections")
     p.stdin.close()
     p.wait(30)
 
@@ -145,14 +197,18 @@ def main():
     create_topic(z.addr, "Hostile")
     create_topic(z.addr, "Big", 1)
     alive(z, "at the start")
+    others(z, "by themselves")
     base = rss(z.proc.pid)
-    for case in (wrong_frames, slow_sender, never_reads, idle_connections):
+    for case in (wrong_frames, slow_sender, never_reads, many_names, idle_connections, half_frames):
         case(z)
     alive(z, "at the end")
     check(z.proc.poll() is None and z.stop() == 0, "zarya lives and stops cleanly", text_of(z.log)[-800:])
     print(f"# memory above the {base} KiB at rest:")
     for what, kib in table:
         print(f"#   {what:55s} {kib:8d} KiB")
+    print("# from send to delivery at 500/s, for others:")
+    for when, p50, p99 in delivery:
+        print(f"#   {when:45s} p50 {p50:8.0f} us   p99 {p99:8.0f} us")
     done()
 
 
