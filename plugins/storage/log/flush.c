@@ -38,7 +38,7 @@ uint32_t zs_flush_wait(struct zr_inst *st, int64_t position)
     if (position > st->wanted) st->wanted = position;
     pthread_cond_signal(&st->flush_cond);
     while (atomic_load(&st->flushed) < position && !atomic_load(&st->failed)) {
-        if (st->n_threads == 0) break;
+        if (!atomic_load(&st->threads_on)) break;
         pthread_cond_wait(&st->flushed_cond, &st->flush_lock);
     }
     uint32_t done = atomic_load(&st->flushed) >= position;

@@ -716,7 +716,7 @@ static void catch_up(struct zr_inst *st)
 {
     struct zs_index *ix = st->index;
     int64_t want = zs_visible(st), until = zs_mono(st) + CATCH_UP_NS;
-    while (atomic_load(&ix->pos) < want && !atomic_load(&st->stopping) && st->n_threads && !ix->broken) {
+    while (atomic_load(&ix->pos) < want && !atomic_load(&st->stopping) && atomic_load(&st->threads_on) && !ix->broken) {
         int64_t left = until - zs_mono(st);
         if (left <= 0) return;
         ix->hurry = 1;

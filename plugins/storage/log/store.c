@@ -162,6 +162,7 @@ static void join_threads(struct zr_inst *st)
     atomic_store(&st->stopping, 1);
     wake_all(st);
     while (st->n_threads) st->work->join(st->host, st->threads[--st->n_threads]);
+    atomic_store(&st->threads_on, 0);
 }
 
 static zr_status start_threads(struct zr_inst *st)
@@ -172,6 +173,7 @@ static zr_status start_threads(struct zr_inst *st)
     } rows[] = { { "store-flush", zs_flush_main }, { "store-queues", zs_queue_writer_main }, { "store-segment", zs_prepare_main },
                  { "store-index", zs_index_main } };
     atomic_store(&st->stopping, 0);
+    atomic_store(&st->threads_on, 1);
     for (uint32_t i = 0; i < (st->index ? 4u : 3u); i++) {
         zr_status rc = st->work->spawn(st->host, rows[i].name, rows[i].main, st, &st->threads[i]);
         if (rc != ZR_OK) {

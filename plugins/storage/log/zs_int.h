@@ -254,6 +254,7 @@ struct zr_inst {
     _Atomic uint32_t stopping;
     uint64_t threads[4];
     uint32_t n_threads;
+    _Atomic uint32_t threads_on; /* the threads are there (or about to be) */
 
     _Atomic uint64_t clean_timer;
     pthread_mutex_t clean_lock;

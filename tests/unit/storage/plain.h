@@ -25,20 +25,23 @@ extern struct plain_test *plain_tests;
     }                                                                                              \
     static void suite##_##test##_run(void)
 
+static inline void plain_use(int n, ...) { (void)n; }
+
 #define cr_assert(condition, ...)                                                                  \
     do {                                                                                           \
         if (!(condition)) {                                                                        \
+            plain_use(0 __VA_OPT__(, ) __VA_ARGS__);                                               \
             fprintf(stderr, "%s:%d: false: %s\n", __FILE__, __LINE__, #condition);                 \
             _exit(1);                                                                              \
         }                                                                                          \
     } while (0)
-#define cr_assert_fail(...) cr_assert(!"reached")
-#define cr_assert_not(a, ...) cr_assert(!(a))
-#define cr_assert_null(a, ...) cr_assert((a) == NULL)
-#define cr_assert_not_null(a, ...) cr_assert((a) != NULL)
-#define cr_assert_eq(a, b, ...) cr_assert((a) == (b))
-#define cr_assert_neq(a, b, ...) cr_assert((a) != (b))
-#define cr_assert_lt(a, b, ...) cr_assert((a) < (b))
-#define cr_assert_gt(a, b, ...) cr_assert((a) > (b))
-#define cr_assert_geq(a, b, ...) cr_assert((a) >= (b))
+#define cr_assert_fail(...) cr_assert(!"reached" __VA_OPT__(, ) __VA_ARGS__)
+#define cr_assert_not(a, ...) cr_assert(!(a) __VA_OPT__(, ) __VA_ARGS__)
+#define cr_assert_null(a, ...) cr_assert((a) == NULL __VA_OPT__(, ) __VA_ARGS__)
+#define cr_assert_not_null(a, ...) cr_assert((a) != NULL __VA_OPT__(, ) __VA_ARGS__)
+#define cr_assert_eq(a, b, ...) cr_assert((a) == (b) __VA_OPT__(, ) __VA_ARGS__)
+#define cr_assert_neq(a, b, ...) cr_assert((a) != (b) __VA_OPT__(, ) __VA_ARGS__)
+#define cr_assert_lt(a, b, ...) cr_assert((a) < (b) __VA_OPT__(, ) __VA_ARGS__)
+#define cr_assert_gt(a, b, ...) cr_assert((a) > (b) __VA_OPT__(, ) __VA_ARGS__)
+#define cr_assert_geq(a, b, ...) cr_assert((a) >= (b) __VA_OPT__(, ) __VA_ARGS__)
 #endif
