@@ -216,7 +216,8 @@ void zb_groups_close(void);
 
 /* ---- consumer offsets ---- */
 int64_t zb_offset_get(struct zr_str group, struct zr_str topic, int32_t queue_id);
-void zb_offset_put(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset);
+/* ZR_EFULL: the table is full, or memory ran out. */
+zr_status zb_offset_put(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset);
 int64_t zb_offset_pulled(struct zr_str group, struct zr_str topic, int32_t queue_id);
 int64_t zb_offset_reset_of(struct zr_str group, struct zr_str topic, int32_t queue_id); /* pending reset, -1 */
 void zb_offset_reset(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset);

@@ -3,12 +3,15 @@
  * codes 14, 15, 29, 30, 31, 32; consumerOffset.json.
  *
  * What stays true: an offset is -1 until it is set. A pending reset is taken once, by the next pull of its queue; it is
- * the committed offset at once. Only committed offsets are written to disk.
+ * the committed offset at once. Only committed offsets are written to disk. The table's pairs are bounded in number
+ * (maxConsumerOffsets) and in bytes (bytes_max); what does not fit is refused, and what is there stays.
  *
  * LOCKING. Sixteen shards by hash of "topic@group", each with a mutex that guards its table and all entries in it. */
 #include "broker/internal.h"
 
 #define SHARDS 16u
+#define PAIR_BYTES 512ll        /* room for each of maxConsumerOffsets: names, and some twelve queues */
+#define LEAST_BYTES (64ll << 20) /* however few pairs are allowed: topics of many queues */
 struct queue_offsets {
     int64_t committed, pulled, reset;
 };
@@ -26,6 +29,7 @@ struct shard {
 };
 static struct shard shards[SHARDS] = { [0 ... SHARDS - 1] = { PTHREAD_MUTEX_INITIALIZER, { NULL, 0, 0 } } };
 static _Atomic uint64_t n_progress;
+static _Atomic int64_t n_bytes; /* of all pairs, with their queues */
 static _Atomic uint32_t dirty;
 static _Atomic int64_t commits;
 static struct zr_data_version version;
@@ -53,13 +57,37 @@ static struct shard *shard_of(uint64_t hash)
     return &shards[(hash >> 40) % SHARDS];
 }
 
+static int64_t bytes_max(void)
+{
+    int64_t pairs = ZB_SET(max_progress), most = pairs < INT64_MAX / PAIR_BYTES ? pairs * PAIR_BYTES : INT64_MAX;
+    return most > LEAST_BYTES ? most : LEAST_BYTES;
+}
+
+/* 0: the table is full. */
+static uint32_t bytes_take(uint64_t size)
+{
+    if (atomic_fetch_add(&n_bytes, (int64_t)size) + (int64_t)size <= bytes_max())
+        return 1;
+    atomic_fetch_sub(&n_bytes, (int64_t)size);
+    return 0;
+}
+
+static void bytes_give(uint64_t size)
+{
+    atomic_fetch_sub(&n_bytes, (int64_t)size);
+}
+
 static struct progress *progress_new(struct shard *s, const struct key *k, uint64_t topic_len)
 {
     if (atomic_load(&n_progress) >= (uint64_t)ZB_SET(max_progress))
         return NULL;
-    struct progress *p = calloc(1, sizeof *p + k->s.len);
-    if (!p)
+    if (!bytes_take(sizeof(struct progress) + k->s.len))
         return NULL;
+    struct progress *p = calloc(1, sizeof *p + k->s.len);
+    if (!p) {
+        bytes_give(sizeof *p + k->s.len);
+        return NULL;
+    }
     char *text = (char *)(p + 1);
     memcpy(text, k->s.ptr, k->s.len);
     p->key = (struct zr_str){ text, k->s.len };
@@ -67,6 +95,7 @@ static struct progress *progress_new(struct shard *s, const struct key *k, uint6
     p->group = (struct zr_str){ text + topic_len + 1, k->s.len - topic_len - 1 };
     p->hash = k->hash;
     if (zb_map_put(&s->map, p->hash, p->key, p) != ZR_OK) {
+        bytes_give(sizeof *p + k->s.len);
         free(p);
         return NULL;
     }
@@ -83,9 +112,13 @@ static struct queue_offsets *progress_queue(struct progress *p, int32_t queue_id
         uint32_t cap = p->cap ? p->cap : 4;
         while (cap <= (uint32_t)queue_id)
             cap *= 2;
-        struct queue_offsets *q = realloc(p->queues, cap * sizeof *q);
-        if (!q)
+        if (!bytes_take((cap - p->cap) * sizeof(struct queue_offsets)))
             return NULL;
+        struct queue_offsets *q = realloc(p->queues, cap * sizeof *q);
+        if (!q) {
+            bytes_give((cap - p->cap) * sizeof *q);
+            return NULL;
+        }
         for (uint32_t i = p->cap; i < cap; i++)
             q[i] = (struct queue_offsets){ -1, -1, -1 };
         p->queues = q;
@@ -137,11 +170,11 @@ static void commit_counted(void)
 
 #define SET_COMMITTED 0
 #define SET_RESET 1
-static void offset_set(struct zr_str group, struct zr_str topic, int32_t queue_id, int what, int64_t offset)
+static zr_status offset_set(struct zr_str group, struct zr_str topic, int32_t queue_id, int what, int64_t offset)
 {
     struct key k;
-    if (!key_make(&k, group, topic))
-        return;
+    if (!key_make(&k, group, topic) || queue_id < 0 || queue_id >= ZB_MAX_QUEUES)
+        return ZR_EINVAL;
     struct shard *s = shard_of(k.hash);
     pthread_mutex_lock(&s->lock);
     struct progress *p = zb_map_get(&s->map, k.hash, k.s);
@@ -153,17 +186,20 @@ static void offset_set(struct zr_str group, struct zr_str topic, int32_t queue_i
     else if (q)
         q->reset = q->committed = offset; /* committed too: it shows at once, and outlives a restart */
     pthread_mutex_unlock(&s->lock);
+    if (!q)
+        return ZR_EFULL;
     commit_counted();
+    return ZR_OK;
 }
 
-void zb_offset_put(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset)
+zr_status zb_offset_put(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset)
 {
-    offset_set(group, topic, queue_id, SET_COMMITTED, offset);
+    return offset_set(group, topic, queue_id, SET_COMMITTED, offset);
 }
 
 void zb_offset_reset(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset)
 {
-    offset_set(group, topic, queue_id, SET_RESET, offset);
+    (void)offset_set(group, topic, queue_id, SET_RESET, offset);
 }
 
 int64_t zb_offset_begin(struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t commit, uint32_t take_reset)
@@ -214,6 +250,7 @@ void zb_offset_end(struct zr_str group, struct zr_str topic, int32_t queue_id, i
 
 static void progress_free(struct progress *p)
 {
+    bytes_give(sizeof *p + p->key.len + p->cap * sizeof *p->queues);
     free(p->queues);
     free(p);
 }
@@ -455,7 +492,7 @@ static zr_status offsets_accept(void *ctx, struct zr_span bytes)
             int32_t id;
             int64_t offset = zl_json_i64(q, -1);
             if (zl_parse_i32(q->key, &id) == ZR_OK && offset >= 0)
-                zb_offset_put(group, topic, id, offset);
+                (void)zb_offset_put(group, topic, id, offset);
         }
     }
     zb_version_read(zl_json_get(root, "dataVersion"), &version);
@@ -556,17 +593,25 @@ zr_status zb_update_offset_handle(struct zr_inst *inst, const struct zr_request 
     if (!zb_lane_group(lane, group, 0))
         return zk_answer_code(req->token, ZB_SUBSCRIPTION_GROUP_NOT_EXIST, "Group %.*s not exist!", (int)group.len,
                               group.ptr);
-    if (!zb_lane_topic(lane, topic))
+    struct zb_topic *t = zb_lane_topic(lane, topic);
+    if (!t)
         return zk_answer_code(req->token, ZB_TOPIC_NOT_EXIST, "Topic %.*s not exist!", (int)topic.len, topic.ptr);
     if (zl_field_i32(req->fields, req->n_fields, "queueId", &queue_id) != ZR_OK)
         return zk_answer_code(req->token, ZB_INVALID_PARAMETER, "QueueId is null, topic is %.*s", (int)topic.len,
                               topic.ptr);
+    if (queue_id < 0 || (uint32_t)queue_id >= t->n_slots)
+        return zk_answer_code(req->token, ZB_INVALID_PARAMETER,
+                              "queueId[%d] is illegal, topic %.*s has %u queues: it must be below that", queue_id,
+                              (int)topic.len, topic.ptr, t->n_slots);
     if (zl_field_i64(req->fields, req->n_fields, "commitOffset", &offset) != ZR_OK)
         return zk_answer_code(req->token, ZB_INVALID_PARAMETER, "Offset is null, topic is %.*s", (int)topic.len,
                               topic.ptr);
     if (zb_offset_reset_of(group, topic, queue_id) >= 0)
         return answer_empty(req, ZB_SUCCESS, "Offset has been previously reset");
-    zb_offset_put(group, topic, queue_id, offset);
+    if (zb_offset_put(group, topic, queue_id, offset) != ZR_OK)
+        return zk_answer_code(req->token, ZB_SYSTEM_ERROR,
+                              "the offset was not taken: memory ran out, or the table of offsets is full "
+                              "(maxConsumerOffsets)");
     return answer_empty(req, ZB_SUCCESS, NULL);
 }
 

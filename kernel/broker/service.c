@@ -170,7 +170,7 @@ static int64_t svc_offset(HOST, struct zr_str group, struct zr_str topic, int32_
 static void svc_put_offset(HOST, struct zr_str group, struct zr_str topic, int32_t queue_id, int64_t offset)
 {
     UNUSED;
-    zb_offset_put(group, topic, queue_id, offset);
+    (void)zb_offset_put(group, topic, queue_id, offset);
 }
 
 static int64_t svc_pull_offset(HOST, struct zr_str group, struct zr_str topic, int32_t queue_id)

@@ -243,6 +243,51 @@ Test(state, tables_are_bounded)
     world_stop();
 }
 
+#define COMMIT(queue, answer)                                                                                          \
+    client_ask(c, 15, FIELDS("consumerGroup", "G", "topic", "Four", "queueId", queue, "commitOffset", "5"), NULL, answer)
+
+Test(state, commits_go_to_queues_that_the_topic_has)
+{
+    struct answer a;
+    world_start();
+    struct zr_topic t = {
+        .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str("Four"), .read_queues = 2, .write_queues = 4, .perm = 6
+    };
+    cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
+    zb_group_unref(zb_group_get(zl_str("G"), 1));
+    struct client *c = client_open(0);
+    cr_expect(COMMIT("3", &a) == 0);
+    answer_free(&a);
+    cr_expect(COMMIT("4", &a) == 29);
+    cr_expect(memmem(a.h.remark.ptr, a.h.remark.len, "has 4 queues", 12) != NULL, "%.*s", (int)a.h.remark.len,
+              a.h.remark.ptr);
+    answer_free(&a);
+    cr_expect(COMMIT("65535", &a) == 29);
+    answer_free(&a);
+    cr_expect(COMMIT("-1", &a) == 29);
+    answer_free(&a);
+    cr_expect(zb_offset_get(zl_str("G"), zl_str("Four"), 3) == 5 &&
+              zb_offset_get(zl_str("G"), zl_str("Four"), 65535) == -1);
+    world_stop();
+}
+
+Test(state, the_table_of_offsets_is_bounded_in_bytes)
+{
+    world_start();
+    cr_assert(zb_broker_table.set_config(NULL, zl_str("maxConsumerOffsets"), zl_str("1000")) == ZR_OK);
+    uint32_t taken = 0;
+    for (uint32_t i = 0; i < 200; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "T%u", i);
+        taken += zb_offset_put(zl_str("G"), zl_str(name), 65535, 1) == ZR_OK;
+    }
+    cr_expect(taken > 10 && taken < 50, "%u", taken); /* 1.5 MB each, 64 MB in all */
+    cr_expect(zb_offset_put(zl_str("G"), zl_str("T0"), 7, 1) == ZR_OK); /* what is there goes on */
+    zb_offset_remove(zl_str("G"), zl_str("T0"));
+    cr_expect(zb_offset_put(zl_str("G"), zl_str("T199"), 65535, 1) == ZR_OK);
+    world_stop();
+}
+
 Test(state, a_map_survives_growth_and_deletion)
 {
     struct zb_map m = { NULL, 0, 0 };
