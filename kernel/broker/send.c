@@ -12,7 +12,8 @@
  *      appends first).
  *   2. sends[i] owns messages [first, first + n) and they are all stored or none.
  *   3. Each token is answered once: here at once, in append, or parked.
- *   4. A message that asks for a delay or a transaction is never stored as an ordinary one. */
+ *   4. A message that asks for a delay or a transaction is never stored as an ordinary one. One exception: a consumer's
+ *      own retry without a plugin that delays comes early, rather than not at all; only its DELAY is given up then. */
 #include "broker/internal.h"
 
 #define SEND_NO_WAIT 0x1u
@@ -325,20 +326,30 @@ static struct zr_str keep(struct zb_lane *lane, struct zr_str s)
 }
 
 /* ---- hooks ---- */
-#define DEMAND_DELAY 0x1u
-#define DEMAND_TRANSACTION 0x2u
+#define DEMAND_LEVEL 0x1u /* DELAY */
+#define DEMAND_TIMER 0x2u
+#define DEMAND_DELAY (DEMAND_LEVEL | DEMAND_TIMER)
+#define DEMAND_TRANSACTION 0x4u
+#define DEMAND_UNCLEAR 0x8u /* DELAY is no number */
 
-static uint32_t demands_of(const struct zb_props *p, int32_t reconsume)
+/* Apache's rules: a level wins over a delivery time, and a retry with a level is no transaction any more (clients
+ * before 4.6.1 leave TRAN_MSG in it). */
+static uint32_t demands_of(const struct zb_props *p, int32_t reconsume, int32_t sys_flag)
 {
     int32_t level = 0;
-    uint32_t demands = 0;
-    if (p->delay.len && zl_parse_i32(p->delay, &level) == ZR_OK && level > 0)
-        demands |= DEMAND_DELAY;
-    if (zl_eq_nocase(p->tran, "true") && !(reconsume > 0 && (demands & DEMAND_DELAY)))
-        demands |= DEMAND_TRANSACTION;
-    if (p->timer)
-        demands |= DEMAND_DELAY;
+    if (p->delay.len && zl_parse_i32(p->delay, &level) != ZR_OK)
+        return DEMAND_UNCLEAR;
+    uint32_t demands = level > 0 ? DEMAND_LEVEL : p->timer ? DEMAND_TIMER : 0;
+    if ((zl_eq_nocase(p->tran, "true") || (sys_flag & ZR_SYSFLAG_PREPARED)) && !(reconsume > 0 && level > 0))
+        demands |= DEMAND_TRANSACTION; /* rollback's bits contain prepared's */
     return demands;
+}
+
+static zr_status refuse_unclear(struct zr_token *token, const struct zb_props *p)
+{
+    int len = p->delay.len < 64 ? (int)p->delay.len : 64;
+    return send_refuse(token, ZB_MESSAGE_ILLEGAL, "the message is illegal: its property DELAY is not a number: %.*s", len,
+                       len ? p->delay.ptr : "");
 }
 
 uint32_t zb_publish_hooks(struct zr_msg *msg, const struct zr_request *req, void *(*scratch)(void *, uint64_t),
@@ -567,7 +578,11 @@ static zr_status send_one(struct zb_lane *lane, const struct zr_request *req, co
                            "the message is illegal: inner batches come as batches only");
     if (topic->compaction && !scan.keys.len)
         return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "Required message key is missing");
-    uint32_t demands = more ? 0 : demands_of(&scan, h->reconsume);
+    uint32_t demands = demands_of(&scan, h->reconsume, h->sys_flag);
+    if (demands & DEMAND_UNCLEAR)
+        return refuse_unclear(req->token, &scan);
+    if (more)
+        demands &= ~DEMAND_LEVEL;
     if ((demands & DEMAND_TRANSACTION) && ZB_SET(reject_transaction))
         return send_refuse(req->token, ZB_NO_PERMISSION, "the broker[%s] sending transaction message is forbidden",
                            zb.ip1);
@@ -577,6 +592,8 @@ static zr_status send_one(struct zb_lane *lane, const struct zr_request *req, co
     struct zr_str tags = scan.tags;
     m->tags_code = zl_tags_code(tags);
     m->body = req->body;
+    if (!(demands & DEMAND_TRANSACTION) && (m->sys_flag & ZR_SYSFLAG_PREPARED))
+        m->sys_flag &= ~ZR_SYSFLAG_TRANSACTION_MASK; /* a retry of what was a transaction: consumers shall see it */
     m->properties = props_build(lane, in, &scan, more, 0);
     if (target->multi_tag)
         m->sys_flag |= ZR_SYSFLAG_MULTI_TAGS;
@@ -603,14 +620,18 @@ static zr_status send_one(struct zb_lane *lane, const struct zr_request *req, co
 }
 
 /* ---- batches ---- */
-static zr_status batch_count(struct zr_span body, uint32_t *ret)
+static zr_status batch_count(struct zr_span body, uint32_t *ret, uint32_t *ret_demands)
 {
     struct zl_batch_item item;
+    struct zb_props scan;
     uint64_t pos = 0;
     zr_status status;
-    *ret = 0;
-    while ((status = zl_batch_next(body, &pos, &item)) == ZR_OK)
+    *ret = *ret_demands = 0;
+    while ((status = zl_batch_next(body, &pos, &item)) == ZR_OK) {
+        zb_props_scan(item.properties, &scan);
+        *ret_demands |= demands_of(&scan, 0, 0);
         ++*ret;
+    }
     return status == ZR_ENOENT && *ret > 0 ? ZR_OK : ZR_EINVAL;
 }
 
@@ -653,7 +674,7 @@ static zr_status send_batch(struct zb_lane *lane, const struct zr_request *req, 
     struct zl_batch_item item;
     struct zr_span in = { (const uint8_t *)h->properties.ptr, h->properties.len };
     uint64_t pos = 0;
-    uint32_t n;
+    uint32_t n, demands;
     zb_props_scan(in, &scan);
     if (h->topic.len > ZL_TOPIC_MAX)
         return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "message topic length too long %llu",
@@ -661,11 +682,14 @@ static zr_status send_batch(struct zb_lane *lane, const struct zr_request *req, 
     if (zl_starts(h->topic, ZB_RETRY_PREFIX))
         return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "batch request does not support retry group %.*s",
                            (int)h->topic.len, h->topic.ptr);
-    if ((h->sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) || (demands_of(&scan, 0) & DEMAND_DELAY))
-        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL,
-                           "the message is illegal: a batch is neither transactional nor delayed");
-    if (batch_count(req->body, &n) != ZR_OK)
+    if (batch_count(req->body, &n, &demands) != ZR_OK)
         return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "the message is illegal: the batch's body is malformed");
+    demands |= demands_of(&scan, 0, 0);
+    if ((h->sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) || demands)
+        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL,
+                           demands & DEMAND_UNCLEAR
+                               ? "the message is illegal: its property DELAY is not a number"
+                               : "the message is illegal: a batch is neither transactional nor delayed");
     if (topic->batch_cq && scan.uniq.len)
         return send_inner_batch(lane, req, h, topic, queue_id, &scan, in, n);
     make_room(lane, 1, req->body.len);
@@ -683,7 +707,7 @@ static zr_status send_batch(struct zb_lane *lane, const struct zr_request *req, 
         m->properties = item.properties;
         m->flag = item.flag;
         m->flags = (lane->n_msgs > s->first ? ZR_MSG_JOINED : 0) | (s->flags & SEND_NO_WAIT ? ZR_MSG_NO_WAIT : 0);
-        if (msg_publish(lane, req, m, topic, demands_of(&ps, 0)) != ZR_OK) {
+        if (msg_publish(lane, req, m, topic, 0) != ZR_OK) {
             lane->n_msgs = s->first; /* all or none */
             return ZR_OK;
         }

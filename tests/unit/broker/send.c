@@ -231,6 +231,80 @@ Test(send, refusals_have_apaches_codes)
     world_stop();
 }
 
+#define SYS(topic, flag) "a", "PG", "b", topic, "c", "TBW102", "d", "4", "e", "0", "f", flag, "g", "1", "h", "0"
+
+Test(send, what_asks_for_a_plugin_is_never_stored_as_ordinary)
+{
+    struct answer a;
+    world_start();
+    make_topic("T", 1);
+    struct client *c = client_open(0);
+    REFUSED(1, BASE("%RETRY%G", "0"), "i", "TRAN_MSG\1true\2");
+    REFUSED(1, BASE("%RETRY%G", "0"), "i", "TIMER_DELAY_SEC\00160\2");
+    REFUSED(1, BASE("%RETRY%G", "0"), "j", "99", "l", "1", "i", "TIMER_DELAY_SEC\00160\2");
+    REFUSED(13, BASE("%RETRY%G", "0"), "i", "DELAY\1abc\2");
+    REFUSED(13, BASE("T", "0"), "i", "DELAY\001999999999999\2");
+    REFUSED(13, BASE("T", "0"), "i", "DELAY\1abc\2");
+    REFUSED(1, SYS("T", "4"));
+    REFUSED(1, SYS("T", "12"));
+    cr_assert(client_ask(c, 310, FIELDS(SYS("T", "4")), "b", &a) == 1);
+    cr_expect(memmem(a.h.remark.ptr, a.h.remark.len, "feature-transaction", 19) != NULL);
+    answer_free(&a);
+    cr_expect(store_count("T", 0) == 0 && store_count("%RETRY%G", 0) == 0 && store_count("%DLQ%G", 0) == 0);
+    cr_assert(client_ask(c, 310, FIELDS(SYS("T", "8")), "b", &a) == 0); /* committed: ordinary */
+    answer_free(&a);
+    world_stop();
+}
+
+Test(send, a_retry_of_what_was_a_transaction_is_an_ordinary_message)
+{
+    struct answer a;
+    struct zl_record r;
+    world_start();
+    struct client *c = client_open(0);
+    cr_assert(client_ask(c, 310, FIELDS(SYS("%RETRY%G", "4"), "j", "1", "i", "TRAN_MSG\1true\2DELAY\0013\2"), "b", &a) ==
+              0);
+    answer_free(&a);
+    store_last("%RETRY%G", 0, &r);
+    cr_expect((r.sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) == 0);
+    world_stop();
+}
+
+Test(send, messages_in_a_batch_ask_for_no_plugin_either)
+{
+    const char *const props[] = { "DELAY\0013\2", "DELAY\1x\2", "TRAN_MSG\1true\2", "TIMER_DELAY_MS\0015\2" };
+    struct zr_field batch = { ZR_STR("queue.type"), ZR_STR("BatchCQ") };
+    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0),
+                          .name = zl_str("Inner"),
+                          .read_queues = 1,
+                          .write_queues = 1,
+                          .perm = 6,
+                          .attributes = &batch,
+                          .n_attributes = 1 };
+    world_start();
+    make_topic("T", 1);
+    cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
+    struct client *c = client_open(0);
+    for (uint32_t i = 0; i < 16; i++) { /* in an item or in the header, of either kind of topic */
+        const char *p = props[i % 4], *topic = i & 8 ? "T" : "Inner";
+        char outer[128];
+        snprintf(outer, sizeof outer, "UNIQ_KEY\1U\2%s", i & 4 ? p : "");
+        struct zl_batch_item item = { { (const uint8_t *)"body", 4 }, { (const uint8_t *)p, i & 4 ? 0 : strlen(p) }, 0, 0 };
+        struct answer a;
+        struct zl_buf b;
+        zl_buf_init(&b, 1u << 16);
+        zl_batch_add(&b, &item);
+        int32_t o = client_put(c, 320, 0, FIELDS(BASE(topic, "0"), "i", outer, "m", "true"), (const char *)b.ptr, b.len);
+        client_turn(c);
+        client_wait(c, o, &a);
+        cr_expect_eq(a.code, 13, "%u: %d", i, a.code);
+        answer_free(&a);
+        zl_buf_free(&b);
+    }
+    cr_expect(store_count("T", 0) == 0 && store_count("Inner", 0) == 0);
+    world_stop();
+}
+
 Test(send, a_topic_without_write_permission_takes_sends_but_an_order_topic_on_a_wiped_broker_does_not)
 {
     struct answer a;
