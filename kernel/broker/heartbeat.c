@@ -92,12 +92,31 @@ static uint32_t any_order_topic(struct zb_lane *lane, const struct zl_json *entr
     return 0;
 }
 
-/* Step one: %RETRY% topics. Names of those made are put into made (text in arena); returns how many. */
-static uint32_t make_retry_topics(struct zb_lane *lane, const struct heartbeat *h, struct zk_arena *arena,
-                                  struct zr_str *made, uint32_t cap)
+struct made { /* names of new topics, text in arena */
+    struct zk_arena arena;
+    struct zr_str *names;
+    uint32_t any, n; /* any without n: memory ran out for the names, all topics are announced */
+};
+
+static void made_add(struct made *m, struct zr_str name)
 {
-    uint32_t n = 0;
-    for (const struct zl_json *e = list_of(h, "consumerDataSet"); e; e = e->next) {
+    if (!m->names && !m->any)
+        m->names = zk_arena_alloc(&m->arena, MAX_GROUPS * sizeof *m->names);
+    struct zr_str copy = m->names ? zk_arena_str(&m->arena, name) : (struct zr_str){ NULL, 0 };
+    m->any = 1;
+    if (copy.ptr) {
+        m->names[m->n++] = copy;
+    } else {
+        m->names = NULL;
+        m->n = 0;
+    }
+}
+
+/* Step one: %RETRY% topics of the groups that step two registers. */
+static void make_retry_topics(struct zb_lane *lane, const struct heartbeat *h, struct made *made)
+{
+    uint32_t seen = 0;
+    for (const struct zl_json *e = list_of(h, "consumerDataSet"); e && seen < MAX_GROUPS; e = e->next, seen++) {
         char text[ZB_NAME_MAX];
         uint32_t is_new = 0;
         struct zr_str group = zl_json_get_str(e, "groupName");
@@ -108,10 +127,9 @@ static uint32_t make_retry_topics(struct zb_lane *lane, const struct heartbeat *
         zr_status status =
             zb_topic_ensure(name, g->retry_queues, ZR_PERM_READ | ZR_PERM_WRITE,
                             zl_json_get_bool(e, "unitMode", 0) ? 2 : 0, any_order_topic(lane, e), NULL, &is_new);
-        if (status == ZR_OK && is_new && n < cap)
-            made[n++] = zk_arena_str(arena, name);
+        if (status == ZR_OK && is_new)
+            made_add(made, name);
     }
-    return n;
 }
 
 static zr_status sub_make(const struct zl_json *node, struct zk_arena *arena, struct zb_sub **ret)
@@ -232,25 +250,24 @@ zr_status zb_heartbeat_handle(struct zr_inst *inst, const struct zr_request *req
     (void)inst;
     struct zb_lane *lane = zb_lane_of(req->session);
     struct heartbeat h;
-    struct zk_arena arena;
-    struct zr_str made[64];
+    struct made made = { .names = NULL };
     if (heartbeat_parse(req->body, &h) != ZR_OK)
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "the heartbeat's body cannot be understood");
     zb_lane_fresh(lane);
-    zk_arena_init(&arena, 4u << 10, 1u << 20);
-    uint32_t n = make_retry_topics(lane, &h, &arena, made, sizeof made / sizeof made[0]);
-    struct zb_deferred *d = n ? zb_request_keep(req) : NULL;
+    zk_arena_init(&made.arena, 4u << 10, 1u << 20);
+    make_retry_topics(lane, &h, &made);
+    struct zb_deferred *d = made.any ? zb_request_keep(req) : NULL;
     zr_status status = ZR_OK;
     if (d) {
         d->lane = lane;
         d->job.run = heartbeat_go_on;
-        zb_announce(made, n, retry_topics_known, d);
+        zb_announce(made.names, made.n, retry_topics_known, d);
     } else {
-        if (n)
-            zb_announce(made, n, NULL, NULL);
+        if (made.any)
+            zb_announce(made.names, made.n, NULL, NULL);
         status = heartbeat_register(lane, req, &h);
     }
-    zk_arena_free(&arena);
+    zk_arena_free(&made.arena);
     zl_json_free(h.doc);
     return status;
 }

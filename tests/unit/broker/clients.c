@@ -266,3 +266,25 @@ Test(check_client_config, follows_the_switch_and_the_parser)
     answer_free(&a);
     world_stop();
 }
+
+Test(clients, a_heartbeat_of_many_new_groups_announces_all_of_their_retry_topics)
+{
+    struct answer a;
+    struct zl_buf body;
+    world_start();
+    struct client *c = client_open(0);
+    zl_buf_init(&body, 1u << 20);
+    zl_buf_cstr(&body, "{\"clientID\":\"many\",\"consumerDataSet\":[");
+    for (uint32_t i = 0; i < 100; i++) {
+        char entry[96];
+        snprintf(entry, sizeof entry, "%s{\"groupName\":\"Group%u\",\"subscriptionDataSet\":[]}", i ? "," : "", i);
+        zl_buf_cstr(&body, entry);
+    }
+    zl_buf_add(&body, "]}", 3);
+    uint32_t before = registry_topics;
+    cr_assert(client_ask(c, 34, NULL, (const char *)body.ptr, &a) == 0);
+    answer_free(&a);
+    cr_expect(registry_topics == before + 100, "%u", registry_topics - before);
+    zl_buf_free(&body);
+    world_stop();
+}

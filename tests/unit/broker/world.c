@@ -157,7 +157,7 @@ static struct zr_transport_v1 transport = { ZR_HDR(struct zr_transport_v1, 0),
                                             NULL };
 
 /* ---- registry ---- */
-uint32_t registry_holds, registry_changes, registry_removals;
+uint32_t registry_holds, registry_changes, registry_removals, registry_topics;
 char registry_last[256];
 static struct {
     void (*fn)(void *, zr_status);
@@ -171,6 +171,7 @@ static void r_changed(struct zr_inst *inst, const struct zr_str *topics, uint32_
     (void)inst;
     pthread_mutex_lock(&lock);
     registry_changes++;
+    registry_topics += n;
     if (n)
         snprintf(registry_last, sizeof registry_last, "%.*s", (int)topics[0].len, topics[0].ptr);
     uint32_t keep = registry_holds && on_done && n_kept < 64;

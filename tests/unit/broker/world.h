@@ -32,7 +32,7 @@ void store_last(const char *topic, int32_t queue_id, struct zl_record *ret);
 
 /* ---- registry, filter, hooks ---- */
 extern uint32_t registry_holds;       /* on_done is kept for registry_answer */
-extern uint32_t registry_changes, registry_removals;
+extern uint32_t registry_changes, registry_removals, registry_topics; /* the last: names in all changes */
 extern char registry_last[256];
 void registry_answer(void);
 extern uint32_t filter_compiles;
