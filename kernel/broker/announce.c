@@ -3,21 +3,37 @@
  *
  * Why sends wait: a client that got the answer to the first send of a new topic may ask a name server for the
  * topic's route in the next millisecond, from another machine. So the answer leaves when every bound registry knows
- * the topic and topics.json holds it, or after three seconds. The message itself is stored then, not before, so that
+ * the topic and topics.json holds it, or after a second. The message itself is stored then, not before, so that
  * a consumer that is quick enough finds route and message together, and in the order in which the sends came: later
  * sends to the same topic queue up behind.
+ *
+ * A registry that let a wait run out is not waited for again until it answered in time once: it is told all the same,
+ * and clients find the topic there when it is back.
  *
  * LOCKING. An announcement is counted by references, without a lock; live->lock guards the sends that wait. */
 #include "broker/internal.h"
 
-#define ANNOUNCE_NS 3000000000ll
+/* Clients give up a send or a heartbeat after three seconds; a name server that is there answers in milliseconds. */
+#define ANNOUNCE_NS 1000000000ll
+#define MAX_KNOWN 64u /* instances whose silence is remembered; the others are always waited for */
 
+static _Atomic uint32_t silent[MAX_KNOWN]; /* by index of the instance: the last wait for it ran out */
+
+struct announcement;
+struct part { /* one registry's */
+    struct announcement *a;
+    int64_t asked_ns;
+    uint32_t instance, waited;
+    _Atomic uint32_t answered;
+};
 struct announcement {
     _Atomic uint32_t pending; /* registries, the disk, and the caller itself while it is asking */
     _Atomic uint32_t refs, told;
     uint64_t timer;
     void (*fn)(void *ctx, zr_status status);
     void *ctx;
+    uint32_t n_parts;
+    struct part parts[];
 };
 
 static void announcement_unref(struct announcement *a)
@@ -44,10 +60,33 @@ static void announcement_part(void *ctx, zr_status status)
     announcement_unref(a);
 }
 
+static void registry_part(void *ctx, zr_status status)
+{
+    struct part *p = ctx;
+    struct announcement *a = p->a;
+    uint32_t waited = p->waited;
+    atomic_store(&p->answered, 1);
+    if (status == ZR_OK && p->instance < MAX_KNOWN && zk_mono_ns() - p->asked_ns < ANNOUNCE_NS &&
+        atomic_exchange(&silent[p->instance], 0))
+        zk_log(ZR_LOG_INFO, "registry %s answers again: sends of new topics wait for it", zk_instances[p->instance]->as);
+    if (waited)
+        announcement_part(a, status);
+    else
+        announcement_unref(a);
+}
+
 static void announcement_late(void *arg)
 {
-    announcement_tell(arg, ZR_ETIMEOUT);
-    announcement_unref(arg);
+    struct announcement *a = arg;
+    for (uint32_t i = 0; i < a->n_parts; i++) {
+        struct part *p = &a->parts[i];
+        if (p->waited && !atomic_load(&p->answered) && p->instance < MAX_KNOWN &&
+            !atomic_exchange(&silent[p->instance], 1))
+            zk_log(ZR_LOG_WARN, "registry %s does not answer: sends of new topics do not wait for it until it does",
+                   zk_instances[p->instance]->as);
+    }
+    announcement_tell(a, ZR_ETIMEOUT);
+    announcement_unref(a);
 }
 
 static void nobody_waits(void *ctx, zr_status status)
@@ -56,28 +95,48 @@ static void nobody_waits(void *ctx, zr_status status)
     (void)status;
 }
 
+static uint32_t is_registry(uint32_t instance)
+{
+    return zk_instances[instance]->registry && zk_instances[instance]->stage >= ZK_WARM;
+}
+
+/* All parts, before the timer may look at them; each is counted, so that none ends the announcement too early. */
+static void parts_make(struct announcement *a, uint32_t cap)
+{
+    for (uint32_t i = 0; i < zk_n_instances && a->n_parts < cap; i++) {
+        if (!is_registry(i))
+            continue;
+        struct part *p = &a->parts[a->n_parts++];
+        p->a = a;
+        p->instance = i;
+        p->asked_ns = zk_mono_ns();
+        p->waited = i >= MAX_KNOWN || !atomic_load(&silent[i]);
+        atomic_fetch_add(&a->pending, p->waited);
+        atomic_fetch_add(&a->refs, 1);
+    }
+}
+
 static void registries_tell(const struct zr_str *names, uint32_t n, struct announcement *a)
 {
-    for (uint32_t i = 0; i < zk_n_instances; i++) {
-        struct zk_instance *r = zk_instances[i];
-        if (!r->registry || r->stage < ZK_WARM)
-            continue;
-        if (a) {
-            atomic_fetch_add(&a->pending, 1);
-            atomic_fetch_add(&a->refs, 1);
-        }
-        r->registry->changed(r->inst, names, n, a ? announcement_part : nobody_waits, a);
+    for (uint32_t i = 0; a && i < a->n_parts; i++) {
+        struct zk_instance *r = zk_instances[a->parts[i].instance];
+        r->registry->changed(r->inst, names, n, registry_part, &a->parts[i]);
     }
+    for (uint32_t i = 0; !a && i < zk_n_instances; i++)
+        if (is_registry(i))
+            zk_instances[i]->registry->changed(zk_instances[i]->inst, names, n, nobody_waits, NULL);
 }
 
 void zb_announce(const struct zr_str *names, uint32_t n, void (*fn)(void *ctx, zr_status status), void *ctx)
 {
-    struct announcement *a = fn ? calloc(1, sizeof *a) : NULL;
+    uint32_t cap = zk_n_instances;
+    struct announcement *a = fn ? calloc(1, sizeof *a + cap * sizeof a->parts[0]) : NULL;
     if (a) {
         a->fn = fn;
         a->ctx = ctx;
         atomic_init(&a->pending, 2); /* the disk, and this call */
         atomic_init(&a->refs, 3);    /* and this call's own */
+        parts_make(a, cap);
         if (!atomic_load(&zb.stopping)) {
             atomic_fetch_add(&a->refs, 1);
             if (zk_timer_at(zk_mono_ns() + ANNOUNCE_NS, announcement_late, a, &a->timer) != ZR_OK) {

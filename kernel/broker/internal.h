@@ -250,7 +250,7 @@ void zb_docs_open(void);
 void zb_docs_close(void);
 
 /* ---- announcements ---- */
-/* Persists topics.json and tells every registry; fn once, on any thread, when both are done or three seconds passed.
+/* Persists topics.json and tells every registry; fn once, on any thread, when both are done or a second passed.
  * n 0: all. */
 void zb_announce(const struct zr_str *names, uint32_t n, void (*fn)(void *ctx, zr_status status), void *ctx);
 /* A new topic that came by a send: the same, with live->announcing set meanwhile. */

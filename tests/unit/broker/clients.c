@@ -288,3 +288,46 @@ Test(clients, a_heartbeat_of_many_new_groups_announces_all_of_their_retry_topics
     zl_buf_free(&body);
     world_stop();
 }
+
+static pthread_mutex_t told_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t told_cond = PTHREAD_COND_INITIALIZER;
+static zr_status told_status;
+static uint32_t told;
+
+static void tell_me(void *ctx, zr_status status)
+{
+    (void)ctx;
+    pthread_mutex_lock(&told_lock);
+    told_status = status;
+    told = 1;
+    pthread_cond_signal(&told_cond);
+    pthread_mutex_unlock(&told_lock);
+}
+
+static zr_status announce_and_wait(void)
+{
+    struct zr_str name = ZR_STR("TBW102");
+    told = 0;
+    zb_announce(&name, 1, tell_me, NULL);
+    pthread_mutex_lock(&told_lock);
+    while (!told)
+        pthread_cond_wait(&told_cond, &told_lock);
+    pthread_mutex_unlock(&told_lock);
+    return told_status;
+}
+
+Test(clients, a_silent_registry_is_waited_for_once_until_it_answers_again, .timeout = 60)
+{
+    world_start();
+    cr_expect(announce_and_wait() == ZR_OK);
+    registry_holds = 1;
+    cr_expect(announce_and_wait() == ZR_ETIMEOUT);
+    cr_expect(announce_and_wait() == ZR_OK); /* nobody answered, and nobody waited */
+    cr_expect(announce_and_wait() == ZR_OK);
+    registry_holds = 0;
+    cr_expect(announce_and_wait() == ZR_OK); /* it answers: the next one waits again */
+    registry_holds = 1;
+    cr_expect(announce_and_wait() == ZR_ETIMEOUT);
+    registry_answer();
+    world_stop();
+}
