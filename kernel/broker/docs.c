@@ -5,15 +5,18 @@
  * What stays true:
  *   1. A write begun for request n contains every change made before request n: the text is made when the write begins.
  *   2. At most one job for a document is queued or running; requests that come meanwhile share the next one.
- *   3. A write that failed is tried again after a second, until one succeeds; who waited is told of the failure at
- *      once.
+ *   3. A write that failed is tried again after a second, then after twice as long each time up to DOC_RETRY_MAX_NS,
+ *      until one succeeds; who waited is told of the failure at once.
+ *   4. The log tells when a document begins to fail and when it works again, not each failure between (the metric
+ *      counts those); the last write, at stop, is told of always.
  *
  * LOCKING. doc->lock guards the counters and waiters; doc->io is held for a write (also by zb_doc_write at stop),
  * and is taken before any table's lock. */
 #include "broker/internal.h"
 
 #define DOC_MAX (1ull << 30)
-#define DOC_RETRY_NS 1000000000
+#define DOC_RETRY_NS 1000000000ll
+#define DOC_RETRY_MAX_NS (16 * DOC_RETRY_NS) /* an operator who made room sees it used soon */
 
 struct waiter {
     struct waiter *next;
@@ -28,31 +31,50 @@ struct doc {
     uint64_t wanted, done;
     uint32_t scheduled;
     struct waiter *waiters;
+    uint64_t failures; /* in a row; guarded by io */
 };
 static struct doc docs[] = {
-    { "config/topics.json", zb_topics_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, NULL },
+    { "config/topics.json", zb_topics_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, NULL, 0 },
     { "config/subscriptionGroup.json", zb_groups_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0,
-      NULL },
+      NULL, 0 },
     { "config/consumerOffset.json", zb_offsets_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0,
-      NULL },
+      NULL, 0 },
 };
 #define N_DOCS (sizeof docs / sizeof docs[0])
 
-static zr_status doc_save(struct doc *d)
+/* Under io. why: zk_err_text of this thread, unless memory ran out. */
+static void doc_log(struct doc *d, zr_status status, uint32_t always)
+{
+    if (status == ZR_OK && d->failures)
+        zk_log(ZR_LOG_INFO, "%s is written again, after %llu failures", d->name, (unsigned long long)d->failures);
+    d->failures = status == ZR_OK ? 0 : d->failures + 1;
+    if (status != ZR_OK && (d->failures == 1 || always))
+        zk_log(ZR_LOG_ERROR, "%s could not be written%s: %s", d->name, always ? "" : ", and is tried again until it can",
+               status == ZR_ENOMEM ? "memory ran out" : zk_err_text());
+}
+
+static zr_status doc_save(struct doc *d, uint32_t always, uint64_t *ret_failures)
 {
     struct zl_buf text;
     zl_buf_init(&text, DOC_MAX);
     pthread_mutex_lock(&d->io);
     d->print(&text);
     zr_status status = text.failed ? ZR_ENOMEM : zk_state_write(zl_str(d->name), zl_buf_as_span(&text));
+    doc_log(d, status, always);
+    *ret_failures = d->failures;
     pthread_mutex_unlock(&d->io);
     zl_buf_free(&text);
-    if (status != ZR_OK) {
+    if (status != ZR_OK)
         zk_metric_add(zb.meter.doc_failed, 1);
-        zk_log(ZR_LOG_ERROR, "%s could not be written: %s", d->name,
-               status == ZR_ENOMEM ? "memory ran out" : zk_err_text());
-    }
     return status;
+}
+
+static int64_t retry_ns(uint64_t failures)
+{
+    int64_t ns = DOC_RETRY_NS;
+    for (uint64_t i = 1; i < failures && ns < DOC_RETRY_MAX_NS; i++)
+        ns *= 2;
+    return ns < DOC_RETRY_MAX_NS ? ns : DOC_RETRY_MAX_NS;
 }
 
 static struct waiter *waiters_take(struct doc *d, uint64_t upto)
@@ -108,7 +130,8 @@ static void doc_job(void *arg)
     pthread_mutex_lock(&d->lock);
     uint64_t upto = d->wanted;
     pthread_mutex_unlock(&d->lock);
-    zr_status status = doc_save(d);
+    uint64_t failures;
+    zr_status status = doc_save(d, 0, &failures);
     pthread_mutex_lock(&d->lock);
     if (status == ZR_OK)
         d->done = upto;
@@ -120,7 +143,7 @@ static void doc_job(void *arg)
     uint64_t id;
     if (more && status == ZR_OK)
         doc_schedule(d);
-    else if (more && zk_timer_at(zk_mono_ns() + DOC_RETRY_NS, doc_retry, d, &id) != ZR_OK) {
+    else if (more && zk_timer_at(zk_mono_ns() + retry_ns(failures), doc_retry, d, &id) != ZR_OK) {
         pthread_mutex_lock(&d->lock);
         d->scheduled = 0;
         pthread_mutex_unlock(&d->lock);
@@ -152,7 +175,8 @@ zr_status zb_doc_write(uint32_t doc)
     pthread_mutex_lock(&d->lock);
     uint64_t upto = d->wanted;
     pthread_mutex_unlock(&d->lock);
-    zr_status status = doc_save(d);
+    uint64_t failures;
+    zr_status status = doc_save(d, 1, &failures);
     pthread_mutex_lock(&d->lock);
     if (status == ZR_OK && d->done < upto)
         d->done = upto;

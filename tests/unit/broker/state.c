@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* state.c - the documents under config/: what Apache 4.9 and 5.5 write is read, what is written is read again, damage stops the start. */
 #include "world.h"
+#include <fcntl.h>
+#include <unistd.h>
 
 static struct zb_topic *topic(const char *name) { return zb_topic_get(zl_str(name)); }
 
@@ -285,6 +287,56 @@ Test(state, the_table_of_offsets_is_bounded_in_bytes)
     cr_expect(zb_offset_put(zl_str("G"), zl_str("T0"), 7, 1) == ZR_OK); /* what is there goes on */
     zb_offset_remove(zl_str("G"), zl_str("T0"));
     cr_expect(zb_offset_put(zl_str("G"), zl_str("T199"), 65535, 1) == ZR_OK);
+    world_stop();
+}
+
+static pthread_mutex_t saved_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t saved_cond = PTHREAD_COND_INITIALIZER;
+
+static void saved(void *ctx, zr_status status)
+{
+    pthread_mutex_lock(&saved_lock);
+    *(zr_status *)ctx = status;
+    pthread_cond_signal(&saved_cond);
+    pthread_mutex_unlock(&saved_lock);
+}
+
+static zr_status save_groups(void)
+{
+    zr_status status = ZR_PENDING;
+    zb_doc_touch(ZB_DOC_GROUPS, saved, &status);
+    pthread_mutex_lock(&saved_lock);
+    while (status == ZR_PENDING)
+        pthread_cond_wait(&saved_cond, &saved_lock);
+    pthread_mutex_unlock(&saved_lock);
+    return status;
+}
+
+Test(state, a_document_that_cannot_be_written_is_told_of_once_and_tried_again, .timeout = 60)
+{
+    char dir[128], away[128], log[128];
+    world_start();
+    snprintf(dir, sizeof dir, "%s/config", world_dir);
+    snprintf(away, sizeof away, "%s/away", world_dir);
+    snprintf(log, sizeof log, "%s/log", world_dir);
+    int err = dup(STDERR_FILENO), to = open(log, O_RDWR | O_CREAT | O_APPEND, 0600);
+    cr_assert(err >= 0 && to >= 0 && dup2(to, STDERR_FILENO) >= 0);
+    cr_assert(rename(dir, away) == 0);
+    int file = open(dir, O_WRONLY | O_CREAT, 0600); /* where a folder has to be */
+    cr_assert(file >= 0);
+    close(file);
+    zr_status first = save_groups(), second = save_groups();
+    cr_assert(unlink(dir) == 0 && rename(away, dir) == 0);
+    zr_status third = save_groups();
+    cr_assert(dup2(err, STDERR_FILENO) >= 0);
+    close(err);
+    close(to);
+    cr_expect(first != ZR_OK && second != ZR_OK && third == ZR_OK);
+    char *text = world_read_file("log");
+    cr_assert(text != NULL);
+    const char *line = strstr(text, "subscriptionGroup.json could not");
+    cr_expect(line && !strstr(line + 1, "subscriptionGroup.json could not"), "%s", text);
+    free(text);
     world_stop();
 }
 
