@@ -184,9 +184,52 @@ int32_t zb_put_code(const struct zr_put *put)
     }
 }
 
-void zb_put_remark(const struct zr_put *put, char *to, uint64_t cap)
+/* Why the storage takes nothing, in text. Asking it costs system calls and locks, and a producer that is refused comes
+ * again at once: so it is asked once a second at most. The lock is not held while it is asked. */
+#define REMARK_NS 1000000000ll
+#define REMARK_MAX 700u
+static struct {
+    pthread_mutex_t lock;
+    int64_t at_ns;
+    char text[REMARK_MAX];
+} unavailable = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static uint32_t unavailable_known(char *to, uint64_t cap)
+{
+    int64_t now = zk_mono_ns();
+    uint32_t known = 0;
+    pthread_mutex_lock(&unavailable.lock);
+    if (unavailable.text[0]) {
+        known = now - unavailable.at_ns < REMARK_NS;
+        snprintf(to, cap, "%s", unavailable.text);
+    }
+    if (!known)
+        unavailable.at_ns = now; /* this thread asks, the others go on with the old text */
+    pthread_mutex_unlock(&unavailable.lock);
+    return known;
+}
+
+static void unavailable_remark(char *to, uint64_t cap)
 {
     struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
+    char text[REMARK_MAX];
+    if (unavailable_known(to, cap))
+        return;
+    zb.storage->info(zb.storage_inst, &info);
+    snprintf(
+        text, sizeof text,
+        "service not available now. It may be caused by one of the following reasons: the broker's disk is full "
+        "[CL: %.2f CQ: %.2f], messages are put to the slave, message store has been shut down, etc.%s%.*s",
+        info.log_disk_ratio, info.queue_disk_ratio, info.why_not.len ? " The storage says: " : "",
+        (int)info.why_not.len, info.why_not.ptr ? info.why_not.ptr : "");
+    snprintf(to, cap, "%s", text);
+    pthread_mutex_lock(&unavailable.lock);
+    memcpy(unavailable.text, text, sizeof text);
+    pthread_mutex_unlock(&unavailable.lock);
+}
+
+void zb_put_remark(const struct zr_put *put, char *to, uint64_t cap)
+{
     switch (zb_put_code(put)) {
     case ZB_MESSAGE_ILLEGAL:
         snprintf(
@@ -195,15 +238,7 @@ void zb_put_remark(const struct zr_put *put, char *to, uint64_t cap)
             "msg properties length limit 32KB.",
             (long long)ZB_SET(max_message_size));
         break;
-    case ZB_SERVICE_NOT_AVAILABLE:
-        zb.storage->info(zb.storage_inst, &info);
-        snprintf(
-            to, cap,
-            "service not available now. It may be caused by one of the following reasons: the broker's disk is full "
-            "[CL: %.2f CQ: %.2f], messages are put to the slave, message store has been shut down, etc.%s%.*s",
-            info.log_disk_ratio, info.queue_disk_ratio, info.why_not.len ? " The storage says: " : "",
-            (int)info.why_not.len, info.why_not.ptr ? info.why_not.ptr : "");
-        break;
+    case ZB_SERVICE_NOT_AVAILABLE: unavailable_remark(to, cap); break;
     case ZB_TOPIC_NOT_EXIST: snprintf(to, cap, "the topic was removed"); break;
     case ZB_SYSTEM_BUSY: snprintf(to, cap, "[PC_SYNCHRONIZED]broker busy, start flow control for a while"); break;
     default: snprintf(to, cap, "UNKNOWN_ERROR"); break;

@@ -350,6 +350,25 @@ Test(send, storage_failures_become_codes)
     world_stop();
 }
 
+Test(send, refused_sends_do_not_ask_the_storage_each_time)
+{
+    struct answer a;
+    world_start();
+    make_topic("T", 1);
+    struct client *c = client_open(0);
+    store.append_says = ZR_EFULL;
+    uint32_t before = store_infos();
+    for (uint32_t i = 0; i < 200; i++) {
+        cr_expect(send_to(c, "T", "0", "", "b", &a) == 14);
+        cr_expect(memmem(a.h.remark.ptr, a.h.remark.len, "CL: 0.50", 8) && memmem(a.h.remark.ptr, a.h.remark.len, "test says", 9));
+        answer_free(&a);
+    }
+    uint32_t asked = store_infos() - before;
+    cr_expect(asked >= 1 && asked < 100, "%u", asked); /* one a second: how slow the machine is plays no part */
+    store.append_says = ZR_OK;
+    world_stop();
+}
+
 Test(send, auto_creation_follows_the_template)
 {
     struct answer a;

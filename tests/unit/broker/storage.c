@@ -267,9 +267,11 @@ static zr_status s_record_at(struct zr_inst *inst, int64_t physical, struct zr_p
     return ZR_ENOENT;
 }
 
+static _Atomic uint32_t n_infos;
 static void s_info(struct zr_inst *inst, struct zr_storage_info *ret)
 {
     (void)inst;
+    atomic_fetch_add(&n_infos, 1);
     ret->sync = store.sync;
     ret->writable = store.append_says == ZR_OK;
     ret->why_not = (struct zr_str)ZR_STR("the test says so");
@@ -319,3 +321,5 @@ struct zr_str store_last_props(const char *topic, int32_t queue_id)
     store_last(topic, queue_id, &r);
     return (struct zr_str){ (const char *)r.properties.ptr, r.properties.len };
 }
+
+uint32_t store_infos(void) { return atomic_load(&n_infos); }

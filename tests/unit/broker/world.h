@@ -26,6 +26,7 @@ uint32_t store_count(const char *topic, int32_t queue_id);
 uint32_t store_appends(void);
 uint32_t store_pins(void); /* not given back */
 uint32_t store_wanted(void);
+uint32_t store_infos(void); /* how often it was asked how it is */
 /* Properties of the last message of a queue. */
 struct zr_str store_last_props(const char *topic, int32_t queue_id);
 void store_last(const char *topic, int32_t queue_id, struct zl_record *ret);
