@@ -350,7 +350,7 @@ static int64_t current_flush(struct zr_inst *st, uint32_t sync)
     return r < 0 ? r : 0;
 }
 
-/* A new file, named for now, or for the next millisecond that has no file. */
+/* A new file, named by the present time, or by the next millisecond that has no file. */
 static int64_t file_make(struct zr_inst *st)
 {
     struct zs_index *ix = st->index;

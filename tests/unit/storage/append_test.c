@@ -301,3 +301,19 @@ Test(append, a_thousand_queues)
     }
     world_end(w);
 }
+
+Test(append, segments_that_are_preallocated)
+{
+    struct world *w = world_new("preallocate");
+    w->conf.preallocate = 1;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 300, 500);
+    cr_assert_eq(read_all(w, "T", 0, 500), 300);
+    w = world_kill(w);
+    cr_assert_eq(read_all(w, "T", 0, 500), 300);
+    world_close(w); /* a segment made ahead and not used is gone after a clean stop */
+    char path[1024];
+    file_path(w, path, "commitlog");
+    cr_assert_eq(count_files(path), 3);
+    world_end(w);
+}
