@@ -136,8 +136,8 @@ const struct zr_handler zb_handlers[] = {
     ROW(14, BOTH, 0, "QUERY_CONSUMER_OFFSET", zb_query_offset_handle),
     ROW(15, BOTH, ZR_HANDLER_GUARDED, "UPDATE_CONSUMER_OFFSET", zb_update_offset_handle),
     ROW(29, BOTH, ZR_HANDLER_WORKER, "SEARCH_OFFSET_BY_TIMESTAMP", zb_search_offset_handle),
-    ROW(30, BOTH, 0, "GET_MAX_OFFSET", zb_max_offset_handle),
-    ROW(31, BOTH, 0, "GET_MIN_OFFSET", zb_min_offset_handle),
+    ROW(30, BOTH, ZR_HANDLER_WORKER, "GET_MAX_OFFSET", zb_max_offset_handle),
+    ROW(31, BOTH, ZR_HANDLER_WORKER, "GET_MIN_OFFSET", zb_min_offset_handle),
     ROW(32, BOTH, ZR_HANDLER_WORKER, "GET_EARLIEST_MSG_STORETIME", zb_earliest_handle),
     ROW(34, BOTH, ZR_HANDLER_GUARDED, "HEART_BEAT", zb_heartbeat_handle),
     ROW(35, BOTH, ZR_HANDLER_GUARDED, "UNREGISTER_CLIENT", zb_unregister_handle),
@@ -175,7 +175,8 @@ static void meters_declare(struct zb_meters *m)
     m->doc_failed = zk_metric("zarya_broker_state_failures_total", ZR_METRIC_COUNTER, NULL,
                               "Writes of topics, groups or offsets that failed.");
     m->deferred = zk_metric("zarya_broker_deferred_requests_total", ZR_METRIC_COUNTER, NULL,
-                            "Sends and heartbeats that waited for a topic to be announced.");
+                            "Requests kept beyond their turn: sends and heartbeats until a topic is announced, queries of "
+                            "offsets that the storage answers.");
 }
 
 void zk_broker_provide(void)

@@ -549,7 +549,7 @@ static zr_status answer_empty(const struct zr_request *req, int32_t code, const 
     return zk_answer(req->token, &c);
 }
 
-/* RocketMQ's rule for a young queue: it begins at 0, and the message there is still in memory. */
+/* RocketMQ's rule for a young queue: it begins at 0, and the message there is still in memory. May read the disk. */
 static uint32_t queue_is_young(struct zr_str topic, int32_t queue_id)
 {
     int64_t min = 0, max = 0;
@@ -558,6 +558,34 @@ static uint32_t queue_is_young(struct zr_str topic, int32_t queue_id)
         return 0;
     zb.storage->bounds(zb.storage_inst, q, &min, &max);
     return min <= 0 && max > 0 && zb.storage->resident(zb.storage_inst, q, 0);
+}
+
+static zr_status answer_by_age(const struct zr_request *req, struct zr_str topic, int32_t queue_id)
+{
+    if (queue_is_young(topic, queue_id))
+        return answer_i64(req, "offset", 0);
+    return answer_empty(req, ZB_QUERY_NOT_FOUND, "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first");
+}
+
+static void age_work(void *arg)
+{
+    struct zb_deferred *d = arg;
+    int32_t queue_id = -1;
+    (void)zl_field_i32(d->req.fields, d->req.n_fields, "queueId", &queue_id);
+    answer_by_age(&d->req, zl_field(d->req.fields, d->req.n_fields, "topic"), queue_id);
+    zb_request_free(d);
+}
+
+/* The first query of a group in a queue: the storage is asked on a worker, since a queue that slept lies on disk. */
+static zr_status age_to_worker(const struct zr_request *req)
+{
+    struct zb_deferred *d = zb_request_keep(req);
+    if (d && zb_work(age_work, d) == ZR_OK)
+        return ZR_OK;
+    zr_status status = zk_answer_code(d ? d->req.token : req->token, ZB_SYSTEM_BUSY,
+                                      "[OVERLOAD]system busy, start flow control for a while");
+    zb_request_free(d);
+    return status;
 }
 
 zr_status zb_query_offset_handle(struct zr_inst *inst, const struct zr_request *req)
@@ -576,9 +604,7 @@ zr_status zb_query_offset_handle(struct zr_inst *inst, const struct zr_request *
         return answer_i64(req, "offset", offset);
     if (zero.len && !zl_eq_nocase(zero, "true"))
         return answer_empty(req, ZB_QUERY_NOT_FOUND, "Not found, do not set to zero, maybe this group boot first");
-    if (queue_is_young(topic, queue_id))
-        return answer_i64(req, "offset", 0);
-    return answer_empty(req, ZB_QUERY_NOT_FOUND, "Not found, V3_0_6_SNAPSHOT maybe this group consumer boot first");
+    return age_to_worker(req);
 }
 
 zr_status zb_update_offset_handle(struct zr_inst *inst, const struct zr_request *req)

@@ -455,3 +455,23 @@ Test(offsets, bounds_and_times)
     answer_free(&a);
     world_stop();
 }
+
+Test(pull, questions_that_may_read_the_disk_are_no_io_threads_work)
+{
+    world_start();
+    make_topic("T", 1, 6);
+    struct client *c = client_open(0);
+    cr_assert(send_to(c, "T", "0", "", "b", &a) == 0);
+    answer_free(&a);
+    store.lane = pthread_self(); /* this thread is both lanes */
+    store.watch = 1;
+    cr_expect(client_ask(c, 14, FIELDS("consumerGroup", "New", "topic", "T", "queueId", "0"), NULL, &a) == 0);
+    answer_free(&a);
+    cr_expect(client_ask(c, 30, FIELDS("topic", "T", "queueId", "0"), NULL, &a) == 0);
+    answer_free(&a);
+    cr_expect(client_ask(c, 31, FIELDS("topic", "T", "queueId", "0"), NULL, &a) == 0);
+    answer_free(&a);
+    cr_expect(store.on_lane == 0, "%u", store.on_lane);
+    store.watch = 0;
+    world_stop();
+}

@@ -130,8 +130,15 @@ static struct zr_queue *s_queue(struct zr_inst *inst, struct zr_str topic, int32
     return q;
 }
 
+static void asked(void)
+{
+    if (store.watch && pthread_equal(pthread_self(), store.lane))
+        store.on_lane++;
+}
+
 static void s_bounds(struct zr_inst *inst, struct zr_queue *queue, int64_t *ret_min, int64_t *ret_max)
 {
+    asked();
     (void)inst;
     pthread_mutex_lock(&lock);
     *ret_min = 0;
@@ -237,6 +244,7 @@ static zr_status s_time_at(struct zr_inst *inst, struct zr_queue *queue, int64_t
 static uint32_t s_resident(struct zr_inst *inst, struct zr_queue *queue, int64_t offset)
 {
     (void)inst;
+    asked();
     return !store.cold && offset < queue->n;
 }
 

@@ -17,6 +17,9 @@ struct store_options {
     uint32_t again;        /* so many reads with ZR_READ_NOWAIT answer ZR_EAGAIN */
     uint32_t cold;         /* nothing is resident */
     zr_status append_says; /* not ZR_OK: every put gets this */
+    uint32_t watch;        /* on_lane counts bounds and resident asked by the thread `lane` */
+    pthread_t lane;
+    uint32_t on_lane;
 };
 extern struct store_options store;
 extern const struct zr_storage_v1 store_table;
