@@ -451,6 +451,7 @@ struct zb_pull {
     struct zb_peer *peer;
     struct zb_lane *lane; /* of the session */
     struct zr_str group, topic_name, type;
+    struct zr_str subscription; /* text of own; gone once it is compiled */
     int64_t offset, commit, sub_version, arrived_ns, suspend_ms;
     int32_t queue_id, max_messages, sys_flag, code;
     struct zb_filter *own;    /* compiled from the request (bit SUBSCRIPTION) */

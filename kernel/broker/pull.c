@@ -130,12 +130,29 @@ static void pull_answer(struct zb_pull *p, const struct found *f, int32_t code, 
 }
 
 /* ---- checks ---- */
+/* The subscription that came with the request, once: its text is the request's. 1: go on; else refused. */
+static uint32_t own_compile(struct zb_pull *p)
+{
+    char why[512];
+    if (p->own_ready)
+        return 1;
+    zr_status status = zb_filter_get(p->type, p->subscription, NULL, 0, &p->own, why, sizeof why);
+    uint32_t is_tag = p->type.len == 0 || zl_is(p->type, "TAG");
+    p->subscription = (struct zr_str){ NULL, 0 };
+    if (status != ZR_OK && (is_tag || ZB_SET(property_filter)))
+        return pull_refuse(p, ZB_SUBSCRIPTION_PARSE_FAILED, 0, "parse the consumer's subscription failed: %s", why), 0;
+    p->own_ready = 1;
+    return 1;
+}
+
 /* The consumer side: which filter. 1: go on; else refused. */
 static uint32_t check_subscription(struct zb_pull *p, struct found *f)
 {
     uint32_t model = 0, type = 0, is_tag;
     struct zb_sub *sub = NULL;
-    if (p->own_ready) {
+    if (p->sys_flag & PULL_SUBSCRIPTION) {
+        if (!own_compile(p))
+            return 0;
         f->filter = zb_filter_ref(p->own);
         is_tag = p->type.len == 0 || zl_is(p->type, "TAG");
     } else {
@@ -432,7 +449,7 @@ static uint32_t number(struct zr_str v, int64_t *ret, uint32_t need)
 }
 
 /* Returns what was seen of what is needed. */
-static uint32_t header_read(const struct zr_request *req, struct zb_pull *p, struct zr_str *subscription)
+static uint32_t header_read(const struct zr_request *req, struct zb_pull *p)
 {
     uint32_t seen = 0;
     int64_t v = 0;
@@ -462,7 +479,7 @@ static uint32_t header_read(const struct zr_request *req, struct zb_pull *p, str
         } else if (zl_is(f->name, "subVersion")) {
             (void)number(f->value, &p->sub_version, 0);
         } else if (zl_is(f->name, "subscription")) {
-            *subscription = f->value;
+            p->subscription = f->value;
         } else if (zl_is(f->name, "expressionType")) {
             p->type = f->value;
         }
@@ -473,9 +490,7 @@ static uint32_t header_read(const struct zr_request *req, struct zb_pull *p, str
 zr_status zb_pull_handle(struct zr_inst *inst, const struct zr_request *req)
 {
     struct zb_lane *lane = zb_lane_of(req->session);
-    struct zr_str subscription = { NULL, 0 };
     struct zb_pull p;
-    char why[512];
     (void)inst;
     memset(&p, 0, sizeof p);
     p.commit = -1;
@@ -483,21 +498,13 @@ zr_status zb_pull_handle(struct zr_inst *inst, const struct zr_request *req)
     p.lane = lane;
     p.code = req->code;
     p.arrived_ns = req->arrived_ns ? req->arrived_ns : zk_mono_ns();
-    if (header_read(req, &p, &subscription) != NEED_ALL)
+    if (header_read(req, &p) != NEED_ALL)
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "a required field of the header is missing or no number");
     p.suspend_ms = p.suspend_ms < 0 ? 0 : p.suspend_ms > ZB_MAX_SUSPEND_MS ? ZB_MAX_SUSPEND_MS : p.suspend_ms;
     p.peer = zb_peer_of(req->session);
     if (!p.peer)
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "memory ran out");
     zb_lane_fresh(lane);
-    if (p.sys_flag & PULL_SUBSCRIPTION) {
-        zr_status status = zb_filter_get(p.type, subscription, NULL, 0, &p.own, why, sizeof why);
-        uint32_t is_tag = p.type.len == 0 || zl_is(p.type, "TAG");
-        if (status != ZR_OK && (is_tag || ZB_SET(property_filter)))
-            return zk_answer_code(req->token, ZB_SUBSCRIPTION_PARSE_FAILED,
-                                  "parse the consumer's subscription failed: %s", why);
-        p.own_ready = 1;
-    }
     pull_run(&p, ZB_PULL_FIRST, lane);
     return ZR_OK;
 }

@@ -475,3 +475,39 @@ Test(pull, questions_that_may_read_the_disk_are_no_io_threads_work)
     store.watch = 0;
     world_stop();
 }
+
+static int32_t bad_pull(struct client *c, const char *group, const char *topic, const char *queue)
+{
+    int32_t code = client_ask(c, 11,
+                              FIELDS("consumerGroup", group, "topic", topic, "queueId", queue, "queueOffset", "0",
+                                     "maxMsgNums", "32", "sysFlag", "4", "commitOffset", "0", "suspendTimeoutMillis",
+                                     "0", "subVersion", "1", "expressionType", "SQL92", "subscription", "nonsense"),
+                              NULL, &a);
+    answer_free(&a);
+    return code;
+}
+
+static void by_property(struct zb_settings *s)
+{
+    s->property_filter = 1;
+    s->auto_create_group = 0;
+}
+
+Test(pull, a_bad_expression_is_told_of_after_topic_group_and_permission)
+{
+    world_start_with(by_property);
+    struct zr_topic t = {
+        .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str("WO"), .read_queues = 1, .write_queues = 1, .perm = 2
+    };
+    make_topic("T", 1, 6);
+    cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
+    struct zr_group g = { .hdr = ZR_HDR(struct zr_group, 0), .name = zl_str("G"), .consume_enable = 1 };
+    cr_assert(zb_broker_table.put_group(NULL, &g) == ZR_OK);
+    struct client *c = client_open(0);
+    cr_expect_eq(bad_pull(c, "Nobody", "T", "0"), 26);
+    cr_expect_eq(bad_pull(c, "G", "Nope", "0"), 17);
+    cr_expect_eq(bad_pull(c, "G", "WO", "0"), 16);
+    cr_expect_eq(bad_pull(c, "G", "T", "9"), 29);
+    cr_expect_eq(bad_pull(c, "G", "T", "0"), 23);
+    world_stop();
+}
