@@ -295,17 +295,18 @@ static uint32_t is_refused(const struct zl_property *p, const struct zk_apache_k
     return 1;
 }
 
-/* Limits that broker and storage both have: one key of Apache's sets both. */
+/* What two parts have to know: one key of Apache's sets both. */
 static void put_also(struct zk_conf *root, const struct zk_conf *c)
 {
-    static const struct { const char *key, *option; } also[] = {
-        { "maxMessageSize", "max_message_size" },
-        { "maxTransferBytesOnMessageInMemory", "hot_bytes" },
-        { "maxTransferCountOnMessageInMemory", "hot_messages" },
+    static const struct { const char *key, *as, *option; } also[] = {
+        { "maxMessageSize", "storage-commitlog", "max_message_size" },
+        { "maxTransferBytesOnMessageInMemory", "storage-commitlog", "hot_bytes" },
+        { "maxTransferCountOnMessageInMemory", "storage-commitlog", "hot_messages" },
+        { "messageDelayLevel", "feature-delay", "delay_levels" },
     };
-    struct zk_conf *settings = settings_of(root, "storage-commitlog");
-    for (uint32_t i = 0; settings && i < sizeof also / sizeof *also; i++) {
-        if (strcmp(also[i].key, c->origin) != 0)
+    for (uint32_t i = 0; i < sizeof also / sizeof *also; i++) {
+        struct zk_conf *settings = strcmp(also[i].key, c->origin) == 0 ? settings_of(root, also[i].as) : NULL;
+        if (!settings)
             continue;
         struct zk_conf *copy = zk_conf_new(c->kind, also[i].option, c->file, c->line);
         copy->text = c->text;
@@ -343,7 +344,7 @@ static void put_pair(struct zk_conf *root, uint32_t face, const struct zl_proper
     }
     transform(c, key->how == ZK_KEY_PLUGIN ? key->arg : NULL);
     zk_conf_put(to, c);
-    if (key->how == ZK_KEY_SAME)
+    if (key->how == ZK_KEY_SAME || key->how == ZK_KEY_PLUGIN)
         put_also(root, c);
 }
 

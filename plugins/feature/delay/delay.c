@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* delay.c - feature-delay: messages that arrive later, by RocketMQ's delay levels. The instance's life; put.c holds messages
+ * back, deliver.c lets them go, offsets.c remembers how far that got. */
+#include "delay.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "zl/text.h"
+
+ZR_MANIFEST("id = feature-delay\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.hooks/1\nrequires = zarya.storage/1\n");
+
+int64_t wall_ms(struct zr_inst *inst) { return inst->timer->wall_ms(inst->host); }
+
+void say(struct zr_inst *inst, uint32_t level, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+    if (inst->log->level(inst->host) < level) return;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    inst->log->write(inst->host, level, zl_str(text), NULL, 0);
+}
+
+/* ---- levels --------------------------------------------------------------------------------------------------------------- */
+
+static zr_status delay_parse(struct zr_str text, int64_t *ret_ms)
+{
+    static const struct { const char *unit; int64_t ms; } units[] = { { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "h", 3600000 }, { "d", 86400000 } };
+    for (uint32_t i = 0; i < sizeof units / sizeof units[0]; i++) {
+        if (!zl_ends(text, units[i].unit)) continue;
+        struct zr_str number = { text.ptr, text.len - strlen(units[i].unit) };
+        int64_t v;
+        if (zl_parse_i64(number, &v) != ZR_OK || v < 0 || v > 3650ll * 86400000 / units[i].ms) return ZR_EINVAL;
+        *ret_ms = v * units[i].ms;
+        return ZR_OK;
+    }
+    return ZR_EINVAL;
+}
+
+zr_status levels_parse(struct zr_str text, int64_t *ret_ms, uint32_t *ret_n)
+{
+    struct zr_str part;
+    *ret_n = 0;
+    while (zl_split(&text, ' ', &part)) {
+        part = zl_trim(part);
+        if (part.len == 0) continue;
+        if (*ret_n == MAX_LEVELS || delay_parse(part, &ret_ms[*ret_n]) != ZR_OK) return ZR_EINVAL;
+        ++*ret_n;
+    }
+    return *ret_n ? ZR_OK : ZR_EINVAL;
+}
+
+/* ---- life ----------------------------------------------------------------------------------------------------------------- */
+
+static zr_status check(const struct zr_host *host, const void *settings)
+{
+    const struct settings *s = settings;
+    const struct zr_err_v1 *err = host->query(host, ZR_SVC_ERR);
+    struct zr_error e = { .hdr = ZR_HDR(struct zr_error, 0), .status = ZR_EINVAL,
+                          .text = ZR_STR("delay_levels: 1 to 64 delays with a unit (ms, s, m, h, d), such as \"1s 5s 10s 1m 2h\"") };
+    int64_t ms[MAX_LEVELS];
+    uint32_t n;
+    if (levels_parse(s->delay_levels, ms, &n) == ZR_OK) return ZR_OK;
+    if (err) err->raise(host, &e);
+    return ZR_EINVAL;
+}
+
+static uint32_t services_ask(struct zr_inst *inst)
+{
+    const struct zr_host *h = inst->host;
+    inst->store = h->query(h, ZR_SVC_STORE);
+    inst->broker = h->query(h, ZR_SVC_BROKER);
+    inst->timer = h->query(h, ZR_SVC_TIMER);
+    inst->work = h->query(h, ZR_SVC_WORK);
+    inst->state = h->query(h, ZR_SVC_STATE);
+    inst->log = h->query(h, ZR_SVC_LOG);
+    return inst->store && inst->broker && inst->timer && inst->work && inst->state && inst->log;
+}
+
+static zr_status create(const struct zr_host *host, const void *settings, struct zr_inst **ret)
+{
+    struct zr_inst *inst = calloc(1, sizeof *inst);
+    int64_t ms[MAX_LEVELS];
+    if (!inst) return ZR_ENOMEM;
+    inst->host = host;
+    inst->settings = settings;
+    if (!services_ask(inst) || levels_parse(inst->settings->delay_levels, ms, &inst->n_levels) != ZR_OK) {
+        free(inst);
+        return ZR_ENOTSUP;
+    }
+    for (uint32_t i = 0; i < inst->n_levels; i++)
+        inst->levels[i] = (struct level){ .inst = inst, .delay_ms = ms[i], .number = i + 1, .state = LEVEL_ARMED }; /* until activate */
+    pthread_mutex_init(&inst->lock, NULL);
+    *ret = inst;
+    return ZR_OK;
+}
+
+void running_end(struct zr_inst *inst)
+{
+    struct zr_done done = { NULL, NULL };
+    pthread_mutex_lock(&inst->lock);
+    if (--inst->n_running == 0) {
+        done = inst->drained;
+        inst->drained.call = NULL;
+    }
+    pthread_mutex_unlock(&inst->lock);
+    if (done.call) done.call(done.ctx, ZR_OK);
+}
+
+static void drain(struct zr_inst *inst, struct zr_done done)
+{
+    pthread_mutex_lock(&inst->lock);
+    inst->stopping = 1;
+    inst->drained = done;
+    inst->n_running++; /* this call's */
+    uint64_t save_timer = inst->save_timer;
+    pthread_mutex_unlock(&inst->lock);
+    deliver_end(inst);
+    if (save_timer) inst->timer->cancel(inst->host, save_timer);
+    running_end(inst);
+}
+
+static void cool(struct zr_inst *inst)
+{
+    if (inst->delivers) offsets_save_now(inst);
+}
+
+static void destroy(struct zr_inst *inst)
+{
+    pthread_mutex_destroy(&inst->lock);
+    free(inst);
+}
+
+static const struct zr_hook hook_list[] = {
+    { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_PUBLISH, .klass = ZR_CLASS_TRANSFORM, .call = put_hook },
+    { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_STORED, .klass = ZR_CLASS_OBSERVE, .call = stored_hook },
+};
+static const struct zr_hooks_v1 hooks = { .hdr = ZR_HDR(struct zr_hooks_v1, 0), .hooks = hook_list, .n_hooks = 2 };
+
+static const void *query(struct zr_inst *inst, const char *id)
+{
+    (void)inst;
+    return strcmp(id, ZR_IF_HOOKS) == 0 ? &hooks : NULL;
+}
+
+static const struct zr_option options[] = {
+    ZR_OPTION_ROW(struct settings, delay_levels, "delay_levels", ZR_OPT_STR, 0, "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h",
+                  NULL, NULL, NULL, "The delays of the levels, the first is level 1 (Apache's messageDelayLevel; ms is possible too)."),
+};
+static const struct zr_plugin plugin = {
+    .hdr = ZR_HDR(struct zr_plugin, 0), .id = "feature-delay", .version = "1.0.0", .summary = "Messages that arrive later, by delay levels.",
+    .options = options, .n_options = 1, .settings_size = sizeof(struct settings), .swap = ZR_SWAP_NEVER,
+    .check = check, .create = create, .warm = offsets_load, .activate = deliver_begin, .drain = drain, .cool = cool,
+    .destroy = destroy, .query = query,
+};
+
+const struct zr_plugin *zarya_plugin_entry_1(uint32_t host_minor)
+{
+    (void)host_minor;
+    return &plugin;
+}

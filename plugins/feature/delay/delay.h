@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* delay.h - inside feature-delay: the instance, its levels, and what the files offer each other. README.md has the plan. */
+#ifndef FEATURE_DELAY_H
+#define FEATURE_DELAY_H
+#include <pthread.h>
+#include <stdint.h>
+
+#include "zarya/broker.h"
+#include "zarya/err.h"
+#include "zarya/hooks.h"
+#include "zarya/log.h"
+#include "zarya/plugin.h"
+#include "zarya/state.h"
+#include "zarya/store.h"
+#include "zarya/timer.h"
+#include "zarya/work.h"
+
+#define SCHEDULE_TOPIC "SCHEDULE_TOPIC_XXXX"
+#define MAX_LEVELS 64u
+#define BATCH 64u /* messages of one delivery; a bit each in level.done */
+
+#define LEVEL_IDLE 0u    /* nothing waits in its queue */
+#define LEVEL_ARMED 1u   /* its timer runs */
+#define LEVEL_RUNNING 2u /* a job is queued or at work, or its publish is not answered yet */
+
+/* One delay level. Everything but the first four is guarded by zr_inst.lock. */
+struct level {
+    struct zr_inst *inst;
+    struct zr_queue *queue;
+    int64_t delay_ms;
+    uint32_t number; /* 1-based; its queue is number - 1 */
+    uint32_t state;
+    int64_t cursor;    /* the first queue offset that was not delivered */
+    int64_t known_end; /* behind the last entry that we were told of */
+    uint64_t done;     /* bit i: cursor + i was delivered already, before one that failed */
+    uint64_t timer_id;
+    uint32_t failures; /* in a row */
+    uint32_t reserved;
+};
+
+struct settings { struct zr_str delay_levels; };
+
+struct zr_inst {
+    const struct zr_host *host;
+    const struct settings *settings;
+    const struct zr_store_v1 *store;
+    const struct zr_broker_v1 *broker;
+    const struct zr_timer_v1 *timer;
+    const struct zr_work_v1 *work;
+    const struct zr_state_v1 *state;
+    const struct zr_log_v1 *log;
+    const struct zr_storage_v1 *storage; /* from activate on */
+    struct zr_inst *storage_inst;
+    uint32_t n_levels;
+    uint32_t delivers; /* 1: a master, from activate on */
+    pthread_mutex_t lock;
+    struct level levels[MAX_LEVELS];
+    /* all below guarded by lock */
+    struct zr_done drained;
+    uint32_t stopping, n_running; /* jobs of levels and of saving */
+    int64_t delivered_end;        /* the log's end behind the last delivered message */
+    uint64_t save_timer;
+    uint32_t saving, reserved; /* its timer or job is under way */
+    /* offsets.c's: touched by warm, then by the one saving job, then by cool */
+    int64_t offsets[MAX_LEVELS]; /* as loaded or saved last; -1: none */
+    int64_t snap[MAX_LEVELS], snap_end;
+    int64_t counter; /* of the document's dataVersion */
+    uint32_t snap_taken, reserved2;
+};
+
+int64_t wall_ms(struct zr_inst *inst);
+void say(struct zr_inst *inst, uint32_t level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* "1s 5s 10s 1m 2h 1d 100ms" -> ms. ZR_EINVAL: not such a list, none, or more than MAX_LEVELS. */
+zr_status levels_parse(struct zr_str text, int64_t *ret_ms, uint32_t *ret_n);
+/* One thing less is under way; to be called without the lock. Answers the drain when it was the last. */
+void running_end(struct zr_inst *inst);
+
+/* put.c */
+zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
+/* deliver.c */
+zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
+void deliver_begin(struct zr_inst *inst);
+void deliver_end(struct zr_inst *inst);
+/* offsets.c */
+zr_status offsets_load(struct zr_inst *inst);
+void offsets_changed(struct zr_inst *inst); /* without the lock: will be saved within a second */
+zr_status offsets_save_now(struct zr_inst *inst);
+#endif

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* deliver.c - what is due leaves SCHEDULE_TOPIC_XXXX for its own topic.
+ *
+ * Each level goes IDLE -> ARMED (its timer runs until the first entry is due) -> RUNNING (a job on the worker pool reads a batch
+ * of entries and publishes their messages) -> RUNNING again, ARMED or IDLE. An idle level is woken by the hook behind an append. Before
+ * activate, and for good on a slave, a level counts as ARMED, so that nothing wakes it.
+ *
+ * What stays true:
+ *   1. A level has at most one timer, or one job, or one publish that is not answered: its messages leave in their order.
+ *   2. The cursor passes an entry only when its message was stored in its topic, or can never be (and the log says so).
+ *   3. One that could not be stored is tried again, later and later up to every 5 s; those of the same batch that were stored
+ *      are remembered and not stored twice.
+ *
+ * LOCKING: zr_inst.lock guards states and cursors; the host is never called under it. */
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "delay.h"
+#include "zl/record.h"
+#include "zl/text.h"
+
+#define BATCH_BYTES (4u * 1024 * 1024)
+#define HALF_TOPIC "RMQ_SYS_TRANS_HALF_TOPIC"
+#define MAX_WAIT_MS 30000 /* a timer's longest, so that a wall clock that jumps is noticed */
+#define MAX_RETRY_MS 5000
+
+/* Messages on their way. Shared by the job that publishes it and the answer; the later one ends it. */
+struct batch {
+    struct level *level;
+    int64_t base; /* queue offset of entry 0 */
+    int64_t end;
+    uint64_t done; /* by entry */
+    uint32_t n_entries, n_msgs;
+    _Atomic uint32_t refs;
+    zr_status failed;
+    struct zr_str topic; /* the last one looked up, with its queues */
+    int32_t n_queues;
+    zr_status topic_status;
+    uint8_t entry_of[BATCH];
+    uint64_t pins[BATCH];
+    struct zr_msg msgs[BATCH];
+};
+
+static void job(void *arg);
+static void timer_fired(void *arg);
+
+/* ---- states -------------------------------------------------------------------------------------------------------------- */
+
+/* The level is ARMED already. */
+static void arm_in(struct level *l, int64_t ms)
+{
+    struct zr_inst *inst = l->inst;
+    uint64_t id = 0;
+    if (ms < 0) ms = 0;
+    if (ms > MAX_WAIT_MS) ms = MAX_WAIT_MS;
+    zr_status status = inst->timer->at(inst->host, inst->timer->mono_ns(inst->host) + ms * 1000000, timer_fired, l, &id);
+    pthread_mutex_lock(&inst->lock);
+    if (status == ZR_OK) l->timer_id = id;
+    else l->state = LEVEL_IDLE;
+    pthread_mutex_unlock(&inst->lock);
+    if (status != ZR_OK && status != ZR_ECLOSED)
+        say(inst, ZR_LOG_ERROR, "no timer for delay level %u: it rests until its next message", l->number);
+}
+
+static int64_t retry_ms(struct level *l)
+{
+    uint32_t shift = l->failures < 8 ? l->failures : 8;
+    int64_t ms = 20ll << shift;
+    l->failures++;
+    return ms < MAX_RETRY_MS ? ms : MAX_RETRY_MS;
+}
+
+/* RUNNING ends. ms: until the next look; -1: nothing is known to wait. */
+static void rest(struct level *l, int64_t ms)
+{
+    struct zr_inst *inst = l->inst;
+    pthread_mutex_lock(&inst->lock);
+    if (ms < 0 && l->known_end > l->cursor) ms = retry_ms(l); /* told of, but not visible yet */
+    uint32_t arm = ms >= 0 && !inst->stopping;
+    l->state = arm ? LEVEL_ARMED : LEVEL_IDLE;
+    pthread_mutex_unlock(&inst->lock);
+    if (arm) arm_in(l, ms);
+    running_end(inst);
+}
+
+/* RUNNING goes on with another job. */
+static void go_on(struct level *l)
+{
+    struct zr_inst *inst = l->inst;
+    pthread_mutex_lock(&inst->lock);
+    uint32_t stopping = inst->stopping;
+    pthread_mutex_unlock(&inst->lock);
+    if (stopping || inst->work->run(inst->host, job, l) != ZR_OK) rest(l, 10);
+}
+
+static void timer_fired(void *arg)
+{
+    struct level *l = arg;
+    struct zr_inst *inst = l->inst;
+    pthread_mutex_lock(&inst->lock);
+    uint32_t go = !inst->stopping;
+    l->state = go ? LEVEL_RUNNING : LEVEL_IDLE;
+    inst->n_running += go;
+    pthread_mutex_unlock(&inst->lock);
+    if (go) go_on(l);
+}
+
+zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict)
+{
+    (void)verdict;
+    const struct zr_msg *m = event->msg;
+    if (m->topic.len != sizeof SCHEDULE_TOPIC - 1 || !zl_is(m->topic, SCHEDULE_TOPIC)) return ZR_OK;
+    if (m->queue_id < 0 || m->queue_id >= (int32_t)inst->n_levels) return ZR_OK;
+    struct level *l = &inst->levels[m->queue_id];
+    pthread_mutex_lock(&inst->lock);
+    if (event->put->queue_offset >= l->known_end) l->known_end = event->put->queue_offset + 1;
+    uint32_t arm = l->state == LEVEL_IDLE && !inst->stopping;
+    if (arm) l->state = LEVEL_ARMED;
+    pthread_mutex_unlock(&inst->lock);
+    if (arm) arm_in(l, m->tags_code - wall_ms(inst));
+    return ZR_OK;
+}
+
+/* ---- the message as it was ------------------------------------------------------------------------------------------------ */
+
+static void on_topic(void *ctx, const struct zr_topic *topic)
+{
+    struct batch *b = ctx;
+    b->n_queues = topic->write_queues > 0 ? topic->write_queues : topic->read_queues;
+}
+
+static uint32_t topic_exists(struct batch *b, struct zr_str topic)
+{
+    struct zr_inst *inst = b->level->inst;
+    if (!b->topic.ptr || !zl_eq(topic, b->topic)) {
+        b->topic = topic;
+        b->topic_status = inst->broker->topic(inst->host, topic, on_topic, b);
+    }
+    return b->topic_status == ZR_OK;
+}
+
+/* 0: it can never be delivered. Points into the record, which stays pinned until it is published. */
+static uint32_t message_make(struct batch *b, const struct zl_record *r, struct zr_msg *ret)
+{
+    struct zr_str topic = zl_props_get(r->properties, "REAL_TOPIC"), queue = zl_props_get(r->properties, "REAL_QID");
+    int32_t queue_id;
+    const char *why = NULL;
+    if (!topic.len || zl_parse_i32(queue, &queue_id) != ZR_OK || queue_id < 0) why = "it does not say where it belongs";
+    else if (zl_is(topic, SCHEDULE_TOPIC) || zl_is(topic, HALF_TOPIC)) why = "its topic is one of the broker's own";
+    else if (!topic_exists(b, topic)) why = "its topic was removed";
+    if (why) {
+        say(b->level->inst, ZR_LOG_WARN, "a delayed message of level %u at %lld (topic %.*s) is dropped: %s", b->level->number,
+            (long long)r->physical_offset, (int)topic.len, topic.len ? topic.ptr : "", why);
+        return 0;
+    }
+    if (b->n_queues > 0 && queue_id >= b->n_queues) queue_id %= b->n_queues; /* it shrank meanwhile; nobody reads beyond */
+    *ret = (struct zr_msg){ .hdr = ZR_HDR(struct zr_msg, 0), .topic = topic, .body = r->body, .properties = r->properties,
+                            .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")), .born_ms = r->born_ms,
+                            .born_host = r->born_host, .queue_id = queue_id, .flag = r->flag, .sys_flag = r->sys_flag,
+                            .reconsume_times = r->reconsume_times, .inner_num = 1 };
+    return 1;
+}
+
+/* Entry i into the batch; returns the bytes. */
+static uint64_t entry_take(struct batch *b, uint32_t i, int64_t physical)
+{
+    struct zr_inst *inst = b->level->inst;
+    struct zr_piece piece;
+    struct zl_record r;
+    const char *why;
+    uint64_t pin = 0;
+    zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
+    if (status == ZR_EAGAIN || status == ZR_ENOMEM || status == ZR_EIO) {
+        b->failed = status;
+        return 0;
+    }
+    if (status != ZR_OK || zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) != ZR_OK) {
+        say(inst, ZR_LOG_WARN, "a delayed message of level %u at %lld is gone: its record cannot be read", b->level->number, (long long)physical);
+        b->done |= 1ull << i;
+    } else if (!message_make(b, &r, &b->msgs[b->n_msgs])) {
+        b->done |= 1ull << i;
+    } else {
+        b->entry_of[b->n_msgs] = (uint8_t)i;
+        b->pins[b->n_msgs++] = pin;
+        return piece.len;
+    }
+    if (status == ZR_OK && pin) {
+        inst->storage->unpin(inst->storage_inst, pin);
+        b->topic = (struct zr_str){ NULL, 0 }; /* pointed into it */
+    }
+    return 0;
+}
+
+/* ---- a batch -------------------------------------------------------------------------------------------------------------- */
+
+static void batch_finish(struct batch *b)
+{
+    struct level *l = b->level;
+    struct zr_inst *inst = l->inst;
+    uint64_t done = b->done;
+    uint32_t passed = 0;
+    while (done & 1) {
+        done >>= 1;
+        passed++;
+    }
+    pthread_mutex_lock(&inst->lock);
+    l->cursor = b->base + passed;
+    l->done = done;
+    if (l->known_end < l->cursor) l->known_end = l->cursor;
+    if (b->end > inst->delivered_end) inst->delivered_end = b->end;
+    if (!b->failed) l->failures = 0;
+    int64_t wait = b->failed ? retry_ms(l) : 0;
+    uint32_t times = l->failures;
+    pthread_mutex_unlock(&inst->lock);
+    if (passed) offsets_changed(inst);
+    if (wait && times == 1)
+        say(inst, ZR_LOG_WARN, "messages of delay level %u cannot be delivered now (status %d); they are tried again until they are",
+            l->number, b->failed);
+    free(b);
+    if (wait) rest(l, wait);
+    else go_on(l);
+}
+
+static void batch_release(struct batch *b)
+{
+    if (atomic_fetch_sub(&b->refs, 1) == 1) batch_finish(b);
+}
+
+static void published(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n)
+{
+    struct batch *b = ctx;
+    if (!puts || n != b->n_msgs) b->failed = status < 0 ? status : ZR_ENOMEM;
+    for (uint32_t i = 0; puts && n == b->n_msgs && i < n; i++) {
+        const struct zr_put *p = (const struct zr_put *)(const void *)((const char *)puts + (uint64_t)i * puts->hdr.size);
+        if (p->status == ZR_EINVAL)
+            say(b->level->inst, ZR_LOG_ERROR, "a delayed message of level %u is dropped: the storage refuses it as illegal", b->level->number);
+        if (p->status == ZR_OK || p->status == ZR_EINVAL) b->done |= 1ull << b->entry_of[i];
+        else b->failed = p->status;
+        if (p->status == ZR_OK && p->physical_offset + p->size > b->end) b->end = p->physical_offset + p->size;
+    }
+    batch_release(b);
+}
+
+static void batch_send(struct batch *b)
+{
+    struct zr_inst *inst = b->level->inst, *storage_inst = inst->storage_inst;
+    if (b->n_msgs == 0) {
+        batch_finish(b);
+        return;
+    }
+    atomic_store(&b->refs, 2);
+    inst->store->publish(inst->host, b->msgs, b->n_msgs, ZR_PUBLISH_NO_HOOKS, published, b);
+    for (uint32_t i = 0; i < b->n_msgs; i++)
+        if (b->pins[i]) inst->storage->unpin(storage_inst, b->pins[i]);
+    batch_release(b);
+}
+
+/* As Apache: one whose time lies further ahead than its level (the clock went back, or the levels changed) is due. */
+static uint32_t is_due(const struct level *l, int64_t when, int64_t now)
+{
+    return when <= now || when > now + l->delay_ms;
+}
+
+/* The queue has no visible entry at the cursor: why, and what next. Returns ms for rest(), or -2: look again. */
+static int64_t nothing_there(struct level *l)
+{
+    struct zr_inst *inst = l->inst;
+    int64_t min = 0, max = 0;
+    inst->storage->bounds(inst->storage_inst, l->queue, &min, &max);
+    pthread_mutex_lock(&inst->lock);
+    int64_t ms = l->cursor < max ? retry_ms(l) : -1; /* there, but not readable */
+    if (l->cursor < min) {
+        say(inst, ZR_LOG_WARN, "delay level %u: messages %lld to %lld are gone, retention took them", l->number, (long long)l->cursor, (long long)min - 1);
+        l->cursor = min;
+        l->done = 0;
+        ms = -2;
+    }
+    pthread_mutex_unlock(&inst->lock);
+    return ms;
+}
+
+static void job(void *arg)
+{
+    struct level *l = arg;
+    struct zr_inst *inst = l->inst;
+    int64_t physical[BATCH], when[BATCH], now = wall_ms(inst), cursor;
+    uint32_t sizes[BATCH], n, i;
+    uint64_t bytes = 0;
+    pthread_mutex_lock(&inst->lock);
+    cursor = l->cursor;
+    uint64_t done = l->done;
+    pthread_mutex_unlock(&inst->lock);
+    n = inst->storage->entries(inst->storage_inst, l->queue, cursor, physical, sizes, when, BATCH);
+    if (n == 0) {
+        int64_t ms = nothing_there(l);
+        if (ms == -2) go_on(l);
+        else rest(l, ms);
+        return;
+    }
+    if (!(done & 1) && !is_due(l, when[0], now)) {
+        rest(l, when[0] - now);
+        return;
+    }
+    struct batch *b = calloc(1, sizeof *b);
+    if (!b) {
+        rest(l, MAX_RETRY_MS);
+        return;
+    }
+    b->level = l;
+    b->base = cursor;
+    b->done = done;
+    for (i = 0; i < n && bytes < BATCH_BYTES && !b->failed; i++) {
+        if (done >> i & 1) continue;
+        if (!is_due(l, when[i], now)) break;
+        bytes += entry_take(b, i, physical[i]);
+    }
+    batch_send(b);
+}
+
+/* ---- begin and end -------------------------------------------------------------------------------------------------------- */
+
+static void level_begin(struct zr_inst *inst, struct level *l)
+{
+    int64_t min = 0, max = 0, saved = inst->offsets[l->number - 1];
+    l->queue = inst->storage->queue(inst->storage_inst, (struct zr_str)ZR_STR(SCHEDULE_TOPIC), (int32_t)l->number - 1, 1);
+    inst->storage->bounds(inst->storage_inst, l->queue, &min, &max);
+    pthread_mutex_lock(&inst->lock);
+    l->cursor = saved < min ? min : saved > max ? max : saved;
+    if (l->known_end < max) l->known_end = max;
+    uint32_t arm = l->queue && l->known_end > l->cursor;
+    l->state = arm ? LEVEL_ARMED : LEVEL_IDLE;
+    pthread_mutex_unlock(&inst->lock);
+    if (saved > max) say(inst, ZR_LOG_WARN, "delay level %u: config/delayOffset.json says %lld, the queue ends at %lld", l->number, (long long)saved, (long long)max);
+    if (arm) arm_in(l, 0);
+}
+
+void deliver_begin(struct zr_inst *inst)
+{
+    inst->storage = inst->store->storage(inst->host, &inst->storage_inst);
+    struct zr_identity id = { .hdr = ZR_HDR(struct zr_identity, 0) };
+    inst->broker->identity(inst->host, &id);
+    if (id.id != 0 || !inst->storage) {
+        say(inst, ZR_LOG_INFO, "a slave does not deliver delayed messages");
+        return;
+    }
+    inst->delivers = 1;
+    for (uint32_t i = 0; i < inst->n_levels; i++) level_begin(inst, &inst->levels[i]);
+    offsets_changed(inst); /* where the file and the queues did not agree */
+}
+
+void deliver_end(struct zr_inst *inst)
+{
+    for (uint32_t i = 0; i < inst->n_levels; i++) {
+        struct level *l = &inst->levels[i];
+        pthread_mutex_lock(&inst->lock);
+        uint64_t id = l->state == LEVEL_ARMED ? l->timer_id : 0;
+        pthread_mutex_unlock(&inst->lock);
+        if (id) inst->timer->cancel(inst->host, id); /* one that fires nevertheless sees `stopping` */
+    }
+}

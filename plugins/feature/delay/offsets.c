@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* offsets.c - config/delayOffset.json: by level, the next queue offset to deliver. Apache's file, byte for byte in form.
+ *
+ * What stays true: an offset is saved only when the messages delivered before it are on the disk, whatever the flush mode; so a
+ * crash or a power cut repeats the last messages, and loses none. Saving begins half a second after a delivery. */
+#include <stdlib.h>
+
+#include "delay.h"
+#include "zl/json.h"
+#include "zl/text.h"
+
+#define DOCUMENT "config/delayOffset.json"
+#define SAVE_NS (500LL * 1000000)
+#define WAIT_NS (100LL * 1000000)   /* until the disk has what was delivered */
+#define AGAIN_NS (1000LL * 1000000) /* after a write failed */
+#define MAX_DOCUMENT (64u * 1024)
+
+static void save_job(void *arg);
+static void save_in(struct zr_inst *inst, int64_t ns);
+
+static zr_status accept(void *ctx, struct zr_span bytes)
+{
+    struct zr_inst *inst = ctx;
+    struct zl_json_doc *doc = NULL;
+    const struct zl_json *root = NULL;
+    uint64_t at = 0;
+    if (zl_json_parse((struct zr_str){ (const char *)bytes.ptr, bytes.len }, &doc, &root, &at) != ZR_OK) return ZR_ECORRUPT;
+    const struct zl_json *table = zl_json_get(root, "offsetTable");
+    if (root->kind != ZL_JSON_OBJECT || (table && table->kind != ZL_JSON_OBJECT)) {
+        zl_json_free(doc);
+        return ZR_ECORRUPT;
+    }
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) inst->offsets[i] = -1;
+    for (const struct zl_json *e = table ? table->child : NULL; e; e = e->next) {
+        int32_t level;
+        int64_t offset = zl_json_i64(e, -1);
+        if (zl_parse_i32(e->key, &level) == ZR_OK && level >= 1 && level <= (int32_t)MAX_LEVELS && offset >= 0)
+            inst->offsets[level - 1] = offset;
+    }
+    inst->counter = zl_json_get_i64(zl_json_get(root, "dataVersion"), "counter", 0);
+    zl_json_free(doc);
+    return ZR_OK;
+}
+
+zr_status offsets_load(struct zr_inst *inst)
+{
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) inst->offsets[i] = -1;
+    zr_status status = inst->state->read(inst->host, zl_str(DOCUMENT), accept, inst);
+    if (status == ZR_ENOENT) return ZR_OK;
+    if (status != ZR_OK) say(inst, ZR_LOG_ERROR, "%s and its .bak cannot be read; without them every delayed message that is still in the log would come again. Mend them, or remove them to accept that", DOCUMENT);
+    return status;
+}
+
+static void print(struct zr_inst *inst, struct zl_buf *out)
+{
+    struct zl_jw w;
+    zl_jw_init(&w, out, 1);
+    zl_jw_begin(&w, '{');
+    zl_jw_key(&w, zl_str("dataVersion"));
+    zl_jw_begin(&w, '{');
+    zl_jw_ki64(&w, "counter", inst->counter);
+    zl_jw_ki64(&w, "stateVersion", 0);
+    zl_jw_ki64(&w, "timestamp", wall_ms(inst));
+    zl_jw_end(&w, '}');
+    zl_jw_key(&w, zl_str("offsetTable"));
+    zl_jw_begin(&w, '{');
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) {
+        if (inst->snap[i] < 0) continue;
+        zl_jw_key_int(&w, i + 1);
+        zl_jw_i64(&w, inst->snap[i]);
+    }
+    zl_jw_end(&w, '}');
+    zl_jw_end(&w, '}');
+}
+
+/* A level that never delivered has no entry, as in Apache's file. */
+static int64_t wanted(const struct level *l) { return l->cursor > 0 ? l->cursor : -1; }
+
+/* With the lock. */
+static void snap_take(struct zr_inst *inst)
+{
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) inst->snap[i] = inst->offsets[i];
+    for (uint32_t i = 0; i < inst->n_levels; i++) inst->snap[i] = wanted(&inst->levels[i]);
+    inst->snap_end = inst->delivered_end;
+    inst->snap_taken = 1;
+}
+
+/* Only one thread at a time is here: the job, or main after the drain. */
+static zr_status snap_write(struct zr_inst *inst)
+{
+    struct zl_buf out;
+    inst->counter++;
+    zl_buf_init(&out, MAX_DOCUMENT);
+    print(inst, &out);
+    zr_status status = out.failed ? ZR_ENOMEM : inst->state->write(inst->host, zl_str(DOCUMENT), zl_buf_as_span(&out));
+    zl_buf_free(&out);
+    if (status == ZR_OK) {
+        for (uint32_t i = 0; i < MAX_LEVELS; i++) inst->offsets[i] = inst->snap[i];
+    } else {
+        say(inst, ZR_LOG_WARN, "%s cannot be written; if the broker stopped now, messages delivered since would come again", DOCUMENT);
+    }
+    return status;
+}
+
+static uint32_t is_changed(const struct zr_inst *inst)
+{
+    for (uint32_t i = 0; i < inst->n_levels; i++)
+        if (wanted(&inst->levels[i]) != inst->offsets[i]) return 1;
+    return 0;
+}
+
+static void save_fired(void *arg)
+{
+    struct zr_inst *inst = arg;
+    pthread_mutex_lock(&inst->lock);
+    uint32_t go = !inst->stopping;
+    if (go) inst->n_running++;
+    else inst->saving = 0;
+    pthread_mutex_unlock(&inst->lock);
+    if (go && inst->work->run(inst->host, save_job, inst) != ZR_OK) {
+        save_in(inst, WAIT_NS);
+        running_end(inst);
+    }
+}
+
+static void save_in(struct zr_inst *inst, int64_t ns)
+{
+    uint64_t id = 0;
+    zr_status status = inst->timer->at(inst->host, inst->timer->mono_ns(inst->host) + ns, save_fired, inst, &id);
+    pthread_mutex_lock(&inst->lock);
+    if (status == ZR_OK) inst->save_timer = id;
+    else inst->saving = 0; /* the next delivery asks again */
+    pthread_mutex_unlock(&inst->lock);
+}
+
+static void save_job(void *arg)
+{
+    struct zr_inst *inst = arg;
+    struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
+    int64_t again = 0;
+    pthread_mutex_lock(&inst->lock);
+    if (!inst->snap_taken) snap_take(inst);
+    pthread_mutex_unlock(&inst->lock);
+    inst->storage->info(inst->storage_inst, &info);
+    if (info.positions.flushed < inst->snap_end) {
+        inst->storage->want_flushed(inst->storage_inst, inst->snap_end);
+        again = WAIT_NS;
+    } else if (snap_write(inst) != ZR_OK) {
+        again = AGAIN_NS;
+    }
+    pthread_mutex_lock(&inst->lock);
+    if (!again) {
+        inst->snap_taken = 0;
+        again = is_changed(inst) ? SAVE_NS : 0;
+    }
+    if (inst->stopping) again = 0;
+    if (!again) inst->saving = 0;
+    pthread_mutex_unlock(&inst->lock);
+    if (again) save_in(inst, again);
+    running_end(inst);
+}
+
+void offsets_changed(struct zr_inst *inst)
+{
+    pthread_mutex_lock(&inst->lock);
+    uint32_t begin = !inst->saving && !inst->stopping;
+    if (begin) inst->saving = 1;
+    pthread_mutex_unlock(&inst->lock);
+    if (begin) save_in(inst, SAVE_NS);
+}
+
+zr_status offsets_save_now(struct zr_inst *inst)
+{
+    if (!is_changed(inst)) return ZR_OK;
+    snap_take(inst);
+    return snap_write(inst);
+}
