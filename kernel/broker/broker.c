@@ -387,7 +387,7 @@ void zk_broker_stop(void)
     pthread_mutex_unlock(&zb.tick_lock);
     for (uint32_t i = 0; i < sizeof ticks / sizeof ticks[0]; i++)
         zk_timer_cancel(ticks[i].timer);
-    zb_hold_wake_all();
+    zb_hold_wake_all(1);
     jobs_wait();
     zb_doc_write(ZB_DOC_TOPICS);
     zb_doc_write(ZB_DOC_GROUPS);

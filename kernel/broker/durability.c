@@ -9,8 +9,9 @@
  *   3. Whoever parks looks at the marks once more after it published parked_min; whoever advances a mark looks at
  *      parked_min after it stored the mark. So no answer is forgotten between the two.
  *   4. After fail, what lies behind the mark is answered with an error, now and later: never as if it were durable.
- *
- *   5. A storage's threads call until it is cool, which is after the broker is closed: from then on they touch nothing
+ *   5. A wake is never lost: where memory ran out for it, `missed` says up to where, and all held pulls are woken when
+ *      that is visible. Looked at as in 3.
+ *   6. A storage's threads call until it is cool, which is after the broker is closed: from then on they touch nothing
  *      of the broker's.
  *
  * LOCKING. marks and parked_min are atomics. when_lock guards the list of zb_durability_when; callbacks run without
@@ -20,6 +21,7 @@
 static _Atomic int64_t marks[3]; /* written, flushed, replicated */
 static _Atomic uint32_t failed[3];
 static char failed_text[3][256];
+static _Atomic int64_t missed; /* 0: no wake was */
 static uint32_t demand_flushed, demand_replicated;
 static pthread_rwlock_t gate = PTHREAD_RWLOCK_INITIALIZER;
 static uint32_t shut;
@@ -69,6 +71,24 @@ static void raise_mark(uint32_t mark, int64_t position)
         ;
 }
 
+/* ---- wakes that memory ran out for ---- */
+static void missed_look(void)
+{
+    int64_t at = atomic_load(&missed);
+    if (at && zb_durability_visible(at) && atomic_compare_exchange_strong(&missed, &at, 0))
+        zb_hold_wake_all(0);
+}
+
+void zb_durability_missed(int64_t position)
+{
+    int64_t at = atomic_load(&missed);
+    while (at < position && !atomic_compare_exchange_weak(&missed, &at, position))
+        ;
+    if (zb.sync)
+        zb.storage->want_flushed(zb.storage_inst, position);
+    missed_look();
+}
+
 /* ---- when ---- */
 static void when_min_set(void)
 {
@@ -113,6 +133,8 @@ void zb_durability_when(int64_t position, void (*fn)(void *arg, zr_status status
         return;
     }
     struct when *w = malloc(sizeof *w);
+    if (!w)
+        zb_durability_missed(position); /* fn may be about wakes, and comes too early for them */
     if (!w || hopeless()) {
         free(w);
         fn(arg, w ? ZR_EIO : ZR_ENOMEM);
@@ -268,6 +290,7 @@ static void advanced(void)
     if (!shut) {
         lanes_wake();
         whens_run(0);
+        missed_look();
     }
     pthread_rwlock_unlock(&gate);
 }
@@ -364,4 +387,5 @@ void zb_durability_close(void)
         atomic_store(&failed[i], 0);
     }
     demand_flushed = demand_replicated = 0;
+    atomic_store(&missed, 0);
 }

@@ -367,13 +367,13 @@ static struct zb_pull *take_all(void)
     return chain;
 }
 
-void zb_hold_wake_all(void)
+void zb_hold_wake_all(uint32_t here)
 {
     struct zb_pull *chain = take_all();
     while (chain) {
         struct zb_pull *next = chain->wheel_next;
         leave_queue(chain);
-        finish(chain, 1);
+        finish(chain, here);
         chain = next;
     }
 }

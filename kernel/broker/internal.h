@@ -484,7 +484,7 @@ uint32_t zb_hold(struct zb_pull *p, int64_t until_ns);
 void zb_hold_arrived(struct zb_queue *queue, int64_t queue_offset, int64_t tags_code, const struct zr_span *properties,
                      uint32_t any_tag, uint32_t here);
 void zb_hold_wake_topic(struct zb_topic *topic); /* all, whatever arrived */
-void zb_hold_wake_all(void);
+void zb_hold_wake_all(uint32_t here);
 void zb_hold_drop(struct zb_peer *peer);
 uint64_t zb_hold_count(void);
 void zb_hold_open(void);
@@ -520,6 +520,8 @@ void zb_durability_written(int64_t position);
 void zb_durability_park(struct zb_lane *lane, struct zb_parked *p);
 void zb_durability_release(struct zb_lane *lane, uint32_t all); /* lane's thread: answers what may leave */
 void zb_durability_when(int64_t position, void (*fn)(void *arg, zr_status status), void *arg);
+/* Memory ran out for the wakes of what ends at position: once it is visible, every held pull looks again. */
+void zb_durability_missed(int64_t position);
 void zb_durability_shut(void); /* nothing from outside comes in any more: before the lanes are freed */
 void zb_durability_close(void);
 void zb_ack_answer(struct zb_ack *ack, int32_t code, const char *remark); /* send.c */

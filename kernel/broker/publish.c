@@ -141,6 +141,8 @@ static void settle(const struct batch *b, int64_t end,
             if (b->puts[i].status == ZR_OK)
                 wake_now(&b->msgs[i], &b->puts[i]);
     struct wakes *wakes = visible ? NULL : wakes_of(b);
+    if (!visible && !wakes)
+        zb_durability_missed(end);
     if (zb.sync)
         zb.storage->want_flushed(zb.storage_inst, end);
     if (!waits) {

@@ -1021,6 +1021,8 @@ void zb_send_append(struct zb_lane *lane)
     zk_metric_add(zb.meter.messages, lane->n_msgs);
     batch_answer(lane, parked, waits);
     batch_wake(lane, parked, visible);
+    if (!visible && !parked)
+        zb_durability_missed(end);
     zb_stored_hooks(lane->msgs, lane->puts, lane->n_msgs);
     lane->n_sends = lane->n_msgs = 0;
     lane->bytes = 0;

@@ -225,3 +225,33 @@ Test(publish, a_refused_message_does_not_stop_the_others)
     cr_expect(store_count("T", 0) == 2);
     world_stop();
 }
+
+Test(sync_flush, a_wake_that_memory_ran_out_for_comes_when_the_messages_are_visible)
+{
+    store.sync = 1;
+    world_start();
+    make_topic("T");
+    struct client *c = client_open(0);
+    struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0),
+                        .topic = ZR_STR("T"),
+                        .body = { (const uint8_t *)"x", 1 },
+                        .born_host = zb.id.store_host,
+                        .store_host = zb.id.store_host,
+                        .inner_num = 1 };
+    struct zr_put put = { .hdr = ZR_HDR(struct zr_put, 0) };
+    int32_t pull = pull_put(c, "G", "T", "0", "0", "6", "20000");
+    int64_t end = 0;
+    zb.storage->append(zb.storage_inst, &m, 1, &put, &end); /* as a send does, up to the wake */
+    cr_assert(put.status == ZR_OK);
+    zb_durability_written(end);
+    uint32_t wanted = store_wanted();
+    zb_durability_missed(end);
+    cr_expect(store_wanted() == wanted + 1); /* somebody has to ask for the flush too */
+    world_pump();
+    cr_expect(!client_take(c, pull, &a) && zb_hold_count() == 1);
+    store_flush();
+    client_wait(c, pull, &a);
+    cr_expect(a.code == 0 && answer_records(&a) == 1, "%d", a.code);
+    answer_free(&a);
+    world_stop();
+}
