@@ -119,7 +119,38 @@ static void scan_clients(void)
     (void)zb_work(scan_work, NULL);
 }
 
+/* ---- what is made on demand ---- */
+#define MADE_LINES 100u /* lines a minute for each kind; who makes names up may not fill the log */
+static struct {
+    const char *what;
+    _Atomic uint32_t n, untold;
+} made[] = { { "subscription groups", 0, 0 }, { "topics", 0, 0 } };
+
+uint32_t zb_made_tell(uint32_t what)
+{
+    if (atomic_fetch_add(&made[what].n, 1) < MADE_LINES)
+        return 1;
+    atomic_fetch_add(&made[what].untold, 1);
+    return 0;
+}
+
+void zb_made_minute(void)
+{
+    for (uint32_t i = 0; i < sizeof made / sizeof made[0]; i++) {
+        atomic_store(&made[i].n, 0);
+        uint32_t untold = atomic_exchange(&made[i].untold, 0);
+        if (untold)
+            zk_log(ZR_LOG_INFO, "%u more %s were made on demand in the last minute", untold, made[i].what);
+    }
+}
+
+static int64_t each_minute(void)
+{
+    return 60000;
+}
+
 static struct tick ticks[] = { { zb_stats_second, each_second, 0 },
+                               { zb_made_minute, each_minute, 0 },
                                { flush_offsets, flush_period, 0 },
                                { scan_clients, scan_period, 0 } };
 

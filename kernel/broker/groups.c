@@ -160,7 +160,8 @@ static struct zb_group *group_auto(struct zr_str name)
     group_defaults(&conf, name);
     if (group_put(&conf, 1, &g) != ZR_OK)
         return NULL;
-    zk_log(ZR_LOG_INFO, "subscription group %.*s made", (int)name.len, name.ptr);
+    if (zb_made_tell(ZB_MADE_GROUP))
+        zk_log(ZR_LOG_INFO, "subscription group %.*s made", (int)name.len, name.ptr);
     zb_doc_touch(ZB_DOC_GROUPS, NULL, NULL);
     return g;
 }

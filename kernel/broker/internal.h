@@ -593,6 +593,11 @@ struct zb {
     struct zb_meters meter;
 };
 extern struct zb zb;
+/* A group or topic was made on demand. 1: the log says so; 0: it was one of many, and a line a minute counts them. */
+#define ZB_MADE_GROUP 0u
+#define ZB_MADE_TOPIC 1u
+uint32_t zb_made_tell(uint32_t what);
+void zb_made_minute(void);
 /* zk_work, counted: zk_broker_stop waits for these. */
 zr_status zb_work(void (*fn)(void *), void *arg);
 static inline struct zr_str zb_cat(char *to, uint64_t cap, const char *prefix, struct zr_str s)

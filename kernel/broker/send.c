@@ -777,8 +777,9 @@ static struct zb_topic *send_topic_make(struct zb_lane *lane, const struct zr_re
     if (status != ZR_OK)
         return NULL;
     if (is_new) {
-        zk_log(ZR_LOG_INFO, "topic %.*s made by a send of group %.*s, %d queues", (int)h->topic.len, h->topic.ptr,
-               (int)h->group.len, h->group.ptr, made->write_queues);
+        if (zb_made_tell(ZB_MADE_TOPIC))
+            zk_log(ZR_LOG_INFO, "topic %.*s made by a send of group %.*s, %d queues", (int)h->topic.len, h->topic.ptr,
+                   (int)h->group.len, h->group.ptr, made->write_queues);
         zb_announce_new(made);
     }
     zb_topic_unref(made);

@@ -340,6 +340,33 @@ Test(state, a_document_that_cannot_be_written_is_told_of_once_and_tried_again, .
     world_stop();
 }
 
+Test(state, many_groups_made_on_demand_do_not_fill_the_log)
+{
+    char log[128], name[32];
+    world_start();
+    snprintf(log, sizeof log, "%s/log", world_dir);
+    int err = dup(STDERR_FILENO), to = open(log, O_RDWR | O_CREAT | O_APPEND, 0600);
+    cr_assert(err >= 0 && to >= 0 && dup2(to, STDERR_FILENO) >= 0);
+    zk_log_set(ZR_LOG_INFO, 0);
+    for (uint32_t i = 0; i < 150; i++) {
+        snprintf(name, sizeof name, "Demand%u", i);
+        zb_group_unref(zb_group_get(zl_str(name), 1));
+    }
+    zb_made_minute();
+    zb_group_unref(zb_group_get(zl_str("DemandLast"), 1));
+    cr_assert(dup2(err, STDERR_FILENO) >= 0);
+    close(err);
+    close(to);
+    char *text = world_read_file("log");
+    uint32_t lines = 0;
+    for (const char *at = text; at && (at = strstr(at, "subscription group Demand")); at++)
+        lines++;
+    cr_expect(lines == 101, "%u", lines);
+    cr_expect(strstr(text, "50 more subscription groups were made") && strstr(text, "DemandLast"), "%s", text);
+    free(text);
+    world_stop();
+}
+
 Test(state, a_map_survives_growth_and_deletion)
 {
     struct zb_map m = { NULL, 0, 0 };
