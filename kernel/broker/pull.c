@@ -487,6 +487,24 @@ static uint32_t header_read(const struct zr_request *req, struct zb_pull *p)
     return seen;
 }
 
+/* Names what the header lacks. */
+static zr_status refuse_header(const struct zr_request *req, uint32_t seen)
+{
+    static const char *const names[6] = { "consumerGroup", "topic",      "queueId",
+                                          "queueOffset",   "maxMsgNums", "sysFlag" }; /* by bit of NEED_ */
+    char text[400] = "";
+    uint64_t len = 0;
+    for (uint32_t i = 0; i < 6; i++)
+        if (!(seen & (1u << i)) && len < sizeof text - 64) {
+            uint32_t there = zl_field(req->fields, req->n_fields, names[i]).len != 0;
+            len += (uint64_t)snprintf(text + len, sizeof text - len, "%s%s %s", len ? ", " : "", names[i],
+                                      !there  ? "is missing"
+                                      : i < 2 ? "is too long"
+                                              : "is not a number");
+        }
+    return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "required fields of the header: %s", text);
+}
+
 zr_status zb_pull_handle(struct zr_inst *inst, const struct zr_request *req)
 {
     struct zb_lane *lane = zb_lane_of(req->session);
@@ -498,8 +516,9 @@ zr_status zb_pull_handle(struct zr_inst *inst, const struct zr_request *req)
     p.lane = lane;
     p.code = req->code;
     p.arrived_ns = req->arrived_ns ? req->arrived_ns : zk_mono_ns();
-    if (header_read(req, &p) != NEED_ALL)
-        return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "a required field of the header is missing or no number");
+    uint32_t seen = header_read(req, &p);
+    if (seen != NEED_ALL)
+        return refuse_header(req, seen);
     p.suspend_ms = p.suspend_ms < 0 ? 0 : p.suspend_ms > ZB_MAX_SUSPEND_MS ? ZB_MAX_SUSPEND_MS : p.suspend_ms;
     p.peer = zb_peer_of(req->session);
     if (!p.peer)

@@ -426,6 +426,22 @@ void zb_stored_hooks(const struct zr_msg *msgs, const struct zr_put *puts, uint3
     }
 }
 
+/* Names what the header lacks, as the client calls it. */
+static zr_status refuse_header(const struct zr_request *req, const struct header *h)
+{
+    static const char *const names[8] = { "producerGroup", "topic",   "defaultTopic",  "defaultTopicQueueNums",
+                                          "queueId",       "sysFlag", "bornTimestamp", "flag" }; /* by bit of NEED_ */
+    char text[400] = "";
+    uint64_t len = 0;
+    if (h->bad)
+        return send_refuse(req->token, ZB_SYSTEM_ERROR, "the field %s of the header is not a number", h->bad);
+    for (uint32_t i = 0; i < 8; i++)
+        if (!(h->seen & (1u << i)) && len < sizeof text - 64)
+            len += (uint64_t)snprintf(text + len, sizeof text - len, req->code == 10 ? "%s%s" : "%s%s (%c)",
+                                      len ? ", " : "", names[i], (char)('a' + i));
+    return send_refuse(req->token, ZB_SYSTEM_ERROR, "required fields of the header are missing: %s", text);
+}
+
 /* ---- gathering ---- */
 static void *scratch_alloc(void *ctx, uint64_t size)
 {
@@ -831,8 +847,7 @@ zr_status zb_send_handle(struct zr_inst *inst, const struct zr_request *req)
     zb_lane_fresh(lane);
     header_read(req, &h);
     if ((h.seen & NEED_ALL) != NEED_ALL || h.bad)
-        return send_refuse(req->token, ZB_SYSTEM_ERROR, h.bad ? "the field %s is not a number" : "%s",
-                           h.bad ? h.bad : "a required field of the header is missing");
+        return refuse_header(req, &h);
     if (!req->body.ptr || req->body.len == 0)
         return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "the message is illegal: it has no body");
     if (ZB_SET(start_accept_ms) > 0 && zk_wall_ms() < ZB_SET(start_accept_ms))

@@ -350,6 +350,30 @@ Test(send, storage_failures_become_codes)
     world_stop();
 }
 
+Test(send, a_refusal_names_the_fields_that_are_wrong)
+{
+    struct answer a;
+    world_start();
+    struct client *c = client_open(0);
+    cr_assert(client_ask(c, 310, FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "f", "0", "g", "1"), "b", &a) == 1);
+    cr_expect(zl_is(a.h.remark, "required fields of the header are missing: queueId (e), flag (h)"), "%.*s",
+              (int)a.h.remark.len, a.h.remark.ptr);
+    answer_free(&a);
+    cr_assert(client_ask(c, 10, FIELDS("producerGroup", "PG"), "b", &a) == 1);
+    cr_expect(memmem(a.h.remark.ptr, a.h.remark.len, "missing: topic, defaultTopic, ", 30) != NULL);
+    answer_free(&a);
+    cr_assert(client_ask(c, 310, FIELDS(BASE("T", "zero")), "b", &a) == 1);
+    cr_expect(zl_is(a.h.remark, "the field queueId of the header is not a number"));
+    answer_free(&a);
+    cr_assert(client_ask(c, 11, FIELDS("topic", "T", "queueId", "x", "queueOffset", "0", "maxMsgNums", "1"), NULL, &a) ==
+              1);
+    cr_expect(zl_is(a.h.remark, "required fields of the header: consumerGroup is missing, queueId is not a number, "
+                                "sysFlag is missing"),
+              "%.*s", (int)a.h.remark.len, a.h.remark.ptr);
+    answer_free(&a);
+    world_stop();
+}
+
 Test(send, refused_sends_do_not_ask_the_storage_each_time)
 {
     struct answer a;
