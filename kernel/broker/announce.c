@@ -141,7 +141,7 @@ void zb_announce(const struct zr_str *names, uint32_t n, void (*fn)(void *ctx, z
             atomic_fetch_add(&a->refs, 1);
             if (zk_timer_at(zk_mono_ns() + ANNOUNCE_NS, announcement_late, a, &a->timer) != ZR_OK) {
                 a->timer = 0;
-                announcement_unref(a);
+                atomic_fetch_sub(&a->refs, 1); /* never the last: this call's own is there */
             }
         }
     }
