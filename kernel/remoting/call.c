@@ -437,7 +437,11 @@ void zk_peer_lost(struct zr_session *s)
 void zk_peer_dial_failed(struct zk_peer *p, zr_status why, struct zr_str text)
 {
     char line[ZK_URL_MAX + 300];
-    snprintf(line, sizeof line, "could not connect to %s%s%.*s", p->url, text.len ? ": " : "", (int)(text.len < 200 ? text.len : 200), text.ptr ? text.ptr : "");
+    int len = (int)(text.len < 250 ? text.len : 250);
+    if (text.len && memmem(text.ptr, text.len, p->url, strlen(p->url))) /* the transport's line says where to */
+        snprintf(line, sizeof line, "%.*s", (int)(text.len < sizeof line ? text.len : sizeof line - 1), text.ptr);
+    else
+        snprintf(line, sizeof line, "could not connect to %s%s%.*s", p->url, len ? ": " : "", len, len ? text.ptr : "");
     pthread_mutex_lock(&lock);
     p->dialing = 0;
     p->unwanted = 0;

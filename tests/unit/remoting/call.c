@@ -80,6 +80,16 @@ Test(call, dial_failed_and_again)
     fake_stop();
 }
 
+Test(call, a_transports_line_that_names_the_address_is_told_as_it_is)
+{
+    struct told a;
+    fake_start(NULL, 0);
+    call("tcp://h:1", 60000, &a);
+    fake_dial_fail(0, ZR_EIO, "cannot connect to tcp://h:1: Connection refused");
+    cr_expect(a.n == 1 && strcmp(a.text, "cannot connect to tcp://h:1: Connection refused") == 0, "%s", a.text);
+    fake_stop();
+}
+
 Test(call, dial_that_fails_at_once)
 {
     struct told a;
