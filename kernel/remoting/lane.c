@@ -328,7 +328,7 @@ static void on_closed(void *ctx, struct zr_session *s, zr_status why)
     if (s->flags & ZK_SESSION_READY)
         ready_remove(zk_lane_state(s->lane), s);
     if (why == ZR_EFULL && zk_rate_pass(&slow_rate, &missed))
-        zk_log(ZR_LOG_WARN, "remoting: connection of %.*s closed: it did not take its answers (output limit)", (int)s->name_len, s->name);
+        zk_log(ZR_LOG_WARN, "remoting: connection of %.*s closed: a limit was reached (answers that it did not take, or input that the transport has no room for)", (int)s->name_len, s->name);
     zk_session_end(s);
 }
 
