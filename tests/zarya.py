@@ -127,7 +127,7 @@ class Zarya:
             plugins.append(f'{{ use = "storage-commitlog"; settings = {{ {storage} }}; }}')
             plugins.append(f'{{ use = "routing-remote"; settings = {{ namesrv = "{self.ns}"; {routing} }}; }}')
             plugins.append('{ use = "filter-tag"; }')
-            for f in ("admin", "ordered", "query") if features is True else features or ():
+            for f in ("admin", "ordered", "query", "delay") if features is True else features or ():
                 plugins.append(f'{{ use = "feature-{f}"; }}')
         if extra_plugins:
             plugins.append(extra_plugins)

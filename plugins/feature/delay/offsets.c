@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* offsets.c - config/delayOffset.json: by level, the next queue offset to deliver. Apache's file, byte for byte in form.
+/* offsets.c - config/delayOffset.json: by level, the next queue offset to deliver. Apache's file.
  *
  * What stays true: an offset is saved only when the messages delivered before it are on the disk, whatever the flush mode; so a
  * crash or a power cut repeats the last messages, and loses none. Saving begins half a second after a delivery. */
