@@ -128,7 +128,8 @@ def main():
         return 0
     # Whole processes are sanitized too; ZARYA_BUILD_PLAIN is for those that measure memory.
     env = {"ZARYA_BUILD": os.path.join(ROOT, "build/asan"), "ZARYA_BUILD_PLAIN": os.path.join(ROOT, "build/release"),
-           "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:handle_abort=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+           "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:handle_abort=1", "UBSAN_OPTIONS": "print_stacktrace=1",
+           "LSAN_OPTIONS": "print_suppressions=0:suppressions=" + os.path.join(ROOT, "sdk/cmake/lsan.supp")}
     for n, (name, cmd, limit) in enumerate(todo, 1):
         say(f"[{n}/{len(todo)}] {name}")
         run(count, name, cmd, limit, env)
