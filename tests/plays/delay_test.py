@@ -145,6 +145,14 @@ def restart_play(z):
     wait_for(lambda: len(bodies(z.addr, "R")) >= 200, 30, 0.1)
     got = bodies(z.addr, "R")
     check(len(got) == 200 and set(got) == acked, "each comes once after it is back", (len(got), len(set(got))))
+    create_topic(z.addr, "R2", 4)
+    acked = send_many(z.addr, "R2", MANY, 1)
+    wait_for(lambda: bodies(z.addr, "R2"), 20, 0.002)
+    check(z.stop() == 0, "it stops in the middle of a delivery")
+    z.start()
+    wait_for(lambda: len(bodies(z.addr, "R2")) >= MANY, 30, 0.1)
+    got = bodies(z.addr, "R2")
+    check(len(got) == MANY and set(got) == acked, "and each comes once", (len(got), len(set(got))))
 
 
 def crash_play(z):
