@@ -429,6 +429,7 @@ void zs_prepare_main(void *arg)
             continue;
         }
         pthread_mutex_unlock(&st->prep_lock);
+        zs_disk_look(st); /* a fast sender must not fill the disk between two looks by the clock */
         int64_t fd = zs_seg_create(st, base, st->conf.preallocate);
         if (fd >= 0) st->io->sync_dir(st->io->ctx, st->log_dir);
         else zs_log(st, ZR_LOG_WARN, "the next segment %020lld cannot be made yet: %s", (long long)base, zs_errno_text(fd));
