@@ -24,6 +24,11 @@ public class Play {
 
     interface Condition { boolean holds() throws Exception; }
 
+    // Seconds until a started consumer surely receives. The client raises its subscription's version at its first rebalance and
+    // sends a heartbeat to say so, but not while its heartbeat timer (both fire a second after the start) is sending the old
+    // one; then every pull is answered 25 until the next heartbeat, 30 s later, with Apache's broker as well.
+    static final int START = 50;
+
     static boolean await(int seconds, Condition c) throws Exception {
         long end = System.currentTimeMillis() + seconds * 1000L;
         while (System.currentTimeMillis() < end) {
@@ -104,7 +109,7 @@ public class Play {
             return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
         });
         c.start();
-        check(await(30, () -> seen.size() >= 64) && new TreeSet<>(seen).equals(bodies("m", 64)), "push consumer gets every message", seen.size());
+        check(await(START, () -> seen.size() >= 64) && new TreeSet<>(seen).equals(bodies("m", 64)), "push consumer gets every message", seen.size());
         MessageExt m = one.get();
         check(m != null && "TagA".equals(m.getTags()) && m.getKeys().startsWith("key") && m.getBornHost() != null && m.getStoreTimestamp() > 0
             && m.getMsgId().length() >= 32, "message carries tag, keys, hosts and times", m);
@@ -131,7 +136,7 @@ public class Play {
             return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
         });
         c.start();
-        check(await(30, () -> seen.size() >= 40), "tag filter passes both tags", seen.size());
+        check(await(START, () -> seen.size() >= 40), "tag filter passes both tags", seen.size());
         Thread.sleep(500);
         check(seen.size() == 40 && tags.equals(new TreeSet<>(Arrays.asList("TagA", "TagC"))), "tag filter passes nothing else", tags + " " + seen.size());
         p.send(new Message(t, "TagB", "skip".getBytes()));
@@ -155,7 +160,7 @@ public class Play {
             c.start();
             cs.add(c);
         }
-        check(await(40, () -> !a.isEmpty() && !b.isEmpty()), "both broadcasting consumers are there", a + " " + b);
+        check(await(START, () -> !a.isEmpty() && !b.isEmpty()), "both broadcasting consumers are there", a + " " + b);
         for (int i = 0; i < 20; i++) p.send(new Message(t, ("m" + i).getBytes()));
         check(await(100, () -> a.containsAll(bodies("m", 20)) && b.containsAll(bodies("m", 20))), "every broadcasting consumer gets all", a.size() + " " + b.size());
         for (DefaultMQPushConsumer c : cs) c.shutdown();
@@ -183,7 +188,7 @@ public class Play {
             return ConsumeOrderlyStatus.SUCCESS;
         });
         c.start();
-        check(await(40, () -> n.get() >= 200), "orderly consumer gets every message", n.get());
+        check(await(START, () -> n.get() >= 200), "orderly consumer gets every message", n.get());
         boolean sorted = true;
         for (List<Integer> l : seen.values())
             for (int i = 1; i < l.size(); i++) sorted &= l.get(i - 1) < l.get(i);
@@ -239,7 +244,7 @@ public class Play {
         c.subscribe(t, "TagB");
         c.registerMessageListener(into(seen));
         c.start();
-        check(await(30, () -> seen.size() >= 30) && new TreeSet<>(seen).equals(bodies("m", 30)), "batch arrives as single messages", seen.size());
+        check(await(START, () -> seen.size() >= 30) && new TreeSet<>(seen).equals(bodies("m", 30)), "batch arrives as single messages", seen.size());
         c.shutdown();
         p.shutdown();
     }
@@ -273,7 +278,7 @@ public class Play {
             return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
         });
         c.start();
-        check(await(40, () -> seen.size() >= n + 101 && sizes.size() >= 2), "asynchronous and one-way messages arrive", seen.size() + " " + sizes);
+        check(await(START, () -> seen.size() >= n + 101 && sizes.size() >= 2), "asynchronous and one-way messages arrive", seen.size() + " " + sizes);
         check(sizes.contains(100000) && sizes.contains(1 << 20), "compressed and large bodies come back whole", sizes);
         c.shutdown();
         p.shutdown();
@@ -307,7 +312,7 @@ public class Play {
         c.subscribe(t, "*");
         c.registerMessageListener(into(seen));
         c.start();
-        await(30, () -> seen.size() >= 40);
+        await(START, () -> seen.size() >= 40);
         c.shutdown();
         for (int i = 0; i < 40; i++) p.send(new Message(t, ("b" + i).getBytes()));
         final List<String> later = Collections.synchronizedList(new ArrayList<>());
@@ -315,7 +320,7 @@ public class Play {
         c.subscribe(t, "*");
         c.registerMessageListener(into(later));
         c.start();
-        check(await(30, () -> later.size() >= 40), "restarted consumer gets the rest", later.size());
+        check(await(START, () -> later.size() >= 40), "restarted consumer gets the rest", later.size());
         Thread.sleep(500);
         check(new TreeSet<>(later).equals(bodies("b", 40)) && later.size() == 40, "restarted consumer continues at its offset", later);
         c.shutdown();
