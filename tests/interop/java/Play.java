@@ -29,8 +29,9 @@ public class Play {
     // one; then every pull is answered 25 until the next heartbeat, 30 s later, with Apache's broker as well.
     static final int START = 50;
 
+    // Waits far longer than it should take: a client that missed a new route by a moment asks again after 30 s, and rebalances after 20.
     static boolean await(int seconds, Condition c) throws Exception {
-        long end = System.currentTimeMillis() + seconds * 1000L;
+        long end = System.currentTimeMillis() + (seconds + 60) * 1000L;
         while (System.currentTimeMillis() < end) {
             if (c.holds()) return true;
             Thread.sleep(20);
