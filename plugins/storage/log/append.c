@@ -377,8 +377,10 @@ static zr_status part_store(struct run *r, uint32_t *k, int64_t ms)
         write_failed(st, rc, start, (uint64_t)(pos - start));
         return zs_status_of(rc) == ZR_EFULL ? ZR_EFULL : ZR_EIO;
     }
-    if (to > from) publish(r, from, to, start, pos, ms);
-    if (atomic_exchange(&st->disk_full, 0)) zs_log(st, ZR_LOG_INFO, "the log can be written again");
+    if (to > from) {
+        publish(r, from, to, start, pos, ms);
+        if (atomic_exchange(&st->disk_full, 0)) zs_log(st, ZR_LOG_INFO, "the log can be written again");
+    }
     *k = to;
     return full ? roll(st) : ZR_OK;
 }

@@ -64,6 +64,7 @@ int64_t zs_save(struct zr_inst *st, uint32_t clean)
     int64_t r = zs_queues_drain(st);
     if (r >= 0 && !zs_flush_wait(st, pos)) r = -EIO;
     if (r >= 0) r = zs_queues_sync(st);
+    if (r >= 0) r = zs_removed_save(st);
     if (r >= 0) r = zs_snapshot_save(st, pos, last_phys, last_ms, clean);
     if (r >= 0) {
         struct zs_checkpoint *c = &st->checkpoint;

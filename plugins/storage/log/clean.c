@@ -108,6 +108,7 @@ static void clean_queues(struct zr_inst *st, uint64_t *removed)
 static uint64_t clean(struct zr_inst *st, uint32_t expired, uint32_t force)
 {
     pthread_mutex_lock(&st->clean_lock);
+    zs_gone_sweep(st);
     uint64_t removed = drop_segments(st, expired, force);
     if (removed) {
         st->io->sync_dir(st->io->ctx, st->log_dir);

@@ -1,16 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* snapshot.c - Zarya's own two documents beside RocketMQ's files, in <root>/zarya/. A directory without them opens as well
- * (that is what Apache's brokers leave); they make recovery quick and let it see damage that the files themselves hide.
+/* snapshot.c - Zarya's own document of queues beside RocketMQ's files, in <root>/zarya/. A directory without it opens as well
+ * (that is what Apache's brokers leave); it makes recovery quick and lets it see damage that the files themselves hide.
  *
  * queues: what every queue had when its entries were last made durable.
  *     0 u64 magic "ZRQUEUE1" | 8 i64 pos | 16 i64 begin | 24 i64 lastPhys | 32 i64 lastMs | 40 i64 indexPos | 48 i64 indexLast | 56 u32 clean
  *    60 u32 count | count times { i64 min | i64 next | i64 endPhys | i32 queueId | u16 len | topic } | u32 CRC-32 of all before
  *   All records below pos have their entry in the files. clean: pos is the log's end, and the store was closed.
  *
- * removed: a line "position topic" for every topic that was removed: records of it below that position belong to no queue, and
- *   no recovery may give them one. A line is dropped when the log begins behind its position.
- *
- * Both are written by zl_io_replace: at every instant the document or its .bak is whole. */
+ * It is written by zl_io_replace: at every instant the document or its .bak is whole. */
 #include "zs_int.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -126,104 +123,4 @@ int64_t zs_snapshot_save(struct zr_inst *st, int64_t pos, int64_t last_phys, int
     }
     zl_buf_free(&out);
     return r;
-}
-
-/* ---- removed topics ------------------------------------------------------------------------------------------------------ */
-
-static uint32_t removed_put(struct zr_inst *st, struct zr_str topic, int64_t position)
-{
-    for (uint64_t i = 0; i < st->n_removed; i++) {
-        struct zs_removed *r = st->removed[i];
-        if (r->len == topic.len && memcmp(r->topic, topic.ptr, topic.len) == 0) {
-            if (position > r->position) r->position = position;
-            return 1;
-        }
-    }
-    struct zs_removed **at = realloc(st->removed, (st->n_removed + 1) * sizeof *at);
-    if (!at) return 0;
-    st->removed = at;
-    struct zs_removed *r = malloc(sizeof *r + topic.len);
-    if (!r) return 0;
-    r->position = position;
-    r->len = (uint32_t)topic.len;
-    memcpy(r->topic, topic.ptr, topic.len);
-    st->removed[st->n_removed++] = r;
-    return 1;
-}
-
-void zs_removed_load(struct zr_inst *st)
-{
-    static const char *const endings[2] = { "", ".bak" };
-    char path[ZS_PATH];
-    struct zl_buf text;
-    zl_buf_init(&text, MAX_BYTES);
-    for (int i = 0; i < 2; i++)
-        if (zs_path(path, "%s/removed%s", st->own_dir, endings[i]) && zl_io_load(st->io, path, &text) >= 0) break;
-    struct zr_str rest = zl_buf_as_str(&text), line, number;
-    while (rest.len && zl_split(&rest, '\n', &line)) {
-        int64_t position;
-        if (!zl_split(&line, ' ', &number) || zl_parse_i64(number, &position) != ZR_OK) continue;
-        if (zs_queue_name_ok(line) == ZR_OK) removed_put(st, line, position);
-    }
-    zl_buf_free(&text);
-}
-
-static int64_t removed_save(struct zr_inst *st)
-{
-    char path[ZS_PATH];
-    struct zl_buf out;
-    if (!zs_path(path, "%s/removed", st->own_dir)) return -ENAMETOOLONG;
-    zl_buf_init(&out, MAX_BYTES);
-    for (uint64_t i = 0; i < st->n_removed; i++) {
-        zl_buf_i64(&out, st->removed[i]->position);
-        zl_buf_u8(&out, ' ');
-        zl_buf_add(&out, st->removed[i]->topic, st->removed[i]->len);
-        zl_buf_u8(&out, '\n');
-    }
-    int64_t r = out.failed ? -ENOMEM : zl_io_replace(st->io, path, zl_buf_as_span(&out));
-    zl_buf_free(&out);
-    return r;
-}
-
-int64_t zs_removed_add(struct zr_inst *st, struct zr_str topic, int64_t position)
-{
-    pthread_mutex_lock(&st->removed_lock);
-    int64_t r = removed_put(st, topic, position) ? removed_save(st) : -ENOMEM;
-    pthread_mutex_unlock(&st->removed_lock);
-    return r;
-}
-
-uint32_t zs_removed_covers(struct zr_inst *st, struct zr_str topic, int64_t phys)
-{
-    uint32_t covered = 0;
-    pthread_mutex_lock(&st->removed_lock);
-    for (uint64_t i = 0; i < st->n_removed && !covered; i++) {
-        const struct zs_removed *r = st->removed[i];
-        covered = phys < r->position && r->len == topic.len && memcmp(r->topic, topic.ptr, topic.len) == 0;
-    }
-    pthread_mutex_unlock(&st->removed_lock);
-    return covered;
-}
-
-void zs_removed_prune(struct zr_inst *st)
-{
-    int64_t begin = atomic_load(&st->begin);
-    uint64_t kept = 0;
-    pthread_mutex_lock(&st->removed_lock);
-    uint64_t before = st->n_removed;
-    for (uint64_t i = 0; i < before; i++) {
-        if (st->removed[i]->position <= begin) free(st->removed[i]);
-        else st->removed[kept++] = st->removed[i];
-    }
-    st->n_removed = kept;
-    if (kept != before) removed_save(st);
-    pthread_mutex_unlock(&st->removed_lock);
-}
-
-void zs_removed_free(struct zr_inst *st)
-{
-    for (uint64_t i = 0; i < st->n_removed; i++) free(st->removed[i]);
-    free(st->removed);
-    st->removed = NULL;
-    st->n_removed = 0;
 }

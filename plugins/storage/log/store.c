@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* store.c - the life of a store: made, warmed (locked, recovered, threads started), drained, cooled; and what concerns all of
- * it: what it says of itself, and removing a topic.
+/* store.c - the life of a store: made, warmed (locked, recovered, threads started), drained, cooled; and what it says of
+ * itself.
  *
  *   zs_create ──> zs_warm ──> zs_activate ──> zs_drain ──> zs_cool ──> zs_destroy
  *
@@ -324,36 +324,4 @@ void zs_info(struct zr_inst *st, struct zr_storage_info *ret)
     ret->sync = st->conf.sync;
     ret->why_not = why_not(st);
     ret->writable = ret->why_not.len == 0;
-}
-
-/* The order makes it final: no entry can be added from the mark on, the note of it is on disk before the first file goes, and
- * records before the mark are passed over by every later recovery. */
-zr_status zs_remove_topic(struct zr_inst *st, struct zr_str topic)
-{
-    uint64_t n;
-    int64_t worst = 0;
-    if (zs_queue_name_ok(topic) != ZR_OK) return ZR_EINVAL;
-    pthread_mutex_lock(&st->append_lock);
-    struct zr_queue **gone = zs_queues_take(st, topic, &n);
-    for (uint64_t i = 0; gone && i < n; i++) atomic_store(&gone[i]->dead, 1);
-    int64_t position = atomic_load(&st->end);
-    pthread_mutex_unlock(&st->append_lock);
-    if (!gone) return ZR_ENOMEM;
-    int64_t r = n ? zs_removed_add(st, topic, position) : 0;
-    if (r >= 0) {
-        pthread_mutex_lock(&st->drain_lock);
-        for (uint64_t i = 0; i < n; i++) {
-            int64_t one = zs_qfiles_remove(st, gone[i]);
-            if (one < 0) worst = one;
-        }
-        pthread_mutex_unlock(&st->drain_lock);
-    }
-    free(gone);
-    if (r < 0 || worst < 0) {
-        r = r < 0 ? r : worst;
-        return zs_raise(st, zs_status_of(r), r, "topic %.*s could not be removed wholly: %s", (int)topic.len, topic.ptr, zs_errno_text(r));
-    }
-    zs_log(st, ZR_LOG_INFO, "topic %.*s with %llu queues was removed at %lld", (int)topic.len, topic.ptr, (unsigned long long)n,
-           (long long)position);
-    return ZR_OK;
 }

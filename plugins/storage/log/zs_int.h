@@ -8,7 +8,8 @@
  *
  * LOCKING (order: what is named first is taken first; what is not named together is never held together)
  *   append_lock   end, last_*, torn_end, every queue's assign, the active segment. Held over the append's pwrite.
- *   drain_lock    one writer of queue files at a time; each queue's persisted and synced.
+ *   drain_lock    one writer of queue files at a time; each queue's persisted and synced. Removing a topic takes it before
+ *                 append_lock; nobody takes it under append_lock.
  *   queue->lock   a queue's ring, next, visible, min. Under append_lock or drain_lock or alone. Never over a file operation.
  *   segs.lock     the table of segments, pins, mappings. Leaf.
  *   files.lock    the descriptors of queue files. Leaf.
@@ -159,10 +160,11 @@ struct zs_snapshot {
     int64_t index_last; /* the newest record that has a key in it, -1: none */
     uint32_t valid, clean;
 };
-struct zs_removed { /* a topic that was removed */
-    int64_t position; /* records below it belong to no queue */
-    uint32_t len;
-    char topic[];
+struct zs_removals { /* topics that were removed, by name; under removed_lock (n may be looked at without) */
+    struct zs_removed **buckets;
+    uint64_t n_buckets, lines; /* lines: of the file, outdated ones too */
+    _Atomic uint64_t n;
+    uint32_t dirty;            /* the file does not say all of it */
 };
 
 struct zs_index;
@@ -227,8 +229,8 @@ struct zr_inst {
     struct zr_queue **drain_sort;
     uint64_t drain_cap;
     _Atomic uint32_t queue_writes_fail;
-    struct zs_removed **removed;
-    uint64_t n_removed;
+    struct zs_removals removals;
+    uint64_t n_removals;         /* folders moved away; under drain_lock */
     pthread_mutex_t removed_lock;
     pthread_mutex_t heal_lock;   /* one healing at a time; before drain_lock */
 
@@ -420,11 +422,18 @@ uint32_t zs_scan_one(struct zr_inst *st, int64_t phys, struct zl_record *ret);
 void zs_snapshot_load(struct zr_inst *st, struct zs_snapshot *ret);
 void zs_snapshot_free(struct zs_snapshot *s);
 int64_t zs_snapshot_save(struct zr_inst *st, int64_t pos, int64_t last_phys, int64_t last_ms, uint32_t clean);
+
+/* ---- removed.c ---- */
 void zs_removed_load(struct zr_inst *st);
+/* Known in memory at once (unless -ENOMEM); -errno: it could not be written, zs_removed_save is to be called again. */
 int64_t zs_removed_add(struct zr_inst *st, struct zr_str topic, int64_t position);
+int64_t zs_removed_save(struct zr_inst *st); /* what could not be written before */
 uint32_t zs_removed_covers(struct zr_inst *st, struct zr_str topic, int64_t phys);
 void zs_removed_prune(struct zr_inst *st);
 void zs_removed_free(struct zr_inst *st);
+
+/* ---- remove.c ---- */
+void zs_gone_sweep(struct zr_inst *st); /* deletes what a killed process had moved away */
 
 /* ---- checkpoint.c ---- */
 zr_status zs_checkpoint_open(struct zr_inst *st);

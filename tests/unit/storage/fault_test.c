@@ -275,3 +275,29 @@ Test(fault, every_call_may_fail_once)
         }
     }
 }
+
+Test(fault, a_write_of_nothing_is_no_sign_of_space)
+{
+    struct world *w = world_new("nothing");
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 3, 100);
+    put_many(w, "Gone", 0, 3, 100);
+    struct zr_queue *dead = zs_queue(w->st, zl_str("Gone"), 0, 0);
+    cr_assert_eq(zs_remove_topic(w->st, zl_str("Gone")), ZR_OK);
+    world_space(w, 0, "commitlog");
+    cr_assert_eq(put_one(w, "T", 0, "x", NULL).status, ZR_EFULL);
+    struct zr_msg m = msg_of("Gone", 0, "x", 1, NULL);
+    struct zr_put p = { .hdr = ZR_HDR(struct zr_put, 0) };
+    int64_t end;
+    m.queue = dead; /* nothing is left to write of this call */
+    zs_append(w->st, &m, 1, &p, &end);
+    cr_assert_eq(p.status, ZR_ENOENT);
+    struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
+    zs_info(w->st, &info);
+    cr_assert_eq(info.writable, 0);
+    world_mend(w);
+    cr_assert_eq(put_one(w, "T", 0, "x", NULL).status, ZR_OK);
+    zs_info(w->st, &info);
+    cr_assert_eq(info.writable, 1);
+    world_end(w);
+}

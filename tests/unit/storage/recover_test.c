@@ -456,6 +456,78 @@ Test(recover, a_removed_topic_never_comes_back)
     world_end(w);
 }
 
+Test(recover, removing_many_topics_costs_a_line_each)
+{
+    struct world *w = world_new("lines");
+    char path[1024], name[32], torn[64];
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 600; i++) {
+        snprintf(name, sizeof name, "Gone%d", i);
+        put_many(w, name, 0, 1, 100);
+    }
+    put_many(w, "Stays", 0, 5, 100);
+    int64_t replaced = w->fault[OP_FSYNC].calls;
+    for (int i = 0; i < 600; i++) {
+        snprintf(name, sizeof name, "Gone%d", i);
+        cr_assert_eq(zs_remove_topic(w->st, zl_str(name)), ZR_OK);
+    }
+    cr_assert_lt(w->fault[OP_FSYNC].calls - replaced, 60, "the note is not written anew for each");
+    file_path(w, path, "zarya/gone");
+    cr_assert_eq(count_files(path), 0);
+    file_path(w, path, "zarya/removed");
+    snprintf(torn, sizeof torn, "%lld Sta", 1ll << 40); /* a line that a kill cut: it must not hide a topic of such a name */
+    file_write(path, file_size_of(path), torn, strlen(torn));
+    w = world_kill(w);
+    cr_assert_eq(zs_remove_topic(w->st, zl_str("Gone7")), ZR_OK);
+    put_many(w, "Sta", 0, 2, 100);
+    put_many(w, "More", 0, 2, 100);
+    cr_assert_eq(zs_remove_topic(w->st, zl_str("More")), ZR_OK);
+    w = world_kill(w);
+    world_close(w);
+    const char *const lost[] = { "consumequeue", "zarya/queues", "zarya/queues.bak" };
+    for (int i = 0; i < 3; i++) {
+        file_path(w, path, "%s", lost[i]);
+        if (i) remove(path);
+        else remove_tree(path);
+    }
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_null(zs_queue(w->st, zl_str("Gone7"), 0, 0));
+    cr_assert_null(zs_queue(w->st, zl_str("Gone599"), 0, 0));
+    cr_assert_null(zs_queue(w->st, zl_str("More"), 0, 0));
+    cr_assert_eq(read_all(w, "Stays", 0, 100), 5);
+    cr_assert_eq(read_all(w, "Sta", 0, 100), 2);
+    world_end(w);
+}
+
+static void *send_and_remove(void *arg)
+{
+    struct world *w = arg;
+    for (int i = 0; i < 300; i++) cr_assert_eq(zs_remove_topic(w->st, zl_str("Again")), ZR_OK);
+    return NULL;
+}
+
+Test(recover, a_topic_made_again_while_it_is_removed_keeps_its_files)
+{
+    struct world *w = world_new("again");
+    pthread_t thread;
+    char path[1024];
+    uint8_t entries[40 * 20];
+    w->conf.max_tail_bytes = 400; /* senders write queue files themselves */
+    cr_assert_eq(world_open(w), ZR_OK);
+    pthread_create(&thread, NULL, send_and_remove, w);
+    for (int i = 0; i < 1500; i++) put_one(w, "Again", 0, "x", NULL);
+    pthread_join(thread, NULL);
+    cr_assert_eq(zs_remove_topic(w->st, zl_str("Again")), ZR_OK);
+    for (int i = 0; i < 40; i++) cr_assert_eq(put_one(w, "Again", 0, "y", NULL).queue_offset, i);
+    world_close(w);
+    file_path(w, path, "consumequeue/Again/0/%020d", 0);
+    file_read(path, 0, entries, sizeof entries);
+    for (int i = 0; i < 40; i++) cr_assert_neq(zl_load32(entries + i * 20 + 8), 0, "entry %d is in the file", i);
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(max_of(w, "Again", 0), 40);
+    world_end(w);
+}
+
 Test(recover, a_store_whose_log_is_gone_is_refused)
 {
     struct world *w = world_new("unmounted");
