@@ -36,6 +36,7 @@ struct options {
     uint32_t conns, inflight, size, batch, topics, queues, threads, consumers, pull_max;
     uint32_t json, verify, binary, create, sync_wait;
     double rate, duration, warmup;
+    uint32_t spin_us; /* open loop: awake this long before each intended start */
     uint64_t count, fill;
     int32_t pid;
     const char *addr, *namesrv, *topic, *group, *label;
@@ -64,6 +65,7 @@ struct code_count {
 struct stats {
     struct hist latency;    /* of requests */
     struct hist delivery;   /* e2e: intended start to consumer */
+    struct hist late;       /* open loop: intended start to the write, the generator's own part of both */
     uint64_t requests;      /* answered well, inside the measured window */
     uint64_t messages;      /* in them (pull, e2e: received) */
     uint64_t bytes;         /* of their bodies */
@@ -132,6 +134,7 @@ struct worker {
     int epoll_fd;
     int64_t next; /* open loop: the next intended start */
     double step, next_f;
+    int64_t spin; /* open loop: this long before next it does not sleep any more */
     uint32_t turn;
     struct stats stats;
     struct zl_header header;

@@ -118,6 +118,7 @@ static int measure(struct bench *b, struct stats *s)
     }
     hist_clear(&s->latency);
     hist_clear(&s->delivery);
+    hist_clear(&s->late);
     int rc = b->o.mode == MODE_ROUTE ? 0 : setup_offsets(b);
     if (rc == 0) rc = verify_prepare(b, b->o.mode == MODE_PULL ? 1 : b->o.conns);
     if (rc == 0) rc = run_phase(b, s, &w);

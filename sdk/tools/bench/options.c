@@ -27,6 +27,7 @@ static const char USAGE[] =
     "  --connections N    (1)                        --inflight N   requests under way on each (1; open loop 64)\n"
     "  --size N           body bytes (1024)          --batch N      messages a request (1)\n"
     "  --rate N           messages a second in an open loop, latency from the intended start; 0: closed loop (0)\n"
+    "  --spin-us N        open loop: awake so long before each intended start, so as not to be late (100)\n"
     "  --duration S       measured seconds (10)      --count N      or: messages (no duration then)\n"
     "  --warmup S         seconds before (2)         --threads N    (1)\n"
     "  --consumers N      e2e: pulling connections (1)\n"
@@ -53,6 +54,7 @@ enum {
     O_SIZE,
     O_BATCH,
     O_RATE,
+    O_SPIN_US,
     O_DURATION,
     O_COUNT,
     O_WARMUP,
@@ -81,6 +83,7 @@ static const struct option LONG[] = {
     { "size", 1, 0, O_SIZE },
     { "batch", 1, 0, O_BATCH },
     { "rate", 1, 0, O_RATE },
+    { "spin-us", 1, 0, O_SPIN_US },
     { "duration", 1, 0, O_DURATION },
     { "count", 1, 0, O_COUNT },
     { "warmup", 1, 0, O_WARMUP },
@@ -174,6 +177,8 @@ static int option(struct options *o, int c, const char *name)
     case O_PID:
         rc = whole(name, optarg, 1, 1u << 30, &pid), o->pid = (int32_t)pid;
         break;
+    case O_SPIN_US:
+        return whole(name, optarg, 0, 1000000, &o->spin_us);
     case O_RATE:
         return number(name, optarg, 0, 1e9, &o->rate);
     case O_DURATION:
@@ -230,6 +235,7 @@ int options_parse(struct options *o, int argc, char **argv)
                            .create = 1,
                            .duration = 10,
                            .warmup = 2,
+                           .spin_us = 100,
                            .topic = "zarya-bench",
                            .group = "zarya-bench" };
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {

@@ -168,6 +168,7 @@ static void report_json(const struct bench *b, const struct stats *s, const stru
     kf64(&w, "body_mb_per_s", seconds > 0 ? (double)s->bytes / seconds / 1e6 : 0);
     hist_json(&w, "latency_us", &s->latency);
     if (o->mode == MODE_E2E) hist_json(&w, "delivery_us", &s->delivery);
+    if (o->rate > 0) hist_json(&w, "late_us", &s->late);
     zl_jw_ki64(&w, "failed", (int64_t)s->failed);
     zl_jw_ki64(&w, "unanswered", (int64_t)s->unanswered);
     zl_jw_ki64(&w, "lost_connections", (int64_t)s->lost_conns);
@@ -190,6 +191,7 @@ static void report_text(const struct bench *b, const struct stats *s, const stru
            (unsigned long long)s->messages, seconds);
     hist_text(o->mode == MODE_E2E ? "send" : "latency", &s->latency);
     if (o->mode == MODE_E2E) hist_text("delivery", &s->delivery);
+    if (o->rate > 0) hist_text("late", &s->late);
     if (before->ok && after->ok)
         printf("  process %d: %.2f us CPU a message, %.1f %% of a core, %.1f MB resident (%.1f anonymous), %llu "
                "threads, %llu descriptors\n",
