@@ -2,7 +2,7 @@
 /* main.c - the daemon: the order in which the parts are brought up, and taken down again.
  *
  *   configuration -> core -> services -> plugins found, loaded, checked, created, warm -> broker opened -> transports bound
- *   -> plugins active -> broker started -> wait for a signal -> the same backwards
+ *   -> plugins active -> broker started -> control socket -> wait for a signal -> the same backwards
  *
  * What stays true:
  *   1. Until the last `warm` succeeded nothing outside was touched but the data directory.
@@ -10,6 +10,7 @@
  *   3. SIGTERM and SIGINT end the process in order, with status 0. All signals are taken by the main thread, by sigwait. */
 #include "broker/broker.h"
 #include "config/args.h"
+#include "control/control.h"
 #include "core/core.h"
 #include "plugin/plugin.h"
 #include "remoting/remoting.h"
@@ -36,6 +37,7 @@ static void take_signals(void)
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
+    sigaddset(&signals, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before the first thread, which inherits it */
     signal(SIGPIPE, SIG_IGN);
 }
@@ -49,12 +51,21 @@ static void raise_file_limit(void)
     }
 }
 
+/* A registry's last act is to say goodbye; clients that ask name servers from now on go elsewhere, others are served on. */
+static void leave_name_servers(void)
+{
+    zk_log(ZR_LOG_INFO, "leaving the name servers");
+    zk_plugins_drain(ZK_DRAIN_CALLERS, zk_node.set.drain_timeout * 1000000);
+}
+
 static void wait_for_end(void)
 {
     int sig = 0;
-    while (sigwait(&signals, &sig) != 0 || sig == SIGHUP)
+    while (sigwait(&signals, &sig) != 0 || sig == SIGHUP || sig == SIGUSR1)
         if (sig == SIGHUP)
             zk_log(ZR_LOG_WARN, "SIGHUP: the running configuration stays; a changed one takes effect at the next start");
+        else if (sig == SIGUSR1 && zk_control_wants_drain())
+            leave_name_servers();
     zk_log(ZR_LOG_INFO, "%s: stopping", sig == SIGINT ? "SIGINT" : "SIGTERM");
 }
 
@@ -451,9 +462,12 @@ static int run(const struct zk_args *args)
     }
     warn_announced();
     warn_open_admin();
+    if (zk_control_start(zk_node.data_dir) != ZR_OK)
+        zk_log(ZR_LOG_WARN, "zaryactl's verbs for this process are missing: %s", zk_err_text());
     print_boot_lines(args->source.face);
     zk_log(ZR_LOG_INFO, "started: %u plugins, data in %s", zk_n_instances, zk_node.data_dir);
     wait_for_end();
+    zk_control_stop();
     stop_serving();
     zk_core_stop(); /* before destroy: what plugins still had queued runs while they are there */
     zk_plugins_destroy();

@@ -239,6 +239,11 @@ static uint32_t distance(const char *a, uint32_t na, const char *b, uint32_t nb)
     return above[nb];
 }
 
+uint32_t zk_distance(struct zr_str a, struct zr_str b)
+{
+    return a.len > NEAREST_MAX || b.len > NEAREST_MAX ? UINT32_MAX : distance(a.ptr, (uint32_t)a.len, b.ptr, (uint32_t)b.len);
+}
+
 const char *zk_nearest(const char *written, const char *const *names, uint32_t n)
 {
     uint64_t len = strlen(written);

@@ -64,6 +64,8 @@ struct zk_conf *zk_conf_read_all(const char *path);
 /* Merges `more` into `base`: scalars of a section: later wins; the list `plugins` is appended. */
 void zk_conf_merge(struct zk_conf *base, struct zk_conf *more);
 
+/* Edits between two names; UINT32_MAX: too long to compare. */
+uint32_t zk_distance(struct zr_str a, struct zr_str b);
 /* The nearest of n names to what was written, or NULL when none is near. */
 const char *zk_nearest(const char *written, const char *const *names, uint32_t n);
 #endif

@@ -11,6 +11,8 @@
 /* ---- log. Text or JSON lines on stderr (one write each), with time, level, instance, generation. ---- */
 void zk_log(uint32_t level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void zk_log_set(uint32_t level, uint32_t json);
+void zk_log_set_level(uint32_t level);
+const char *zk_log_level_name(uint32_t level); /* "error" ... "debug" */
 
 /* ---- errors: the record of this thread (zarya.err/1). ---- */
 void zk_err_clear(void);

@@ -22,7 +22,7 @@ static _Atomic uint32_t log_json;
 
 struct line { char text[LINE_MAX_BYTES]; uint32_t len, cut; };
 
-static const char *level_name(uint32_t level)
+const char *zk_log_level_name(uint32_t level)
 {
     static const char *const names[] = { "none", "error", "warn", "info", "debug" };
     return names[level <= ZR_LOG_DEBUG ? level : ZR_LOG_DEBUG];
@@ -86,7 +86,7 @@ static void line_as_text(struct line *l, uint32_t level, const char *who, uint32
 {
     char head[96];
     line_time(l);
-    line_add(l, head, (uint64_t)snprintf(head, sizeof head, " %-5s ", level_name(level)));
+    line_add(l, head, (uint64_t)snprintf(head, sizeof head, " %-5s ", zk_log_level_name(level)));
     line_cstr(l, who);
     if (generation > 0)
         line_add(l, head, (uint64_t)snprintf(head, sizeof head, "#%u", generation));
@@ -112,7 +112,7 @@ static void line_as_json(struct line *l, uint32_t level, const char *who, uint32
     line_cstr(l, "{\"time\":\"");
     line_time(l);
     line_cstr(l, "\",\"level\":\"");
-    line_cstr(l, level_name(level));
+    line_cstr(l, zk_log_level_name(level));
     line_cstr(l, "\",\"instance\":");
     line_quoted(l, zl_str(who));
     line_add(l, number, (uint64_t)snprintf(number, sizeof number, ",\"generation\":%u,\"text\":", generation));
@@ -168,5 +168,7 @@ void zk_log_set(uint32_t level, uint32_t json)
     atomic_store(&log_level, level);
     atomic_store(&log_json, json);
 }
+
+void zk_log_set_level(uint32_t level) { atomic_store(&log_level, level); }
 
 uint32_t zk_log_level(void) { return atomic_load_explicit(&log_level, memory_order_relaxed); }

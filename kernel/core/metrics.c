@@ -19,6 +19,7 @@
 #define SHARDS 16u
 #define HIST_SHARDS 4u
 #define BUCKETS 488u
+#define HISTOGRAM_PARTS 5u
 
 struct histogram {
     _Atomic uint64_t buckets[HIST_SHARDS][BUCKETS];
@@ -180,16 +181,21 @@ typedef void (*series_fn)(void *ctx, struct zr_str name, struct zr_str instance,
 
 static void each_of_histogram(const struct series *s, series_fn each, void *ctx)
 {
-    const struct { const char *suffix; double value; } parts[] = {
+    const struct { const char *suffix; double value; } parts[HISTOGRAM_PARTS] = {
         { "_count", histogram_part(s->histogram, -1) },  { "_sum", histogram_sum(s->histogram) },
         { "_p50", histogram_part(s->histogram, 0.5) },   { "_p99", histogram_part(s->histogram, 0.99) },
         { "_max", (double)atomic_load(&s->histogram->max) },
     };
-    for (uint32_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    for (uint32_t i = 0; i < HISTOGRAM_PARTS; i++) {
         char name[256];
         snprintf(name, sizeof name, "%s%s", s->name, parts[i].suffix);
         each(ctx, zl_str(name), zl_str(s->instance), i < 2 ? ZR_METRIC_COUNTER : ZR_METRIC_GAUGE, zl_str(s->doc), parts[i].value);
     }
+}
+
+static double series_value(uint32_t id)
+{
+    return (double)(series_of[id].kind == ZR_METRIC_GAUGE ? atomic_load_explicit(&cells[0][id], memory_order_relaxed) : counter_value(id));
 }
 
 void zk_metrics_each(series_fn each, void *ctx)
@@ -200,17 +206,80 @@ void zk_metrics_each(series_fn each, void *ctx)
         if (s->kind == ZR_METRIC_HISTOGRAM)
             each_of_histogram(s, each, ctx);
         else
-            each(ctx, zl_str(s->name), zl_str(s->instance), s->kind, zl_str(s->doc),
-                 (double)(s->kind == ZR_METRIC_GAUGE ? atomic_load_explicit(&cells[0][i], memory_order_relaxed) : counter_value(i)));
+            each(ctx, zl_str(s->name), zl_str(s->instance), s->kind, zl_str(s->doc), series_value(i));
     }
 }
 
-static void text_of(void *ctx, struct zr_str name, struct zr_str instance, uint32_t kind, struct zr_str doc, double value)
+/* ---- Prometheus' text form: all series of a name together, below one HELP and one TYPE ---- */
+
+static void text_escaped(struct zl_buf *out, struct zr_str s)
 {
-    struct zl_buf *out = ctx;
-    zl_buf_fmt(out, "# HELP %.*s %.*s\n# TYPE %.*s %s\n%.*s{instance=\"%.*s\"} %.17g\n", (int)name.len, name.ptr, (int)doc.len, doc.ptr,
-               (int)name.len, name.ptr, kind == ZR_METRIC_GAUGE ? "gauge" : "counter", (int)name.len, name.ptr, (int)instance.len,
-               instance.ptr, value);
+    for (uint64_t i = 0; i < s.len; i++) {
+        if (s.ptr[i] == '\\' || s.ptr[i] == '"')
+            zl_buf_u8(out, '\\');
+        zl_buf_u8(out, (uint8_t)(s.ptr[i] == '\n' ? ' ' : s.ptr[i]));
+    }
 }
 
-void zk_metrics_text(struct zl_buf *out) { zk_metrics_each(text_of, out); }
+static void text_head(struct zl_buf *out, struct zr_str name, uint32_t kind, struct zr_str doc)
+{
+    zl_buf_fmt(out, "# HELP %.*s ", (int)name.len, name.ptr);
+    for (uint64_t i = 0; i < doc.len; i++)
+        zl_buf_u8(out, (uint8_t)(doc.ptr[i] == '\n' || doc.ptr[i] == '\\' ? ' ' : doc.ptr[i]));
+    zl_buf_fmt(out, "\n# TYPE %.*s %s\n", (int)name.len, name.ptr, kind == ZR_METRIC_GAUGE ? "gauge" : "counter");
+}
+
+static void text_value(struct zl_buf *out, struct zr_str name, struct zr_str instance, double value)
+{
+    zl_buf_fmt(out, "%.*s{instance=\"", (int)name.len, name.ptr);
+    text_escaped(out, instance);
+    zl_buf_fmt(out, "\"} %.17g\n", value);
+}
+
+struct part { struct zl_buf *out; uint32_t wanted, at, head; };
+
+static void part_of(void *ctx, struct zr_str name, struct zr_str instance, uint32_t kind, struct zr_str doc, double value)
+{
+    struct part *p = ctx;
+    if (p->at++ != p->wanted)
+        return;
+    if (p->head)
+        text_head(p->out, name, kind, doc);
+    text_value(p->out, name, instance, value);
+}
+
+/* One of a histogram's parts, of every instance that has it. */
+static void text_histogram(struct zl_buf *out, uint32_t first, uint32_t n, uint32_t part)
+{
+    for (uint32_t i = first; i < n; i++) {
+        struct part p = { out, part, 0, i == first };
+        if (strcmp(series_of[i].name, series_of[first].name) == 0 && series_of[i].histogram)
+            each_of_histogram(&series_of[i], part_of, &p);
+    }
+}
+
+static uint32_t is_first_of_name(uint32_t id)
+{
+    for (uint32_t i = 1; i < id; i++)
+        if (strcmp(series_of[i].name, series_of[id].name) == 0)
+            return 0;
+    return 1;
+}
+
+void zk_metrics_text(struct zl_buf *out)
+{
+    uint32_t n = atomic_load_explicit(&n_series, memory_order_acquire);
+    for (uint32_t first = 1; first < n; first++) {
+        const struct series *s = &series_of[first];
+        if (!is_first_of_name(first))
+            continue;
+        for (uint32_t part = 0; part < HISTOGRAM_PARTS && s->kind == ZR_METRIC_HISTOGRAM; part++)
+            text_histogram(out, first, n, part);
+        if (s->kind == ZR_METRIC_HISTOGRAM)
+            continue;
+        text_head(out, zl_str(s->name), s->kind, zl_str(s->doc));
+        for (uint32_t i = first; i < n; i++)
+            if (strcmp(series_of[i].name, s->name) == 0 && !series_of[i].histogram)
+                text_value(out, zl_str(s->name), zl_str(series_of[i].instance), series_value(i));
+    }
+}

@@ -240,6 +240,17 @@ uint32_t locks_held(struct locks *l, struct zr_str group, int64_t now_ms)
     return held;
 }
 
+void locks_each(struct locks *l, struct zr_str group, int64_t now_ms,
+                int32_t (*each)(void *ctx, const struct lock_key *key, struct zr_str client, int64_t until_ms), void *ctx)
+{
+    int32_t end = 0;
+    pthread_mutex_lock(&l->lock);
+    for (uint64_t i = 0; i < l->n_slots && !end; i++)
+        for (struct entry *e = l->slots[i]; e && !end; e = e->next)
+            if (now_ms <= e->until && (group.len == 0 || zl_eq(e->key.group, group))) end = each(ctx, &e->key, e->client, e->until);
+    pthread_mutex_unlock(&l->lock);
+}
+
 uint64_t locks_sweep(struct locks *l, int64_t now_ms)
 {
     pthread_mutex_lock(&l->lock);

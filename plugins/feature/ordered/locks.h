@@ -19,6 +19,9 @@ void locks_drop(struct locks *locks, const struct lock_key *key, struct zr_str c
 void locks_shorten(struct locks *locks, struct zr_str group, struct zr_str client, int64_t client_lease_ms);
 /* 1: some client holds a lock of this group. */
 uint32_t locks_held(struct locks *locks, struct zr_str group, int64_t now_ms);
+/* Calls each for the locks that are held, of one group (len 0: of all), under the table's lock; non-zero ends it. */
+void locks_each(struct locks *locks, struct zr_str group, int64_t now_ms,
+                int32_t (*each)(void *ctx, const struct lock_key *key, struct zr_str client, int64_t until_ms), void *ctx);
 /* Removes expired locks; returns how many are left. */
 uint64_t locks_sweep(struct locks *locks, int64_t now_ms);
 #endif

@@ -13,6 +13,8 @@
 
 #include "locks.h"
 #include "zarya/broker.h"
+#include "zarya/commands.h"
+#include "zarya/err.h"
 #include "zarya/hooks.h"
 #include "zarya/log.h"
 #include "zarya/plugin.h"
@@ -29,9 +31,10 @@
 #define RETRY_PREFIX "%RETRY%"
 #define DLQ_PREFIX "%DLQ%"
 #define MAX_ANSWER (4u * 1024 * 1024)
+#define MAX_SHOWN 10000u
 #define SWEEP_NS (60LL * 1000000000)
 
-ZR_MANIFEST("id = feature-ordered\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.requests/1\nprovides = zarya.hooks/1\n");
+ZR_MANIFEST("id = feature-ordered\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.requests/1\nprovides = zarya.hooks/1\nprovides = zarya.commands/1\n");
 
 struct settings { int64_t lease, client_lease, max_locks; };
 
@@ -225,11 +228,59 @@ static const struct zr_hook hook_list[] = {
 };
 static const struct zr_hooks_v1 hooks = { .hdr = ZR_HDR(struct zr_hooks_v1, 0), .hooks = hook_list, .n_hooks = 2 };
 
+/* ---- the verb "ordered locks" ---- */
+struct shown { struct zl_jw w; int64_t now_ms; uint32_t n; };
+
+static int32_t show_lock(void *ctx, const struct lock_key *key, struct zr_str client, int64_t until_ms)
+{
+    struct shown *s = ctx;
+    zl_jw_begin(&s->w, '{');
+    zl_jw_kstr(&s->w, "group", key->group);
+    zl_jw_kstr(&s->w, "topic", key->topic);
+    zl_jw_kstr(&s->w, "broker", key->broker);
+    zl_jw_ki64(&s->w, "queue", key->queue_id);
+    zl_jw_kstr(&s->w, "client", client);
+    zl_jw_ki64(&s->w, "ends_in_ms", until_ms - s->now_ms);
+    zl_jw_end(&s->w, '}');
+    return ++s->n == MAX_SHOWN;
+}
+
+static zr_status wrong_usage(struct zr_inst *inst)
+{
+    const struct zr_err_v1 *err = inst->host->query(inst->host, ZR_SVC_ERR);
+    struct zr_error error = { ZR_HDR(struct zr_error, 0), ZR_EINVAL, 0, 0, 0, zl_str("usage: ordered locks [GROUP]") };
+    if (err) err->raise(inst->host, &error);
+    return ZR_EINVAL;
+}
+
+static zr_status show_locks(struct zr_inst *inst, const struct zr_str *args, uint32_t n_args, struct zr_writer to)
+{
+    struct shown s = { .now_ms = now_ms(inst) };
+    struct zl_buf out;
+    if (n_args > 1) return wrong_usage(inst);
+    zl_buf_init(&out, 16u << 20);
+    zl_jw_init(&s.w, &out, 0);
+    zl_jw_begin(&s.w, '[');
+    locks_each(inst->locks, n_args ? args[0] : (struct zr_str){ NULL, 0 }, s.now_ms, show_lock, &s);
+    zl_jw_end(&s.w, ']');
+    zr_status status = out.failed ? ZR_ENOMEM : ZR_OK;
+    if (status == ZR_OK) to.write(to.ctx, zl_buf_as_str(&out));
+    zl_buf_free(&out);
+    return status;
+}
+
+static const struct zr_verb verbs[] = {
+    { .hdr = ZR_HDR(struct zr_verb, 0), .name = "ordered locks", .doc = "Queue locks of orderly consumers, of one group or of all (10,000 at most).",
+      .usage = "[GROUP]", .flags = ZR_COMMAND_READS, .run = show_locks },
+};
+static const struct zr_commands_v1 commands = { .hdr = ZR_HDR(struct zr_commands_v1, 0), .verbs = verbs, .n_verbs = 1 };
+
 static const void *query(struct zr_inst *inst, const char *id)
 {
     (void)inst;
     if (strcmp(id, ZR_IF_REQUESTS) == 0) return &requests;
     if (strcmp(id, ZR_IF_HOOKS) == 0) return &hooks;
+    if (strcmp(id, ZR_IF_COMMANDS) == 0) return &commands;
     return NULL;
 }
 

@@ -38,6 +38,19 @@ struct command {
 /* main.c: says what went wrong; returns EXIT_FAILED. */
 int failed(const char *what, const struct zc_err *err);
 
+/* control.c: verbs of a running process, over its control socket. */
+struct target {
+    const char *data, *socket; /* --data, --socket; NULL: not given */
+    uint32_t json;
+};
+#define CONTROL_NOBODY (-1)
+/* Runs a verb and shows what it answers. quiet: says nothing when nobody is there, and answers CONTROL_NOBODY. */
+int control_run(const struct target *t, int n, char *const *words, uint32_t quiet);
+void control_help(const struct target *t);
+/* Becomes the program zaryactl-NAME that lies beside this one (or in ../libexec/zarya), never one of PATH. Comes back when there
+ * is none. argv[0] is replaced by its path. */
+void external_run(const char *name, char **argv);
+
 /* table.c */
 struct table;
 /* columns: "Title:key" texts; a key that begins with '#' is a number (right aligned, bare in JSON). */

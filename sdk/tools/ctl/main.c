@@ -102,12 +102,12 @@ int failed(const char *what, const struct zc_err *err)
 
 static void usage(FILE *to)
 {
-    fprintf(to, "usage: zaryactl COMMAND [options]\n\n");
+    fprintf(to, "usage: zaryactl COMMAND [options]\n       zaryactl [--data DIR | --socket PATH] [ctl] VERB...\n\n");
     for (uint32_t i = 0; i < N_COMMANDS; i++) fprintf(to, "  %-16s %s\n", COMMANDS[i].name, COMMANDS[i].summary);
     fprintf(to, "\noptions of all commands\n  -n ADDRS    name servers, host:port;host:port (else NAMESRV_ADDR, else "
                 "the address server)\n"
-                "  --json      result as JSON\n  --help      about one command: zaryactl topic create --help\n\nexit "
-                "code: 0 ok, 1 failure, 2 usage\n");
+                "  --json      result as JSON\n  --help      about one command: zaryactl topic create --help\n\nverbs of a running "
+                "Zarya (zaryactl help lists all)\n  status, plugins, metrics, config, log level, drain, stop, ...\n\nexit code: 0 ok, 1 failure, 2 usage\n");
 }
 
 static int command_help(const struct command *cmd)
@@ -165,19 +165,34 @@ static uint32_t list_family(const char *word)
 static const struct command *find(int argc, char **argv, int *ret_words)
 {
     char typed[128];
+    if (argc < 2) return NULL;
     for (*ret_words = 2; *ret_words >= 1; --*ret_words) {
         if (argc <= *ret_words) continue;
         snprintf(typed, sizeof(typed), *ret_words == 2 ? "%s %s" : "%s", argv[1], argv[2]);
         for (uint32_t i = 0; i < N_COMMANDS; i++)
             if (strcmp(typed, COMMANDS[i].name) == 0) return &COMMANDS[i];
     }
+    return NULL;
+}
+
+static void explain(int argc, char **argv)
+{
+    char typed[128];
     if (argc > 2 && argv[2][0] != '-') {
         snprintf(typed, sizeof(typed), "%s %s", argv[1], argv[2]);
         suggest(typed);
     } else if (!list_family(argv[1])) {
         suggest(argv[1]);
     }
-    return NULL;
+}
+
+/* Is it the first word of commands of ours? */
+static uint32_t is_family(const char *word)
+{
+    uint64_t len = strlen(word);
+    for (uint32_t i = 0; i < N_COMMANDS; i++)
+        if (strncmp(COMMANDS[i].name, word, len) == 0 && COMMANDS[i].name[len] == ' ') return 1;
+    return 0;
 }
 
 /* ---- options ---- */
@@ -241,22 +256,84 @@ uint32_t opt_bool(const struct ctl *c, char letter, uint32_t dflt)
     exit(EXIT_USAGE);
 }
 
-int main(int argc, char **argv)
+/* ---- what is meant: a command here, a program beside us, or a verb of a running process ---- */
+
+static int run_command(const struct command *cmd, int argc, char **argv, int words, uint32_t json)
 {
-    struct ctl c = { 0 };
+    struct ctl c = { .json = json };
     struct zc_err err;
-    int words;
-    if (argc < 2) return usage(stderr), EXIT_USAGE;
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
-        return usage(stdout), 0;
-    const struct command *cmd = find(argc, argv, &words);
-    if (!cmd) return EXIT_USAGE;
     int rc = read_options(&c, cmd, argc, argv, words + 1);
     if (rc) return rc;
     c.client = zc_client_open(&(struct zc_options){ .namesrv = opt(&c, 'n'), .timeout_ms = 5000 }, &err);
     if (!c.client) return failed(cmd->name, &err);
     rc = cmd->run(&c);
     zc_client_close(c.client);
+    return rc;
+}
+
+/* Takes the options in front of the command off; 0, or the exit code. */
+static int read_target(struct target *t, int *argc, char ***argv)
+{
+    while (*argc > 1 && (strcmp((*argv)[1], "--data") == 0 || strcmp((*argv)[1], "--socket") == 0 || strcmp((*argv)[1], "--json") == 0)) {
+        const char *name = (*argv)[1];
+        int n = strcmp(name, "--json") == 0 ? 1 : 2;
+        if (*argc <= n) {
+            fprintf(stderr, "zaryactl: %s: %s\n", name, n == 2 && *argc < 3 ? "a value is missing" : "a command is missing (zaryactl --help lists all)");
+            return EXIT_USAGE;
+        }
+        if (n == 1)
+            t->json = 1;
+        else if (name[2] == 'd')
+            t->data = (*argv)[2];
+        else
+            t->socket = (*argv)[2];
+        (*argv)[n] = (*argv)[0];
+        *argv += n;
+        *argc -= n;
+    }
+    if (!t->data || !t->socket) return 0;
+    fprintf(stderr, "zaryactl: --data and --socket say the same thing twice\n");
+    return EXIT_USAGE;
+}
+
+/* --json may stand behind a verb, too. */
+static int run_verb(struct target *t, int n, char **words, uint32_t quiet)
+{
+    int kept = 0;
+    for (int i = 0; i < n; i++)
+        if (strcmp(words[i], "--json") == 0)
+            t->json = 1;
+        else
+            words[kept++] = words[i];
+    return control_run(t, kept, words, quiet);
+}
+
+static int dispatch(struct target *t, int argc, char **argv)
+{
+    int words;
+    if (argc < 2) return usage(stderr), EXIT_USAGE;
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || (strcmp(argv[1], "help") == 0 && argc == 2 && !t->json)) {
+        usage(stdout);
+        if (argv[1][0] != '-') control_help(t);
+        return 0;
+    }
+    if (strcmp(argv[1], "ctl") == 0) return run_verb(t, argc - 2, argv + 2, 0);
+    const struct command *cmd = find(argc, argv, &words);
+    if (cmd) return run_command(cmd, argc, argv, words, t->json);
+    external_run(argv[1], argv + 1);
+    if (!is_family(argv[1]) && argv[1][0] != '-') {
+        int rc = run_verb(t, argc - 1, argv + 1, !t->data && !t->socket);
+        if (rc != CONTROL_NOBODY) return rc;
+    }
+    explain(argc, argv);
+    return EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    struct target t = { 0 };
+    int rc = read_target(&t, &argc, &argv);
+    if (!rc) rc = dispatch(&t, argc, argv);
     if (fflush(stdout) || ferror(stdout)) rc = EXIT_FAILED; /* a full disk, a closed pipe */
     return rc;
 }
