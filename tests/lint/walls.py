@@ -25,7 +25,7 @@ OWN = {
     "plugins/routing/namesrv": ["libdeflate.h"],
     "plugins/routing/remote": ["libdeflate.h"],
 }
-SHARED = {"plugins/storage": ["plugins/storage/log"], "plugins/routing": ["plugins/routing/common"], "plugins/transport": ["plugins/transport/common"]}
+SHARED = {"plugins/storage": ["plugins/storage/log", "plugins/storage/zstd"], "plugins/routing": ["plugins/routing/common"], "plugins/transport": ["plugins/transport/common"]}
 KERNEL_OWN = ["libconfig.h"]
 SDK_LIB_OWN = ["libdeflate.h"]
 KERNEL_LIBRARIES = re.compile(r"lib(c|m|dl|pthread|config|deflate|asan|ubsan|tsan|gcc_s|stdc\+\+)\.so|ld-linux")
