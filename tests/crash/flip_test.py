@@ -136,6 +136,7 @@ def ids_and_keys(addr, now, what, keys, few=40):
     bad = []
     c = Conn(addr)
     for (topic, q, off), m in some:
+        c.seen.clear()
         head, body = c.ask(33, {"offset": m[0], "topic": topic})
         got = records(body) if head.get("code") == 0 else []
         if len(got) != 1 or got[0]["body"] != m[2] or got[0]["offset"] != off:
@@ -145,6 +146,7 @@ def ids_and_keys(addr, now, what, keys, few=40):
     for (topic, q, off), m in some if keys else []:
         props = dict(m[3])
         for key, unique in ((props["UNIQ_KEY"], "true"), (props["KEYS"].split()[0], "false")):
+            c.seen.clear()
             head, body = c.ask(12, {"topic": topic, "key": key, "maxNum": 32, "beginTimestamp": 0, "endTimestamp": 1 << 60, "_UNIQUE_KEY_QUERY": unique}, seconds=20)
             found = [r["physical"] for r in records(body)] if head.get("code") == 0 else []
             if found.count(m[0]) != 1:

@@ -117,7 +117,9 @@ static void found_fill(struct found *f, int64_t *positions, uint32_t n)
 static zr_status handle_query(struct zr_inst *inst, const struct zr_request *req)
 {
     struct zr_str topic = zl_field(req->fields, req->n_fields, "topic"), key = zl_field(req->fields, req->n_fields, "key");
-    uint32_t unique = zl_field_bool(req->fields, req->n_fields, "_UNIQUE_KEY_QUERY", 0) || zl_is(zl_field(req->fields, req->n_fields, "indexType"), "U");
+    struct zr_str type = zl_field(req->fields, req->n_fields, "indexType");
+    uint32_t unique = zl_field_bool(req->fields, req->n_fields, "_UNIQUE_KEY_QUERY", 0) || zl_is(type, "U");
+    uint32_t kind = unique ? ZR_KEY_UNIQUE : (zl_is(type, "T") ? ZR_KEY_TAG : ZR_KEY_PLAIN);
     int64_t begin = 0, end = INT64_MAX, max = UNIQUE_KEY_RESULTS, positions[MAX_RESULTS];
     if (topic.len == 0 || key.len == 0) return refuse(inst, req, CODE_SYSTEM_ERROR, "ext fields topic and key are required");
     zl_field_i64(req->fields, req->n_fields, "beginTimestamp", &begin);
@@ -126,7 +128,7 @@ static zr_status handle_query(struct zr_inst *inst, const struct zr_request *req
     if (max < 1 || max > MAX_RESULTS) max = MAX_RESULTS;
     struct found *f = found_new(inst);
     if (!f) return refuse(inst, req, CODE_SYSTEM_ERROR, "no storage is bound, or memory ran out");
-    int32_t n = f->storage->find_key(f->storage_inst, topic, key, unique, begin, end, positions, (uint32_t)max);
+    int32_t n = f->storage->find_key(f->storage_inst, topic, key, kind, begin, end, positions, (uint32_t)max);
     if (n == ZR_ENOTSUP) {
         free(f);
         return refuse(inst, req, CODE_SYSTEM_ERROR, "this storage keeps no index (its option index is off)");

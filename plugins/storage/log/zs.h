@@ -68,7 +68,7 @@ void zs_each_queue(struct zr_inst *st,
                    int32_t (*each)(void *ctx, struct zr_str topic, int32_t queue_id, struct zr_queue *queue), void *ctx);
 zr_status zs_remove_topic(struct zr_inst *st, struct zr_str topic);
 zr_status zs_record_at(struct zr_inst *st, int64_t physical, struct zr_piece *ret_piece, uint64_t *ret_pin);
-int32_t zs_find_key(struct zr_inst *st, struct zr_str topic, struct zr_str key, uint32_t unique, int64_t begin_ms,
+int32_t zs_find_key(struct zr_inst *st, struct zr_str topic, struct zr_str key, uint32_t kind, int64_t begin_ms,
                     int64_t end_ms, int64_t *physical, uint32_t cap);
 void zs_info(struct zr_inst *st, struct zr_storage_info *ret);
 zr_status zs_clean(struct zr_inst *st, uint64_t *ret_removed);

@@ -87,6 +87,11 @@ struct zr_storage_info {
     struct zr_str why_not;   /* while not writable: the reason; static until it changes */
 };
 
+/* What a key given to find_key is. */
+#define ZR_KEY_PLAIN 0u  /* a word of KEYS */
+#define ZR_KEY_UNIQUE 1u /* UNIQ_KEY */
+#define ZR_KEY_TAG 2u    /* TAGS */
+
 struct zr_storage_v1 {
     struct zr_hdr hdr;
 
@@ -124,8 +129,8 @@ struct zr_storage_v1 {
     /* The record that begins at a physical offset (checked), as one piece, held by *ret_pin. ZR_ENOENT: none begins there. */
     ZR_ON(worker) zr_status (*record_at)(struct zr_inst *inst, int64_t physical, struct zr_piece *ret_piece, uint64_t *ret_pin);
     /* Physical offsets of records with topic and key (by hash: others may be among them) and store time within [begin, end],
-     * newest first. unique: the key is a UNIQ_KEY. Returns how many; ZR_ENOTSUP < 0 without an index. */
-    ZR_ON(worker) int32_t (*find_key)(struct zr_inst *inst, struct zr_str topic, struct zr_str key, uint32_t unique, int64_t begin_ms, int64_t end_ms, int64_t *physical, uint32_t cap);
+     * newest first. kind: one of ZR_KEY_. Returns how many; ZR_ENOTSUP < 0 without an index. */
+    ZR_ON(worker) int32_t (*find_key)(struct zr_inst *inst, struct zr_str topic, struct zr_str key, uint32_t kind, int64_t begin_ms, int64_t end_ms, int64_t *physical, uint32_t cap);
 
     /* ---- state -------------------------------------------------------------------------------------------------------- */
     ZR_ON(any) void (*info)(struct zr_inst *inst, struct zr_storage_info *ret);

@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* index_mend.c - index files that are damaged or missing are made anew from the log.
+ *
+ * What stays true:
+ *   1. After a stop that was not clean nothing of the newest file is believed but its entries: they are read one after the
+ *      other, an entry whose previous does not agree with what its chain must be ends the file, and slots and header are made
+ *      anew. What the index then lacks is read from the log again.
+ *   2. The other files whose end is behind the checkpoint's index time may not be on disk as a whole: each is read once; slots
+ *      that do not agree with the entries are written anew, a file whose entries are damaged is deleted.
+ *   3. Files cover the log without gaps. What lies in the log between two files' records, or before the first file's, is read;
+ *      keys found there go into files of their own, named so that they stand between. This is done behind following the log,
+ *      in small steps; a query waits for it as it waits for the newest message. */
+#include "index.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define ENTRY ZS_INDEX_ENTRY
+#define CHUNK 1024
+#define PAGE_SLOTS 1024u
+#define NAMES_BEFORE 1000000 /* names kept free for files before the oldest */
+
+/* ---- reading entries ------------------------------------------------------------------------------------------------- */
+
+struct entries {
+    int64_t last;      /* physical offset of the last good one, -1: none */
+    int32_t n;         /* the first that is not good */
+    int32_t last_from; /* the first entry of the last record */
+    int32_t slots_used;
+};
+
+/* Reads entries up to number `limit` as far as they agree with one another, into w's slots. 0 or -errno. */
+static int64_t entries_read(struct zr_inst *st, struct zs_iwriter *w, int32_t limit, struct entries *ret)
+{
+    const struct zs_index *ix = st->index;
+    uint8_t raw[ENTRY * CHUNK];
+    int64_t end = atomic_load(&st->end);
+    *ret = (struct entries){ .last = -1, .n = 1, .last_from = 1 };
+    for (uint32_t going = 1; going && ret->n < limit;) {
+        int64_t k = limit - ret->n < CHUNK ? limit - ret->n : CHUNK;
+        int64_t r = zl_io_read_all(st->io, w->fd, raw, (uint64_t)k * ENTRY, zs_index_entry_off(ix, ret->n));
+        if (r < 0) return r;
+        for (int64_t i = 0; i < k && going; i++) {
+            const uint8_t *e = raw + i * ENTRY;
+            int32_t hash = (int32_t)zl_load32(e), diff = (int32_t)zl_load32(e + 12), prev = (int32_t)zl_load32(e + 16);
+            int64_t phys = (int64_t)zl_load64(e + 4), slot = hash < 0 ? 0 : hash % ix->slot_count;
+            going = hash >= 0 && diff >= 0 && phys >= ret->last && phys >= 0 && phys < end && prev == w->slots[slot] &&
+                    (hash || phys || prev);
+            if (!going) break;
+            if (phys != ret->last) ret->last_from = ret->n;
+            if (prev == 0) ret->slots_used++;
+            ret->last = phys;
+            zs_iwriter_slot_set(w, slot, ret->n++);
+        }
+    }
+    return 0;
+}
+
+/* The last record may be there in part: it is taken out and read again. Its entries are the newest of their chains. */
+static int64_t last_record_out(struct zr_inst *st, struct zs_iwriter *w, struct entries *en)
+{
+    for (int32_t i = en->n - 1; i >= en->last_from && i >= 1; i--) {
+        uint8_t e[ENTRY];
+        int64_t r = zl_io_read_all(st->io, w->fd, e, ENTRY, zs_index_entry_off(st->index, i));
+        if (r < 0) return r;
+        int32_t prev = (int32_t)zl_load32(e + 16);
+        zs_iwriter_slot_set(w, (int32_t)zl_load32(e) % st->index->slot_count, prev);
+        if (prev == 0) en->slots_used--;
+    }
+    en->n = en->last_from;
+    return 0;
+}
+
+static int64_t record_ms(struct zr_inst *st, int64_t phys)
+{
+    struct zl_record r;
+    return zs_scan_one(st, phys, &r) ? r.store_ms : -1;
+}
+
+static int64_t phys_of(struct zr_inst *st, int32_t fd, int32_t n)
+{
+    uint8_t e[ENTRY];
+    if (zl_io_read_all(st->io, fd, e, ENTRY, zs_index_entry_off(st->index, n)) < 0) return -1;
+    return (int64_t)zl_load64(e + 4);
+}
+
+/* The header's times and offsets from the records themselves. */
+static void header_from_records(struct zr_inst *st, struct zs_iwriter *w)
+{
+    struct zs_ifile *f = w->f;
+    f->begin_phys = phys_of(st, w->fd, 1);
+    f->end_phys = phys_of(st, w->fd, f->count - 1);
+    int64_t begin_ms = record_ms(st, f->begin_phys), end_ms = record_ms(st, f->end_phys);
+    if (begin_ms >= 0 && begin_ms < ZS_MAX_POSITION) f->begin_ms = begin_ms;
+    if (end_ms >= 0 && end_ms < ZS_MAX_POSITION) f->end_ms = end_ms;
+}
+
+/* ---- the newest file after a kill ---------------------------------------------------------------------------------------- */
+
+/* Opens the newest file and believes only its entries. 0 or -errno. */
+static int64_t newest_open(struct zr_inst *st)
+{
+    struct zs_index *ix = st->index;
+    struct zs_iwriter *w = &ix->cur;
+    struct zs_ifile *f = zs_index_newest(ix);
+    struct entries en;
+    if (!zs_iwriter_ready(ix, w)) return -ENOMEM;
+    int64_t fd = zs_index_file_open(st, f);
+    if (fd < 0) return fd;
+    w->f = f;
+    w->fd = (int32_t)fd;
+    w->open = 1;
+    int64_t r = entries_read(st, w, (int32_t)ix->max_entries, &en);
+    if (r >= 0) r = last_record_out(st, w, &en);
+    if (r < 0) return r;
+    if (en.last >= 0) atomic_store(&ix->pos, en.last);
+    memset(w->page_dirty, 1, (size_t)(ix->slot_count / PAGE_SLOTS + 1));
+    f->count = en.n;
+    f->slots_used = en.slots_used;
+    if (f->count > 1) header_from_records(st, w);
+    w->header_dirty = 1;
+    w->block_from = f->count;
+    return 0;
+}
+
+void zs_index_repair(struct zr_inst *st)
+{
+    struct zs_index *ix = st->index;
+    while (ix->n) {
+        struct zs_ifile *f = zs_index_newest(ix);
+        int64_t from = atomic_load(&ix->pos), r = newest_open(st);
+        if (r < 0) {
+            zs_iwriter_close(st, &ix->cur);
+            zs_log(st, ZR_LOG_WARN, "index file %s cannot be mended: %s; it is left alone", f->name, zs_errno_text(r));
+            free(f);
+            ix->n--;
+            continue;
+        }
+        zs_log(st, ZR_LOG_INFO, "index file %s has %d entries; the log is read for keys from %lld on", f->name, f->count - 1,
+               (long long)atomic_load(&ix->pos));
+        if (f->count > 1 || atomic_load(&ix->pos) != from) {
+            atomic_store(&ix->last, f->count > 1 ? f->end_phys : -1);
+            return;
+        }
+        zs_iwriter_close(st, &ix->cur); /* nothing in it can be used */
+        zs_index_delete(st, ix->n - 1);
+        if (ix->n == 0) return;
+        atomic_store(&ix->last, zs_index_newest(ix)->end_phys);
+        atomic_store(&ix->pos, zs_index_newest(ix)->end_phys);
+        return;
+    }
+}
+
+/* ---- the other files: read whole when they may not have been on disk ------------------------------------------------------- */
+
+/* Marks the pages of slots that are other than they must be. How many, or -errno. */
+static int64_t slots_compare(struct zr_inst *st, struct zs_iwriter *w)
+{
+    int64_t slots = st->index->slot_count, n_bad = 0;
+    uint8_t raw[PAGE_SLOTS * 4];
+    for (int64_t from = 0; from < slots; from += PAGE_SLOTS) {
+        int64_t n = slots - from < PAGE_SLOTS ? slots - from : PAGE_SLOTS, bad = 0;
+        int64_t r = zl_io_read_all(st->io, w->fd, raw, (uint64_t)n * 4, ZS_INDEX_HEAD + 4 * from);
+        if (r < 0) return r;
+        for (int64_t i = 0; i < n; i++) bad |= (int32_t)zl_load32(raw + i * 4) != w->slots[from + i];
+        w->page_dirty[from / PAGE_SLOTS] = bad != 0;
+        n_bad += bad;
+    }
+    return n_bad;
+}
+
+/* 1: the file is good (by now); 0: its entries are damaged; -errno. */
+static int64_t file_check(struct zr_inst *st, struct zs_ifile *f)
+{
+    struct zs_iwriter w = { .f = f };
+    struct entries en = { .n = 0 };
+    int64_t fd = zs_iwriter_ready(st->index, &w) ? zs_index_file_open(st, f) : -ENOMEM, r = fd;
+    if (fd >= 0) {
+        w.fd = (int32_t)fd;
+        w.open = 1;
+        r = entries_read(st, &w, f->count, &en);
+    }
+    if (r >= 0 && en.n == f->count) {
+        r = slots_compare(st, &w);
+        if (r > 0) {
+            zs_log(st, ZR_LOG_WARN, "index file %s: slots did not agree with the entries and are written anew", f->name);
+            w.block_from = f->count;
+            w.header_dirty = 1;
+            r = zs_iwriter_flush(st, &w, 1);
+        }
+    }
+    zs_iwriter_close(st, &w);
+    return r < 0 ? r : en.n == f->count;
+}
+
+static void check_one(struct zr_inst *st, uint64_t i)
+{
+    struct zs_ifile *f = st->index->files[i];
+    int64_t r = file_check(st, f);
+    if (r > 0) return;
+    zs_log(st, ZR_LOG_WARN, "index file %s/%s %s", st->index_dir, f->name,
+           r < 0 ? zs_errno_text(r) : "is damaged: it is deleted, and made anew from the log");
+    if (r == 0) zs_index_delete(st, i);
+}
+
+/* ---- gaps ------------------------------------------------------------------------------------------------------------------- */
+
+static int64_t number_of(const struct zs_ifile *f) { return strtoll(f->name, NULL, 10); }
+
+static void partial_drop(struct zr_inst *st, struct zs_imend *m)
+{
+    char path[ZS_PATH];
+    struct zs_ifile *f = m->w.f;
+    if (!m->w.open) return;
+    if (zs_path(path, "%s/%s", st->index_dir, f->name)) st->io->unlink(st->io->ctx, path);
+    zs_iwriter_close(st, &m->w);
+    free(f);
+}
+
+/* The file that is made is complete: it takes its place. */
+static int64_t partial_keep(struct zr_inst *st, struct zs_imend *m)
+{
+    struct zs_ifile *f = m->w.f;
+    if (!m->w.open) return 0;
+    int64_t r = zs_iwriter_flush(st, &m->w, 1);
+    if (r >= 0 && !zs_index_insert(st->index, m->at, f)) r = -ENOMEM;
+    if (r < 0) return r;
+    zs_iwriter_close(st, &m->w);
+    m->at++;
+    return 0;
+}
+
+static int64_t mend_file(struct zr_inst *st, struct zs_imend *m)
+{
+    struct zs_index *ix = st->index;
+    struct zs_ifile *f = calloc(1, sizeof *f);
+    if (!f) return -ENOMEM;
+    f->count = 1;
+    int64_t r = -EEXIST;
+    while (r == -EEXIST && m->name < number_of(ix->files[m->at])) {
+        snprintf(f->name, sizeof f->name, "%017lld", (long long)m->name++);
+        r = zs_iwriter_make(st, &m->w, f);
+    }
+    if (r < 0) free(f);
+    return r;
+}
+
+static int64_t mend_put(struct zr_inst *st, int32_t hash, const struct zl_record *rec)
+{
+    struct zs_imend *m = &st->index->mend;
+    int64_t r = 0;
+    if (m->w.open && m->w.f->count >= st->index->max_entries) r = partial_keep(st, m);
+    if (r >= 0 && !m->w.open) r = mend_file(st, m);
+    if (r >= 0) r = zs_iwriter_put(st, &m->w, hash, rec->physical_offset, rec->store_ms);
+    if (r >= 0) m->n_keys++;
+    return r;
+}
+
+/* Finds the next part of the log that no file speaks of. 0: there is none. */
+static uint32_t gap_find(struct zr_inst *st, struct zs_imend *m)
+{
+    struct zs_index *ix = st->index;
+    int64_t begin = atomic_load(&st->begin);
+    for (; m->at < ix->n; m->at++) {
+        const struct zs_ifile *next = ix->files[m->at], *before = m->at ? ix->files[m->at - 1] : NULL;
+        struct zl_record r;
+        if (next->count <= 1) continue;
+        m->pos = begin;
+        if (before && before->end_phys >= begin)
+            m->pos = zs_scan_one(st, before->end_phys, &r) ? before->end_phys + r.size : before->end_phys + 1;
+        m->until = next->begin_phys;
+        m->name = before ? number_of(before) + 1 : number_of(next) - NAMES_BEFORE;
+        if (m->name < 0) m->name = 0;
+        if (m->pos < m->until) return 1;
+    }
+    return 0;
+}
+
+/* Reads a batch of the gap. 1: there is more; 0: it is read; -errno. */
+static int64_t gap_read(struct zr_inst *st, struct zs_imend *m, struct zs_scan *s)
+{
+    struct zl_record rec;
+    s->pos = m->pos;
+    s->limit = m->until;
+    for (uint32_t i = 0; i < ZS_INDEX_BATCH; i++) {
+        uint32_t n_put = 0;
+        int what = zs_scan_next(s, &rec);
+        if (what == ZS_SCAN_STOP) return -ENOMEM;
+        if (what == ZS_SCAN_END) return 0;
+        if (what == ZS_SCAN_BAD && !zs_scan_resync(s)) return 0;
+        int64_t r = what == ZS_SCAN_RECORD ? zs_index_keys(st, &rec, &n_put, mend_put) : 0;
+        if (r < 0) return r;
+        m->pos = s->pos;
+    }
+    return 1;
+}
+
+static void mend_failed(struct zr_inst *st, struct zs_imend *m, int64_t r)
+{
+    zs_log(st, ZR_LOG_ERROR, "index entries for the log from %lld to %lld cannot be made anew: %s; the next start tries again",
+           (long long)m->pos, (long long)m->until, zs_errno_text(r));
+    partial_drop(st, m);
+    m->reading = 0;
+    m->at++;
+}
+
+uint32_t zs_index_mend(struct zr_inst *st, struct zs_scan *s)
+{
+    struct zs_index *ix = st->index;
+    struct zs_imend *m = &ix->mend;
+    if (!m->checked) { /* one file at a time, from the newest but one back */
+        while (m->at + 1 < ix->n && ix->files[m->at]->end_ms <= m->check_ms) m->at++;
+        m->checked = m->at + 1 >= ix->n;
+        if (m->checked) m->at = 0;
+        else {
+            uint64_t n = ix->n;
+            check_one(st, m->at);
+            if (ix->n == n) m->at++;
+        }
+        return 1;
+    }
+    if (!m->reading) {
+        if (!gap_find(st, m)) return 0;
+        m->reading = 1;
+        m->n_keys = 0;
+        return 1;
+    }
+    int64_t r = gap_read(st, m, s);
+    if (r > 0) return 1;
+    int64_t until = m->until;
+    if (r == 0) r = partial_keep(st, m);
+    if (r < 0) {
+        mend_failed(st, m, r);
+        return 1;
+    }
+    if (m->n_keys)
+        zs_log(st, ZR_LOG_WARN, "the index had nothing of the log before %lld: %llu entries were made anew", (long long)until,
+               (unsigned long long)m->n_keys);
+    m->reading = 0;
+    m->at++;
+    return 1;
+}
+
+void zs_index_mend_stop(struct zr_inst *st)
+{
+    struct zs_imend *m = &st->index->mend;
+    partial_drop(st, m);
+    zs_iwriter_close(st, &m->w);
+}
