@@ -223,15 +223,20 @@ static void text_escaped(struct zl_buf *out, struct zr_str s)
 
 static void text_head(struct zl_buf *out, struct zr_str name, uint32_t kind, struct zr_str doc)
 {
-    zl_buf_fmt(out, "# HELP %.*s ", (int)name.len, name.ptr);
+    zl_buf_cstr(out, "# HELP ");
+    zl_buf_str(out, name);
+    zl_buf_u8(out, ' ');
     for (uint64_t i = 0; i < doc.len; i++)
         zl_buf_u8(out, (uint8_t)(doc.ptr[i] == '\n' || doc.ptr[i] == '\\' ? ' ' : doc.ptr[i]));
-    zl_buf_fmt(out, "\n# TYPE %.*s %s\n", (int)name.len, name.ptr, kind == ZR_METRIC_GAUGE ? "gauge" : "counter");
+    zl_buf_cstr(out, "\n# TYPE ");
+    zl_buf_str(out, name);
+    zl_buf_cstr(out, kind == ZR_METRIC_GAUGE ? " gauge\n" : " counter\n");
 }
 
 static void text_value(struct zl_buf *out, struct zr_str name, struct zr_str instance, double value)
 {
-    zl_buf_fmt(out, "%.*s{instance=\"", (int)name.len, name.ptr);
+    zl_buf_str(out, name);
+    zl_buf_cstr(out, "{instance=\"");
     text_escaped(out, instance);
     zl_buf_fmt(out, "\"} %.17g\n", value);
 }

@@ -181,7 +181,7 @@ static void cell_of(struct table *t, const struct zl_json *v)
 static void show_rows(const struct zl_json *list)
 {
     char names[FIELDS_MAX][2 * ZC_NAME_MAX];
-    const char *columns[FIELDS_MAX];
+    const char *columns[FIELDS_MAX] = { NULL };
     uint32_t n = 0;
     for (const struct zl_json *f = list->child->child; f && n < FIELDS_MAX; f = f->next, n++) {
         snprintf(names[n], sizeof(names[n]), "%.*s:%s%.*s", (int)(f->key.len < 200 ? f->key.len : 200), f->key.ptr,
