@@ -5,10 +5,16 @@
  *   24 masterFlushedOffset | 32 confirmPhyOffset | 40 physical offset of the last record whose queue entries are on disk
  * 24 and 32 belong to replication; what was found in them is kept.
  *
+ * lock: the word in it is of whoever locked last: Apache's brokers write "lock", Zarya writes "zrya". While it is ours, no
+ * other broker changed the queues since our snapshot, and a start need not look at their files.
+ * abort: process id, inode of the lock file, boot id. When folder and boot are the same at the next start, the process was
+ * killed but the machine was not: the page cache still has everything.
+ *
  * What stays true: offsets 8 and 40 are never ahead of what is on disk in all queues, nor of what is flushed in the log.
  * abort is there from the moment the store can be changed until everything of it is on disk. */
 #include "zs_int.h"
 #include <errno.h>
+#include <stdio.h>
 #include <unistd.h>
 
 /* A value that no store can have is none. */
@@ -83,14 +89,18 @@ int64_t zs_save(struct zr_inst *st, uint32_t clean)
 
 /* ---- lock and abort --------------------------------------------------------------------------------------------------- */
 
+#define LOCK_WORD "zrya"
+#define LIFE 128u
+
 zr_status zs_lock_take(struct zr_inst *st)
 {
-    char path[ZS_PATH];
+    char path[ZS_PATH], word[4] = { 0 };
     if (!zs_path(path, "%s/lock", st->conf.root)) return ZR_EINVAL;
     int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE | ZR_IO_CREATE, 0644);
     if (fd < 0) return zs_raise(st, zs_status_of(fd), fd, "%s cannot be opened: %s", path, zs_errno_text(fd));
     int64_t r = st->io->lock(st->io->ctx, (int32_t)fd);
-    if (r >= 0) r = zl_io_write_all(st->io, (int32_t)fd, "lock", 4, 0);
+    if (r >= 0) st->lock_ours = zl_io_read_all(st->io, (int32_t)fd, word, 4, 0) >= 0 && memcmp(word, LOCK_WORD, 4) == 0;
+    if (r >= 0) r = zl_io_write_all(st->io, (int32_t)fd, LOCK_WORD, 4, 0);
     if (r == -EAGAIN || r == -EACCES) {
         st->io->close(st->io->ctx, (int32_t)fd);
         return zs_raise(st, ZR_EEXIST, r, "%s is locked: another broker uses this store", path);
@@ -116,13 +126,47 @@ uint32_t zs_abort_there(struct zr_inst *st)
     return zs_path(path, "%s/abort", st->conf.root) && st->io->stat(st->io->ctx, path, &stat) >= 0;
 }
 
+/* What tells this boot and this folder from others: "inode boot-id". Its length, 0: not to be had. */
+static uint32_t life_of(struct zr_inst *st, char *to)
+{
+    struct zr_io_stat stat;
+    char boot[37] = { 0 };
+    if (st->lock_fd < 0 || st->io->fstat(st->io->ctx, st->lock_fd, &stat) < 0) return 0;
+    int64_t fd = st->io->open(st->io->ctx, "/proc/sys/kernel/random/boot_id", ZR_IO_READ, 0);
+    if (fd < 0) return 0;
+    int64_t r = zl_io_read_all(st->io, (int32_t)fd, boot, 36, 0);
+    st->io->close(st->io->ctx, (int32_t)fd);
+    int n = r < 0 ? 0 : snprintf(to, LIFE, "%llu %s", (unsigned long long)stat.inode, boot);
+    return n > 0 && n < (int)LIFE ? (uint32_t)n : 0;
+}
+
+uint32_t zs_abort_same_life(struct zr_inst *st)
+{
+    char path[ZS_PATH], life[LIFE];
+    struct zl_buf text;
+    struct zr_str rest, pid;
+    uint32_t n = life_of(st, life), same = 0;
+    if (n == 0 || !zs_path(path, "%s/abort", st->conf.root)) return 0;
+    zl_buf_init(&text, 4096);
+    if (zl_io_load(st->io, path, &text) > 0) {
+        rest = zl_buf_as_str(&text);
+        same = zl_split(&rest, ' ', &pid) && zl_eq(rest, (struct zr_str){ life, n });
+    }
+    zl_buf_free(&text);
+    return same;
+}
+
 int64_t zs_abort_make(struct zr_inst *st)
 {
-    char path[ZS_PATH], text[20];
+    char path[ZS_PATH], text[24 + LIFE];
     if (!zs_path(path, "%s/abort", st->conf.root)) return -ENAMETOOLONG;
     int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_WRITE | ZR_IO_CREATE | ZR_IO_TRUNC, 0644);
     if (fd < 0) return fd;
-    uint32_t n = zl_print_i64(text, getpid());
+    uint32_t n = zl_print_i64(text, getpid()), life = life_of(st, text + n + 1);
+    if (life) {
+        text[n] = ' ';
+        n += life + 1;
+    }
     int64_t r = zl_io_write_all(st->io, (int32_t)fd, text, n, 0);
     if (r == -ENOSPC || r == -EDQUOT) r = 0; /* its name is what counts */
     if (r >= 0) r = st->io->fsync(st->io->ctx, (int32_t)fd);

@@ -212,6 +212,16 @@ static int64_t open_or_make(struct zr_inst *st, struct zr_queue *q, int64_t no, 
     return fd;
 }
 
+/* A file of the wrong length is given the right one; the entries that are lost by it are zero then, and healed when read. */
+static void mend_length(struct zr_inst *st, const char *path, int32_t fd)
+{
+    struct zr_io_stat stat;
+    if (st->io->fstat(st->io->ctx, fd, &stat) < 0 || stat.size >= (uint64_t)st->conf.queue_file_size) return;
+    int64_t r = st->io->ftruncate(st->io->ctx, fd, st->conf.queue_file_size);
+    zs_log(st, ZR_LOG_WARN, "%s had %llu bytes instead of %lld: %s", path, (unsigned long long)stat.size,
+           (long long)st->conf.queue_file_size, r < 0 ? zs_errno_text(r) : "given its full length");
+}
+
 /* ---- reading and writing -------------------------------------------------------------------------------------------------- */
 
 int64_t zs_qfile_read(struct zr_inst *st, struct zr_queue *q, int64_t offset, uint32_t n, uint8_t *to)
@@ -223,6 +233,7 @@ int64_t zs_qfile_read(struct zr_inst *st, struct zr_queue *q, int64_t offset, ui
         zs_qfile_path(st, q, no, path);
         int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
         if (fd < 0) return fd == -ENOENT ? 0 : fd;
+        mend_length(st, path, (int32_t)fd);
         st->io->advise(st->io->ctx, (int32_t)fd, NULL, 0, 0, ZR_IO_ADVISE_RANDOM); /* no readahead of 128 KiB for one entry */
         x = cache_insert(st, q, no, (int32_t)fd);
         if (!x) return -ENOMEM;

@@ -8,6 +8,10 @@
  *     given twice; reading makes the missing entries anew from the log (zs_heal).
  * When the files hold more than a snapshot of a clean stop, another broker has written here since: then the files are right.
  *
+ * When nobody but Zarya had the store since a snapshot, and no page of it can have been lost (a clean stop, or a kill within
+ * the same boot), the snapshot is all that is needed: no file is looked at, however many queues there are. What is wrong with
+ * a file then shows when it is read, and is mended there.
+ *
  * Runs alone, before any thread of the store. */
 #include "zs_int.h"
 #include <errno.h>
@@ -340,6 +344,36 @@ zr_status zs_queues_load(struct zr_inst *st, const struct zs_snapshot *snap, uin
     zl_buf_free(&w.names);
     *ret_found = w.n;
     return w.rc;
+}
+
+/* The queue as the snapshot knows it. */
+static zr_status take_hint(struct zr_inst *st, const struct zs_snapshot *snap, const struct zs_hint *h)
+{
+    int64_t per = st->conf.queue_file_size / ZS_ENTRY;
+    if (zs_removed_covers(st, h->topic, h->end_phys - 1)) return ZR_OK;
+    struct zr_queue *q = zs_queue(st, h->topic, h->id, 1);
+    if (!q) return ZR_ENOMEM;
+    zs_queue_reset(st, q, h->next, h->end_phys);
+    q->first_file = h->first_file;
+    q->last_file = h->first_file == ZS_NONE ? ZS_NONE : (h->next - 1) / per;
+    if (q->last_file < q->first_file) q->last_file = q->first_file;
+    atomic_store(&q->min, h->min);
+    if (snap->begin == atomic_load(&st->begin)) atomic_store(&q->min_begin, snap->begin);
+    return ZR_OK;
+}
+
+uint32_t zs_queues_load_quick(struct zr_inst *st, const struct zs_snapshot *snap, uint64_t *ret_found, zr_status *ret_status)
+{
+    int64_t size = snap->queue_file_size;
+    if (!st->lock_ours || size <= 0 || size % ZS_ENTRY || size > INT32_MAX) return 0;
+    if (size != st->conf.queue_file_size)
+        zs_log(st, ZR_LOG_WARN, "queue_file_size is %lld in the configuration; the queues were made with %lld, which is kept",
+               (long long)st->conf.queue_file_size, (long long)size);
+    st->conf.queue_file_size = size;
+    *ret_status = ZR_OK;
+    *ret_found = snap->n;
+    for (uint64_t i = 0; i < snap->n && *ret_status == ZR_OK; i++) *ret_status = take_hint(st, snap, &snap->hints[i]);
+    return 1;
 }
 
 int64_t zs_queue_truncate(struct zr_inst *st, struct zr_queue *q, int64_t tail)

@@ -29,6 +29,7 @@ struct recovery {
     struct zr_inst *st;
     struct zs_snapshot snap;
     uint32_t clean, use_snap;
+    uint32_t quick;  /* the queue files are as the snapshot and the log say: none was looked at */
     int64_t start;   /* reading began here */
     int64_t tail;    /* and ended here */
     int64_t last_phys, last_ms;
@@ -329,7 +330,7 @@ static zr_status cut_queues(struct recovery *rec)
     for (uint64_t i = 0; i < n && r >= 0; i++) {
         struct zr_queue *q = list[i];
         r = zs_queue_truncate(st, q, rec->tail);
-        if (r >= 0 && !rec->clean) r = zs_qfile_cut(st, q, atomic_load(&q->next)); /* torn entries behind its end */
+        if (r >= 0 && !rec->clean && !rec->quick) r = zs_qfile_cut(st, q, atomic_load(&q->next)); /* torn entries behind its end */
     }
     free(list);
     return r < 0 ? zs_raise(st, zs_status_of(r), r, "a queue file cannot be cut: %s", zs_errno_text(r)) : ZR_OK;
@@ -404,6 +405,15 @@ static void set_positions(struct recovery *rec)
     free(list);
 }
 
+static zr_status load_queues(struct recovery *rec, uint64_t *found)
+{
+    struct zr_inst *st = rec->st;
+    zr_status rc = ZR_OK;
+    if (rec->use_snap && (rec->clean ? rec->snap.clean : zs_abort_same_life(st)))
+        rec->quick = zs_queues_load_quick(st, &rec->snap, found, &rc);
+    return rec->quick ? rc : zs_queues_load(st, rec->use_snap ? &rec->snap : NULL, rec->clean, found);
+}
+
 zr_status zs_recover(struct zr_inst *st)
 {
     struct recovery rec = { .st = st, .clean = !zs_abort_there(st), .last_phys = -1 };
@@ -415,7 +425,7 @@ zr_status zs_recover(struct zr_inst *st)
     atomic_store(&st->begin, first < 0 ? 0 : first);
     if (rc == ZR_OK) choose_snapshot(&rec);
     if (rc == ZR_OK) zs_removed_load(st);
-    if (rc == ZR_OK) rc = zs_queues_load(st, rec.use_snap ? &rec.snap : NULL, rec.clean, &found);
+    if (rc == ZR_OK) rc = load_queues(&rec, &found);
     if (rc == ZR_OK && first < 0) rc = empty_log(&rec, found);
     if (rc == ZR_OK && first >= 0) {
         find_start(&rec);
@@ -425,6 +435,7 @@ zr_status zs_recover(struct zr_inst *st)
         if (rc == ZR_OK && st->conf.sync && !rec.clean) rc = flush_read(&rec);
     }
     if (rc == ZR_OK) {
+        if (rec.quick) zs_remove_finish(st);
         set_positions(&rec);
         if (first >= 0) report(&rec, began);
         if (st->conf.index) rc = zs_index_open(st, &rec.snap, rec.clean);

@@ -93,6 +93,20 @@ static int64_t take_away(struct zr_inst *st, struct zr_str topic, uint64_t *ret_
     return r;
 }
 
+void zs_remove_finish(struct zr_inst *st)
+{
+    uint64_t n, used = 0;
+    char path[ZS_PATH], moved[ZS_PATH];
+    struct zr_io_stat stat;
+    struct zr_str topic = zs_removed_last(st);
+    if (!topic.len || !zs_path(path, "%s/%.*s", st->queue_dir, (int)topic.len, topic.ptr) || st->io->stat(st->io->ctx, path, &stat) < 0) return;
+    struct zr_queue **list = zs_queues_list(st, &n);
+    for (uint64_t i = 0; list && i < n; i++) used += zl_eq((struct zr_str){ list[i]->topic, list[i]->topic_len }, topic);
+    if (list && !used && move_away(st, topic, atomic_load(&st->end), moved))
+        zs_log(st, ZR_LOG_INFO, "topic %.*s was removed, but its folder was still there: deleted now", (int)topic.len, topic.ptr);
+    free(list);
+}
+
 zr_status zs_remove_topic(struct zr_inst *st, struct zr_str topic)
 {
     uint64_t n;

@@ -7,7 +7,8 @@
  *   2. Of several lines of a topic the farthest counts. A last line without its end was torn, and was never answered: it is
  *      passed over. The file is written anew (zl_io_replace: whole at every instant) when a line could not be added, when
  *      most lines are outdated, and when the log's begin has passed some.
- *   3. What could not be written is known in memory at once and written with the next save.
+ *   3. The line of the newest removal is the last, so that a start knows which folder a kill may have left (zs_removed_finish).
+ *   4. What could not be written is known in memory at once and written with the next save.
  *
  * LOCKING: removed_lock, over its own file's operations too. */
 #include "zs_int.h"
@@ -58,6 +59,7 @@ static uint32_t put(struct zs_removals *t, struct zr_str topic, int64_t position
     struct zs_removed *r = find(t, topic, hash);
     if (r) {
         if (position > r->position) r->position = position;
+        t->last = r;
         return 1;
     }
     if (!grow(t) || !(r = malloc(sizeof *r + topic.len))) return 0;
@@ -65,6 +67,7 @@ static uint32_t put(struct zs_removals *t, struct zr_str topic, int64_t position
     memcpy(r->topic, topic.ptr, topic.len);
     t->buckets[hash & (t->n_buckets - 1)] = r;
     atomic_fetch_add(&t->n, 1);
+    t->last = r;
     return 1;
 }
 
@@ -88,6 +91,14 @@ void zs_removed_load(struct zr_inst *st)
     zl_buf_free(&text);
 }
 
+static void line_of(struct zl_buf *out, const struct zs_removed *r)
+{
+    zl_buf_i64(out, r->position);
+    zl_buf_u8(out, ' ');
+    zl_buf_add(out, r->topic, r->len);
+    zl_buf_u8(out, '\n');
+}
+
 /* Writes the file anew. Under the lock. */
 static int64_t rewrite(struct zr_inst *st)
 {
@@ -97,12 +108,9 @@ static int64_t rewrite(struct zr_inst *st)
     if (!zs_path(path, "%s/removed", st->own_dir)) return -ENAMETOOLONG;
     zl_buf_init(&out, MAX_BYTES);
     for (uint64_t i = 0; i < t->n_buckets; i++)
-        for (const struct zs_removed *r = t->buckets[i]; r; r = r->next) {
-            zl_buf_i64(&out, r->position);
-            zl_buf_u8(&out, ' ');
-            zl_buf_add(&out, r->topic, r->len);
-            zl_buf_u8(&out, '\n');
-        }
+        for (const struct zs_removed *r = t->buckets[i]; r; r = r->next)
+            if (r != t->last) line_of(&out, r);
+    if (t->last) line_of(&out, t->last);
     int64_t r = out.failed ? -ENOMEM : zl_io_replace(st->io, path, zl_buf_as_span(&out));
     zl_buf_free(&out);
     t->dirty = r < 0;
@@ -160,6 +168,12 @@ uint32_t zs_removed_covers(struct zr_inst *st, struct zr_str topic, int64_t phys
     return covered;
 }
 
+struct zr_str zs_removed_last(struct zr_inst *st)
+{
+    const struct zs_removed *r = st->removals.last;
+    return r ? (struct zr_str){ r->topic, r->len } : (struct zr_str){ NULL, 0 };
+}
+
 void zs_removed_prune(struct zr_inst *st)
 {
     struct zs_removals *t = &st->removals;
@@ -173,6 +187,7 @@ void zs_removed_prune(struct zr_inst *st)
                 continue;
             }
             *p = r->next;
+            if (t->last == r) t->last = NULL;
             free(r);
             gone++;
         }

@@ -3,18 +3,23 @@
  * (that is what Apache's brokers leave); it makes recovery quick and lets it see damage that the files themselves hide.
  *
  * queues: what every queue had when its entries were last made durable.
- *     0 u64 magic "ZRQUEUE1" | 8 i64 pos | 16 i64 begin | 24 i64 lastPhys | 32 i64 lastMs | 40 i64 indexPos | 48 i64 indexLast | 56 u32 clean
- *    60 u32 count | count times { i64 min | i64 next | i64 endPhys | i32 queueId | u16 len | topic } | u32 CRC-32 of all before
- *   All records below pos have their entry in the files. clean: pos is the log's end, and the store was closed.
+ *     0 u64 magic "ZRQUEUE2" | 8 i64 pos | 16 i64 begin | 24 i64 lastPhys | 32 i64 lastMs | 40 i64 indexPos | 48 i64 indexLast | 56 u32 clean
+ *    60 u32 count | 64 i64 queueFileSize | count times { i64 min | i64 next | i64 endPhys | i64 firstFile | i32 queueId | u16 len | topic }
+ *    u32 CRC-32 of all before
+ *   All records below pos have their entry in the files. clean: pos is the log's end, and the store was closed. firstFile: the
+ *   number of the queue's first file, -1: it has none. The first form, "ZRQUEUE1", had neither queueFileSize nor firstFile.
  *
  * It is written by zl_io_replace: at every instant the document or its .bak is whole. */
 #include "zs_int.h"
 #include <errno.h>
 #include <stdlib.h>
 
-#define MAGIC 0x5A52515545554531ull
-#define HEAD 64u
-#define ROW 30u
+#define MAGIC 0x5A52515545554532ull
+#define MAGIC_FIRST 0x5A52515545554531ull
+#define HEAD 72u
+#define ROW 38u
+#define FIRST_HEAD 64u
+#define FIRST_ROW 30u
 #define MAX_BYTES (1ull << 30)
 
 /* ---- queues ----------------------------------------------------------------------------------------------------------- */
@@ -23,7 +28,8 @@ static uint32_t hints_parse(struct zs_snapshot *s)
 {
     const uint8_t *p = s->bytes.ptr;
     uint64_t len = s->bytes.len;
-    if (len < HEAD + 4 || zl_load64(p) != MAGIC) return 0;
+    uint32_t second = len >= HEAD + 4 && zl_load64(p) == MAGIC, id_at = second ? 32 : 24, row = second ? ROW : FIRST_ROW;
+    if (!second && (len < FIRST_HEAD + 4 || zl_load64(p) != MAGIC_FIRST)) return 0;
     if (zl_crc32(0, p, len - 4) != zl_load32(p + len - 4)) return 0;
     s->pos = (int64_t)zl_load64(p + 8);
     s->begin = (int64_t)zl_load64(p + 16);
@@ -32,18 +38,21 @@ static uint32_t hints_parse(struct zs_snapshot *s)
     s->index_pos = (int64_t)zl_load64(p + 40);
     s->index_last = (int64_t)zl_load64(p + 48);
     s->clean = zl_load32(p + 56);
-    uint64_t n = zl_load32(p + 60), at = HEAD;
+    s->queue_file_size = second ? (int64_t)zl_load64(p + 64) : 0;
+    uint64_t n = zl_load32(p + 60), at = second ? HEAD : FIRST_HEAD;
+    if (n > len / row) return 0;
     s->hints = calloc(n + 1, sizeof *s->hints);
     if (!s->hints) return 0;
     for (uint64_t i = 0; i < n; i++) {
         struct zs_hint *h = &s->hints[i];
-        if (at + ROW > len - 4) return 0;
+        if (at + row > len - 4) return 0;
         h->min = (int64_t)zl_load64(p + at);
         h->next = (int64_t)zl_load64(p + at + 8);
         h->end_phys = (int64_t)zl_load64(p + at + 16);
-        h->id = (int32_t)zl_load32(p + at + 24);
-        h->topic = (struct zr_str){ (const char *)p + at + ROW, zl_load16(p + at + 28) };
-        at += ROW + h->topic.len;
+        h->first_file = second ? (int64_t)zl_load64(p + at + 24) : ZS_NONE;
+        h->id = (int32_t)zl_load32(p + at + id_at);
+        h->topic = (struct zr_str){ (const char *)p + at + row, zl_load16(p + at + id_at + 4) };
+        at += row + h->topic.len;
         if (at > len - 4 || zs_queue_name_ok(h->topic) != ZR_OK || h->min < 0 || h->next < h->min || h->id < 0) return 0;
     }
     s->n = n;
@@ -69,7 +78,7 @@ void zs_snapshot_load(struct zr_inst *st, struct zs_snapshot *ret)
         if (zl_io_load(st->io, path, &ret->bytes) > 0) {
             ret->valid = hints_parse(ret);
             if (!ret->valid) zs_log(st, ZR_LOG_WARN, "%s is damaged and is not used", path);
-            if (i) ret->clean = 0; /* one that was replaced: older than the last stop */
+            if (i) ret->clean = ret->queue_file_size = 0; /* one that was replaced: older than the last stop */
         }
         if (!ret->valid) zs_snapshot_free(ret);
     }
@@ -81,6 +90,7 @@ static void hint_add(struct zr_inst *st, struct zl_buf *out, struct zr_queue *q)
     zl_buf_be64(out, (uint64_t)(min < q->synced ? min : q->synced));
     zl_buf_be64(out, (uint64_t)q->synced);
     zl_buf_be64(out, (uint64_t)q->synced_end);
+    zl_buf_be64(out, (uint64_t)q->first_file);
     zl_buf_be32(out, (uint32_t)q->id);
     zl_buf_be16(out, (uint16_t)q->topic_len);
     zl_buf_add(out, q->topic, q->topic_len);
@@ -107,6 +117,7 @@ int64_t zs_snapshot_save(struct zr_inst *st, int64_t pos, int64_t last_phys, int
     zl_buf_be64(&out, (uint64_t)zs_index_last(st));
     zl_buf_be32(&out, clean);
     zl_buf_be32(&out, 0);
+    zl_buf_be64(&out, (uint64_t)st->conf.queue_file_size);
     pthread_mutex_lock(&st->drain_lock);
     for (uint64_t i = 0; i < n; i++) {
         if (at[i]->synced == 0 || atomic_load(&at[i]->dead)) continue; /* never used */

@@ -145,6 +145,7 @@ struct zs_checkpoint {
 struct zs_hint { /* one queue, as the last snapshot knew it */
     struct zr_str topic;
     int64_t min, next, end_phys;
+    int64_t first_file; /* ZS_NONE: not known */
     int32_t id;
     uint32_t seen;
 };
@@ -158,10 +159,12 @@ struct zs_snapshot {
     int64_t last_ms;
     int64_t index_pos;  /* records below are in the index */
     int64_t index_last; /* the newest record that has a key in it, -1: none */
+    int64_t queue_file_size; /* 0: not known, and the files must be looked at */
     uint32_t valid, clean;
 };
+struct zs_removed;
 struct zs_removals { /* topics that were removed, by name; under removed_lock (n may be looked at without) */
-    struct zs_removed **buckets;
+    struct zs_removed **buckets, *last; /* last: the newest */
     uint64_t n_buckets, lines; /* lines: of the file, outdated ones too */
     _Atomic uint64_t n;
     uint32_t dirty;            /* the file does not say all of it */
@@ -183,6 +186,7 @@ struct zr_inst {
     uint32_t metric0, metrics_on;
     char log_dir[ZS_PATH], queue_dir[ZS_PATH], index_dir[ZS_PATH], own_dir[ZS_PATH];
     int32_t lock_fd;
+    uint32_t lock_ours;  /* the one who had the lock before was Zarya: no other broker wrote since our snapshot */
     int32_t checkpoint_fd;
     uint32_t warm;
 
@@ -429,10 +433,13 @@ void zs_removed_load(struct zr_inst *st);
 int64_t zs_removed_add(struct zr_inst *st, struct zr_str topic, int64_t position);
 int64_t zs_removed_save(struct zr_inst *st); /* what could not be written before */
 uint32_t zs_removed_covers(struct zr_inst *st, struct zr_str topic, int64_t phys);
+struct zr_str zs_removed_last(struct zr_inst *st); /* at a start only */
 void zs_removed_prune(struct zr_inst *st);
 void zs_removed_free(struct zr_inst *st);
 
 /* ---- remove.c ---- */
+/* After a recovery that looked at no folder: a kill may have left that of the topic removed last. */
+void zs_remove_finish(struct zr_inst *st);
 void zs_gone_sweep(struct zr_inst *st); /* deletes what a killed process had moved away */
 
 /* ---- checkpoint.c ---- */
@@ -441,6 +448,8 @@ int64_t zs_checkpoint_write(struct zr_inst *st);
 zr_status zs_lock_take(struct zr_inst *st);
 void zs_lock_drop(struct zr_inst *st);
 uint32_t zs_abort_there(struct zr_inst *st);
+/* After a kill: was this very folder used by a process of the same boot, so that the page cache still has all it wrote? */
+uint32_t zs_abort_same_life(struct zr_inst *st);
 int64_t zs_abort_make(struct zr_inst *st);
 int64_t zs_abort_drop(struct zr_inst *st);
 /* Queues written and synced, snapshot and checkpoint on disk. 0 or -errno. */
@@ -461,6 +470,8 @@ uint32_t zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset);
 /* ---- queue_load.c ---- */
 /* snap may be NULL: by what the files say alone. ret_found: queue files there are. */
 zr_status zs_queues_load(struct zr_inst *st, const struct zs_snapshot *snap, uint32_t clean, uint64_t *ret_found);
+/* By what the snapshot says alone: no file is looked at. 0: that cannot be; nothing was done. */
+uint32_t zs_queues_load_quick(struct zr_inst *st, const struct zs_snapshot *snap, uint64_t *ret_found, zr_status *ret_status);
 /* Cuts the queue so that no entry reaches beyond the log's end at tail. */
 int64_t zs_queue_truncate(struct zr_inst *st, struct zr_queue *q, int64_t tail);
 

@@ -528,6 +528,42 @@ Test(recover, a_topic_made_again_while_it_is_removed_keeps_its_files)
     world_end(w);
 }
 
+/* Opens, reads to see that all is well, and returns how many files were opened by the start. */
+static int64_t opens_of_start(struct world *w, uint32_t n_queues)
+{
+    int64_t before = w->fault[OP_OPEN].calls;
+    char topic[32];
+    cr_assert_eq(world_open(w), ZR_OK);
+    int64_t opens = w->fault[OP_OPEN].calls - before;
+    for (uint32_t i = 0; i < n_queues; i += 37) {
+        snprintf(topic, sizeof topic, "Many%u", i / 10);
+        cr_assert_eq(read_all(w, topic, (int32_t)(i % 10), 100), 3, "%s %u", topic, i % 10);
+    }
+    return opens;
+}
+
+Test(recover, a_start_looks_at_no_queue_file_unless_another_broker_was_here)
+{
+    struct world *w = world_new("quick");
+    char topic[32], path[1024];
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (uint32_t i = 0; i < 300; i++) {
+        snprintf(topic, sizeof topic, "Many%u", i / 10);
+        put_many(w, topic, (int32_t)(i % 10), 3, 100);
+    }
+    world_close(w);
+    cr_assert_lt(opens_of_start(w, 300), 50);
+    world_close(w);
+    file_path(w, path, "lock"); /* Apache's broker writes this word when it starts */
+    file_write(path, 0, "lock", 4);
+    file_path(w, path, "consumequeue/Many3"); /* and may have deleted a topic */
+    remove_tree(path);
+    cr_assert_gt(opens_of_start(w, 30), 300);
+    world_close(w);
+    cr_assert_lt(opens_of_start(w, 30), 50);
+    world_end(w);
+}
+
 Test(recover, a_store_whose_log_is_gone_is_refused)
 {
     struct world *w = world_new("unmounted");
