@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bed.c - see bed.h: the host of the store, and what clients do to it. */
+#include "bed.h"
+#include <errno.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "config/node.h"
+#include "core/core.h"
+#include "zarya/durability.h"
+#include "zarya/err.h"
+#include "zarya/log.h"
+#include "zarya/timer.h"
+#include "zarya/work.h"
+#include "zl/record.h"
+#include "zl/text.h"
+
+/* ---- the host --------------------------------------------------------------------------------------------------------------- */
+
+static struct bed *bed_of(const struct zr_host *host) { return host->ctx; }
+
+static uint32_t log_level(const struct zr_host *host)
+{
+    (void)host;
+    return ZR_LOG_INFO;
+}
+static void log_write(const struct zr_host *host, uint32_t level, struct zr_str text, const struct zr_field *f, uint32_t n)
+{
+    struct bed *b = bed_of(host);
+    (void)f;
+    (void)n;
+    pthread_mutex_lock(&b->lock);
+    size_t at = strlen(b->lines);
+    if (at + text.len + 8 < sizeof b->lines) snprintf(b->lines + at, sizeof b->lines - at, "[%u] %.*s\n", level, (int)text.len, text.ptr);
+    pthread_mutex_unlock(&b->lock);
+}
+static void err_raise(const struct zr_host *host, const struct zr_error *e)
+{
+    struct bed *b = bed_of(host);
+    pthread_mutex_lock(&b->lock);
+    snprintf(b->error, sizeof b->error, "%.*s", (int)e->text.len, e->text.ptr);
+    pthread_mutex_unlock(&b->lock);
+}
+static void dur_advance(const struct zr_host *host, uint32_t mark, int64_t position)
+{
+    struct bed *b = bed_of(host);
+    pthread_mutex_lock(&b->lock);
+    if (mark == ZR_MARK_WRITTEN && position > b->written) b->written = position;
+    if (mark == ZR_MARK_FLUSHED && position > b->flushed) {
+        b->flushed = position;
+        sim_note(b->sim, position);
+    }
+    pthread_cond_broadcast(&b->moved);
+    pthread_mutex_unlock(&b->lock);
+}
+static void dur_fail(const struct zr_host *host, uint32_t mark, struct zr_str why)
+{
+    struct bed *b = bed_of(host);
+    (void)mark;
+    pthread_mutex_lock(&b->lock);
+    b->failed = 1;
+    snprintf(b->fail_why, sizeof b->fail_why, "%.*s", (int)why.len, why.ptr);
+    pthread_cond_broadcast(&b->moved);
+    pthread_mutex_unlock(&b->lock);
+}
+static int64_t dur_position(const struct zr_host *host, uint32_t mark)
+{
+    struct bed *b = bed_of(host);
+    pthread_mutex_lock(&b->lock);
+    int64_t r = mark == ZR_MARK_FLUSHED ? b->flushed : b->written;
+    pthread_mutex_unlock(&b->lock);
+    return r;
+}
+static void dur_arrived(const struct zr_host *h, struct zr_str t, int32_t q, int64_t m, int64_t c)
+{
+    (void)h, (void)t, (void)q, (void)m, (void)c;
+}
+static void dur_when(const struct zr_host *h, int64_t p, void (*fn)(void *, zr_status), void *arg)
+{
+    (void)h, (void)p;
+    fn(arg, ZR_OK);
+}
+static int64_t timer_mono(const struct zr_host *host)
+{
+    struct timespec ts;
+    (void)host;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+static int64_t timer_wall(const struct zr_host *host) { return atomic_load(&bed_of(host)->wall); }
+static zr_status timer_at(const struct zr_host *host, int64_t at, void (*fn)(void *), void *arg, uint64_t *ret)
+{
+    struct bed *b = bed_of(host);
+    (void)at;
+    b->timer_fn = fn;
+    b->timer_arg = arg;
+    *ret = 1;
+    return ZR_OK;
+}
+static zr_status timer_cancel(const struct zr_host *host, uint64_t id)
+{
+    struct bed *b = bed_of(host);
+    (void)id;
+    if (!b->timer_fn) return ZR_ENOENT;
+    b->timer_fn = NULL;
+    return ZR_OK;
+}
+struct start {
+    void (*fn)(void *);
+    void *arg;
+};
+static void *thread_main(void *arg)
+{
+    struct start s = *(struct start *)arg;
+    free(arg);
+    s.fn(s.arg);
+    return NULL;
+}
+static zr_status work_run(const struct zr_host *host, void (*fn)(void *), void *arg)
+{
+    (void)host;
+    fn(arg);
+    return ZR_OK;
+}
+static zr_status work_spawn(const struct zr_host *host, const char *name, void (*fn)(void *), void *arg, uint64_t *ret)
+{
+    struct bed *b = bed_of(host);
+    struct start *s = malloc(sizeof *s);
+    (void)name;
+    *s = (struct start){ fn, arg };
+    *ret = b->n_threads;
+    if (b->n_threads >= 16 || pthread_create(&b->threads[b->n_threads++], NULL, thread_main, s) != 0) abort();
+    return ZR_OK;
+}
+static zr_status work_join(const struct zr_host *host, uint64_t id)
+{
+    pthread_join(bed_of(host)->threads[id], NULL);
+    return ZR_OK;
+}
+
+static const struct zr_log_v1 log_table = { ZR_HDR(struct zr_log_v1, 0), log_level, log_write };
+static const struct zr_err_v1 err_table = { ZR_HDR(struct zr_err_v1, 0), err_raise };
+static const struct zr_durability_v1 dur_table = { ZR_HDR(struct zr_durability_v1, 0), dur_advance, dur_fail, dur_position,
+                                                   dur_arrived, dur_when };
+static const struct zr_timer_v1 timer_table = { ZR_HDR(struct zr_timer_v1, 0), timer_mono, timer_wall, timer_at, timer_cancel };
+static const struct zr_work_v1 work_table = { ZR_HDR(struct zr_work_v1, 0), work_run, work_spawn, work_join };
+
+static const void *host_query(const struct zr_host *host, const char *id)
+{
+    struct bed *b = bed_of(host);
+    if (!strcmp(id, ZR_SVC_IO)) return &b->sim->io;
+    if (!strcmp(id, ZR_SVC_LOG)) return &log_table;
+    if (!strcmp(id, ZR_SVC_ERR)) return &err_table;
+    if (!strcmp(id, ZR_SVC_DURABILITY)) return &dur_table;
+    if (!strcmp(id, ZR_SVC_TIMER)) return &timer_table;
+    if (!strcmp(id, ZR_SVC_WORK)) return &work_table;
+    return NULL;
+}
+
+/* ---- the store ---------------------------------------------------------------------------------------------------------------- */
+
+void bed_conf(struct zs_conf *c)
+{
+    *c = (struct zs_conf){
+        .root = ROOT,
+        .log_dir = "",
+        .index = 1,
+        .flush_interval_ms = 5,
+        .checkpoint_interval_ms = 3,
+        .segment_size = 16384,
+        .queue_file_size = 400, /* 20 entries */
+        .max_message_size = 6000,
+        .index_slots = 32,
+        .index_entries = 64,
+        .retention_hours = 72,
+        .clean_interval_ms = 10000,
+        .max_hot_bytes = 262144,
+        .max_hot_messages = 32,
+        .max_cold_bytes = 65536,
+        .max_cold_messages = 8,
+        .max_open_queue_files = 8,
+        .max_open_segments = 4,
+        .max_tail_bytes = 65536,
+        .ratio_memory = 0.4,
+        .ratio_clean = 0.75,
+        .ratio_force = 0.85,
+        .ratio_refuse = 0.9,
+    };
+    zs_parse_levels(zl_str("1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"), c->level_ms, &c->n_levels);
+}
+
+/* The one place that knows which engine is under test. */
+static struct zr_inst *store_make(struct bed *b) { return zs_create(&b->host, &b->conf); }
+
+struct bed *bed_new(void)
+{
+    struct bed *b = calloc(1, sizeof *b);
+    pthread_mutex_init(&b->lock, NULL);
+    pthread_cond_init(&b->moved, NULL);
+    b->host = (struct zr_host){ ZR_HDR(struct zr_host, 0), b, host_query, "storage", ROOT };
+    bed_conf(&b->conf);
+    b->sim = sim_new();
+    b->wall = b->sim->wall_ms;
+    sim_make(b->sim, ROOT, 1);
+    return b;
+}
+
+void bed_free(struct bed *b)
+{
+    if (b->sim) sim_free(b->sim);
+    free(b->h.sent);
+    free(b->h.docs);
+    pthread_mutex_destroy(&b->lock);
+    pthread_cond_destroy(&b->moved);
+    free(b);
+}
+
+zr_status bed_open(struct bed *b)
+{
+    b->written = b->flushed = 0;
+    b->failed = 0;
+    b->n_threads = 0;
+    b->timer_fn = NULL;
+    b->lines[0] = b->error[0] = 0;
+    b->st = store_make(b);
+    if (!b->st) return ZR_ENOMEM;
+    zr_status rc = zs_warm(b->st);
+    if (rc != ZR_OK) {
+        zs_destroy(b->st);
+        b->st = NULL;
+        return rc;
+    }
+    zs_activate(b->st);
+    return ZR_OK;
+}
+
+static void drained(void *ctx, zr_status status) { *(zr_status *)ctx = status; }
+
+void bed_close(struct bed *b)
+{
+    zr_status status = ZR_PENDING;
+    if (!b->st) return;
+    zs_drain(b->st, (struct zr_done){ drained, &status });
+    zs_cool(b->st);
+    zs_destroy(b->st);
+    b->st = NULL;
+}
+
+/* ---- clients --------------------------------------------------------------------------------------------------------------------- */
+
+uint32_t bed_topic(struct bed *b, const char *name)
+{
+    struct history *h = &b->h;
+    for (uint32_t i = 0; i < h->n_topics; i++)
+        if (strcmp(h->topics[i], name) == 0) return i;
+    if (h->n_topics == MAX_TOPICS) abort();
+    snprintf(h->topics[h->n_topics], sizeof h->topics[0], "%s", name);
+    return h->n_topics++;
+}
+
+void body_make(uint8_t *to, uint32_t size, int64_t serial)
+{
+    char head[32];
+    int n = snprintf(head, sizeof head, "M%lld/", (long long)serial);
+    for (uint32_t i = 0; i < size; i++) to[i] = i < (uint32_t)n ? (uint8_t)head[i] : (uint8_t)('a' + (serial * 7 + i * 3 + i / 64) % 26);
+}
+
+static uint32_t sent_add(struct bed *b, uint32_t topic, int32_t queue, uint32_t size, uint32_t key)
+{
+    struct history *h = &b->h;
+    if (h->n_sent == h->cap_sent) {
+        h->cap_sent = h->cap_sent ? h->cap_sent * 2 : 256;
+        h->sent = realloc(h->sent, h->cap_sent * sizeof *h->sent);
+    }
+    h->sent[h->n_sent] = (struct sent){ .begin = sim_now(b->sim), .end = NEVER, .seen = NEVER, .topic = topic, .queue = queue,
+                                        .body = size, .key = key, .life = h->lives[topic] };
+    return h->n_sent++;
+}
+
+uint32_t bed_put_many(struct bed *b, const char *topic, const int32_t *queues, uint32_t n, uint32_t size, uint32_t joined)
+{
+    struct zr_msg m[32];
+    struct zr_put p[32];
+    char props[32][64];
+    uint8_t *bodies = malloc((uint64_t)n * size);
+    uint32_t serial[32], good = 0;
+    int64_t end;
+    pthread_mutex_lock(&b->lock);
+    uint32_t t = bed_topic(b, topic);
+    for (uint32_t i = 0; i < n; i++) serial[i] = sent_add(b, t, queues[i], size, 1);
+    pthread_mutex_unlock(&b->lock);
+    for (uint32_t i = 0; i < n; i++) {
+        body_make(bodies + (uint64_t)i * size, size, serial[i]);
+        snprintf(props[i], sizeof props[i], "KEYS\001k%u\002TAGS\001t%u\002UNIQ_KEY\001U%u\002", serial[i], serial[i] % 3, serial[i]);
+        m[i] = (struct zr_msg){ .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str(topic), .queue_id = queues[i], .inner_num = 1,
+                                .body = { bodies + (uint64_t)i * size, size }, .properties = { (uint8_t *)props[i], strlen(props[i]) },
+                                .born_ms = 1700000000000, .flags = joined && i ? ZR_MSG_JOINED : 0 };
+        m[i].tags_code = zl_tags_code(zl_props_get(m[i].properties, "TAGS"));
+        m[i].born_host = m[i].store_host = (struct zr_addr){ { 127, 0, 0, 1 }, 10911, 4 };
+        p[i] = (struct zr_put){ .hdr = ZR_HDR(struct zr_put, 0) };
+    }
+    zs_append(b->st, m, n, p, &end);
+    pthread_mutex_lock(&b->lock);
+    for (uint32_t i = 0; i < n; i++) {
+        struct sent *s = &b->h.sent[serial[i]];
+        s->offset = s->phys = -1;
+        if (p[i].status != ZR_OK) continue;
+        s->offset = p[i].queue_offset;
+        s->phys = p[i].physical_offset;
+        s->size = p[i].size;
+        s->end = sim_now(b->sim);
+        good++;
+    }
+    pthread_mutex_unlock(&b->lock);
+    free(bodies);
+    return good;
+}
+
+uint32_t bed_put(struct bed *b, const char *topic, int32_t queue, uint32_t size, uint32_t key)
+{
+    (void)key;
+    return bed_put_many(b, topic, &queue, 1, size, 0);
+}
+
+uint32_t bed_put_delay(struct bed *b, int32_t level, uint32_t size)
+{
+    uint8_t body[8192];
+    char props[96];
+    struct zr_put p = { .hdr = ZR_HDR(struct zr_put, 0) };
+    int64_t end;
+    pthread_mutex_lock(&b->lock);
+    uint32_t t = bed_topic(b, "SCHEDULE_TOPIC_XXXX"), serial = sent_add(b, t, level - 1, size, 1);
+    pthread_mutex_unlock(&b->lock);
+    body_make(body, size, serial);
+    snprintf(props, sizeof props, "KEYS\001k%u\002DELAY\001%d\002REAL_TOPIC\001T\002UNIQ_KEY\001U%u\002", serial, level, serial);
+    struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str("SCHEDULE_TOPIC_XXXX"), .queue_id = level - 1, .inner_num = 1,
+                        .body = { body, size }, .properties = { (uint8_t *)props, strlen(props) }, .born_ms = 1700000000000 };
+    m.tags_code = atomic_load(&b->wall) + b->conf.level_ms[level - 1];
+    m.born_host = m.store_host = (struct zr_addr){ { 127, 0, 0, 1 }, 10911, 4 };
+    zs_append(b->st, &m, 1, &p, &end);
+    pthread_mutex_lock(&b->lock);
+    struct sent *s = &b->h.sent[serial];
+    s->offset = s->phys = -1;
+    if (p.status == ZR_OK) {
+        s->offset = p.queue_offset;
+        s->phys = p.physical_offset;
+        s->size = p.size;
+        s->delivery = m.tags_code;
+        s->end = sim_now(b->sim);
+    }
+    pthread_mutex_unlock(&b->lock);
+    return p.status == ZR_OK;
+}
+
+void bed_flush(struct bed *b)
+{
+    struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
+    zs_info(b->st, &info);
+    zs_want_flushed(b->st, info.positions.written);
+    pthread_mutex_lock(&b->lock);
+    while (b->flushed < info.positions.written && !b->failed) pthread_cond_wait(&b->moved, &b->lock);
+    pthread_mutex_unlock(&b->lock);
+}
+
+void bed_peek(struct bed *b)
+{
+    for (uint32_t i = 0; i < b->h.n_sent; i++) {
+        struct sent *s = &b->h.sent[i];
+        int64_t min = 0, max = 0;
+        if (s->end == NEVER || s->seen != NEVER || s->life != b->h.lives[s->topic]) continue;
+        zs_bounds(b->st, zs_queue(b->st, zl_str(b->h.topics[s->topic]), s->queue, 0), &min, &max);
+        if (s->offset < max) s->seen = sim_now(b->sim);
+    }
+}
+
+zr_status bed_remove(struct bed *b, const char *topic)
+{
+    struct removal *r = &b->h.removals[b->h.n_removals++];
+    uint32_t t = bed_topic(b, topic);
+    *r = (struct removal){ t, sim_now(b->sim), NEVER };
+    zr_status rc = zs_remove_topic(b->st, zl_str(topic));
+    if (rc == ZR_OK) r->end = sim_now(b->sim);
+    b->h.lives[t]++;
+    return rc;
+}
+
+void bed_clean(struct bed *b)
+{
+    struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
+    uint64_t removed;
+    struct cleaning *c = &b->h.cleanings[b->h.n_cleanings++];
+    c->begin = sim_now(b->sim);
+    zs_clean(b->st, &removed);
+    zs_info(b->st, &info);
+    c->log_begin = info.positions.begin;
+}
+
+void bed_indexed(struct bed *b)
+{
+    struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
+    struct timespec ts = { 0, 20000 };
+    for (uint32_t i = 0; i < 100000; i++) {
+        zs_info(b->st, &info);
+        if (info.positions.dispatched >= info.positions.written || b->failed) return;
+        if (i < 20) sched_yield();
+        else nanosleep(&ts, NULL);
+    }
+}
+
+/* ---- documents of the kernel ------------------------------------------------------------------------------------------------------ */
+
+zr_status bed_doc(struct bed *b, uint32_t doc, int64_t version, uint32_t size)
+{
+    static const char *const names[MAX_DOCS] = { "config/topics.json", "config/consumerOffset.json", "config/subscriptionGroup.json",
+                                                 "config/delayOffset.json" };
+    struct history *h = &b->h;
+    uint8_t *bytes = malloc(size);
+    if (h->n_docs == h->cap_docs) {
+        h->cap_docs = h->cap_docs ? h->cap_docs * 2 : 64;
+        h->docs = realloc(h->docs, h->cap_docs * sizeof *h->docs);
+    }
+    struct doc_write *d = &h->docs[h->n_docs++];
+    *d = (struct doc_write){ doc, sim_now(b->sim), NEVER, version };
+    body_make(bytes, size, version);
+    zk_io_set(&b->sim->io);
+    zk_node.data_dir = ROOT;
+    zr_status rc = zk_state_write(zl_str(names[doc]), (struct zr_span){ bytes, size });
+    if (rc == ZR_OK) d->end = sim_now(b->sim);
+    free(bytes);
+    return rc;
+}

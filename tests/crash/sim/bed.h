@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bed.h - a store on a file system in memory, what was done to it, and what must be there of it afterwards.
+ *
+ * A bed is one store in one sim. Its history is what its clients know: which messages they sent and which were acknowledged, when
+ * by the trace's clock, and what was removed. bed_check opens the store on a file system that a crash left and holds it against
+ * the history. The store is made in one place (store_make), so that another engine needs one line.
+ *
+ * LOCKING: lock, for the history, the lines of the log and the marks. */
+#ifndef BED_H
+#define BED_H
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include "model.h"
+#include "zarya/io.h"
+#include "zs.h"
+
+#define ROOT "/data"
+#define MAX_TOPICS 64
+#define MAX_DOCS 4
+#define NEVER UINT32_MAX
+
+struct sent { /* one message */
+    uint32_t begin, end;   /* places in the trace; end NEVER: not acknowledged */
+    uint32_t seen;         /* a consumer of a store with sync flush could have had it from here on */
+    uint32_t topic, size, body, key, life; /* life: how often the topic was removed before */
+    int32_t queue;
+    int64_t offset, phys, delivery;
+};
+struct removal {
+    uint32_t topic, begin, end;
+};
+struct cleaning {
+    uint32_t begin;
+    int64_t log_begin;
+};
+struct doc_write {
+    uint32_t doc, begin, end;
+    int64_t version;
+};
+struct history {
+    struct sent *sent;
+    struct removal removals[64];
+    struct cleaning cleanings[64];
+    struct doc_write *docs;
+    char topics[MAX_TOPICS][32];
+    uint32_t n_sent, cap_sent, n_removals, n_cleanings, n_docs, cap_docs, n_topics, lives[MAX_TOPICS];
+};
+
+struct bed {
+    struct zr_host host;
+    struct sim *sim;
+    struct zs_conf conf;
+    struct zr_inst *st;
+    struct history h;
+    pthread_mutex_t lock;
+    pthread_cond_t moved;
+    int64_t written, flushed;
+    uint32_t failed;
+    char fail_why[256];
+    char lines[32768], error[1024], why[2048];
+    void (*timer_fn)(void *);
+    void *timer_arg;
+    pthread_t threads[16];
+    uint32_t n_threads, quiet;
+    _Atomic int64_t wall;
+};
+
+void bed_conf(struct zs_conf *c);
+struct bed *bed_new(void);
+void bed_free(struct bed *b);
+zr_status bed_open(struct bed *b);
+void bed_close(struct bed *b); /* drain, cool, destroy */
+
+/* What clients do. Each puts itself down in the history. */
+uint32_t bed_topic(struct bed *b, const char *name);
+uint32_t bed_put(struct bed *b, const char *topic, int32_t queue, uint32_t size, uint32_t key); /* 1: acknowledged (written) */
+uint32_t bed_put_many(struct bed *b, const char *topic, const int32_t *queues, uint32_t n, uint32_t size, uint32_t joined);
+uint32_t bed_put_delay(struct bed *b, int32_t level, uint32_t size);
+void bed_flush(struct bed *b); /* waits until everything written is flushed */
+void bed_peek(struct bed *b);  /* a consumer reads to the end of every queue */
+zr_status bed_remove(struct bed *b, const char *topic);
+void bed_clean(struct bed *b);
+zr_status bed_doc(struct bed *b, uint32_t doc, int64_t version, uint32_t size);
+void bed_indexed(struct bed *b); /* waits until the index has everything */
+
+/* The promise of the trace at place k: what had been announced as flushed. */
+struct promise {
+    uint32_t at;
+    int64_t flushed;
+    uint32_t killed; /* only the process died: everything written is there */
+};
+/* Opens the store on state (which it uses up) and checks it. NULL: right; else what is wrong. exempt (may be NULL): messages that
+ * need not be there. deep: also indexes, appends, and a second start. */
+const char *bed_check(const struct bed *b, struct sim *state, const struct promise *p, uint64_t seed, const uint8_t *exempt,
+                      char *ret_lines, uint64_t cap_lines);
+void body_make(uint8_t *to, uint32_t size, int64_t serial);
+uint32_t bed_required(const struct bed *b, const struct sent *m, const struct promise *p);
+#endif

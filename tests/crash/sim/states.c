@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* states.c - every workload is recorded; its trace is cut at every place; for each place states that a crash may leave are made,
+ * the real recovery is run on each, and the result is held against what the clients know.
+ *
+ *   storage_states [--states N] [--seed N] [--jobs N] [--only WORD] [--keep FOLDER] [--mutations N] [--list]
+ *
+ * States are counted once each: the same files with the same promise are the same state. --mutations N: instead, proves that the
+ * test can fail: for each defect made on purpose the states are gone through until one shows it, N for each workload at most. */
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "core/core.h"
+#include "works.h"
+#include "zarya/log.h"
+
+#define KEYS (1u << 23)
+#define MAX_JOBS 64
+#define STATE_SECONDS 120
+
+static struct {
+    uint64_t states, seed;
+    uint32_t jobs;
+    const char *only, *keep;
+    const struct mutation *mutation;
+    const char *deaf;
+    uint32_t quiet;
+} opt = { .states = 22000, .seed = 1 };
+
+struct shared {
+    _Atomic uint64_t keys[KEYS];
+    _Atomic uint64_t states, made, failed;
+    struct {
+        char text[256];
+        uint32_t busy;
+    } now[MAX_JOBS];
+    char first[4096];
+    _Atomic uint32_t has_first;
+} *shared;
+
+struct recording {
+    const struct work *work;
+    struct bed *b;
+    struct walk start; /* what was durable when it began */
+    int64_t flushed;   /* and promised */
+};
+
+static uint32_t key_new(uint64_t key)
+{
+    key |= 1;
+    for (uint64_t i = mix64(key) % KEYS, n = 0; n < 64; i = (i + 1) % KEYS, n++) {
+        uint64_t there = 0;
+        if (atomic_compare_exchange_strong(&shared->keys[i], &there, key)) return 1;
+        if (there == key) return 0;
+    }
+    return 1;
+}
+
+/* ---- recording ------------------------------------------------------------------------------------------------------------- */
+
+static void record_begin(struct recording *r, struct bed *b)
+{
+    r->b = b;
+    walk_begin(&r->start, b->sim, NULL, 0, opt.mutation);
+    b->sim->rec = 1;
+}
+
+static void record_end(struct recording *r)
+{
+    bed_close(r->b);
+    r->b->sim->rec = 0;
+    r->start.events = r->b->sim->events;
+    r->start.n = r->b->sim->n_events;
+    r->start.wall_ms = atomic_load(&r->b->wall);
+}
+
+static void record(struct recording *r, const struct work *work)
+{
+    struct bed *b = bed_new();
+    *r = (struct recording){ .work = work };
+    b->conf.sync = work->sync;
+    b->conf.preallocate = 0;
+    record_begin(r, b);
+    if (bed_open(b) == ZR_OK) work->run(b);
+    record_end(r);
+}
+
+static void recording_free(struct recording *r)
+{
+    walk_end(&r->start);
+    bed_free(r->b);
+}
+
+/* A copy of a walk that has not begun. */
+static struct walk walk_again(const struct recording *r)
+{
+    struct walk w = r->start;
+    w.files = calloc(w.cap_files ? w.cap_files : 1, sizeof *w.files);
+    for (uint32_t i = 0; i < w.n_files; i++) {
+        const struct mfile *f = &r->start.files[i];
+        w.files[i] = (struct mfile){ .size = f->size, .cap = f->cap, .is_dir = f->is_dir };
+        w.files[i].data = malloc(f->cap ? f->cap : 1);
+        if (f->cap) memcpy(w.files[i].data, f->data, f->cap);
+    }
+    w.names = calloc(w.cap_names ? w.cap_names : 1, sizeof *w.names);
+    for (uint32_t i = 0; i < w.n_names; i++) {
+        w.names[i] = r->start.names[i];
+        w.names[i].path = strdup(w.names[i].path);
+    }
+    w.mutation = opt.mutation;
+    return w;
+}
+
+static struct promise promise_at(const struct recording *r, uint32_t at)
+{
+    struct promise p = { .at = at, .flushed = r->flushed };
+    for (uint32_t i = 0; i < at; i++)
+        if (r->start.events[i].kind == EV_NOTE && r->start.events[i].off > p.flushed) p.flushed = r->start.events[i].off;
+    return p;
+}
+
+/* What is known of the past when a new trace begins on a crash's state: what was promised is promised; all else may be there. */
+static void history_after(struct bed *to, const struct bed *from, const struct promise *p)
+{
+    struct history *h = &to->h;
+    *h = from->h;
+    h->docs = NULL;
+    h->n_docs = h->cap_docs = 0;
+    h->sent = malloc((h->cap_sent ? h->cap_sent : 1) * sizeof *h->sent);
+    for (uint32_t i = 0; i < h->n_sent; i++) {
+        const struct sent *m = &from->h.sent[i];
+        uint32_t required = bed_required(from, m, p);
+        h->sent[i] = *m;
+        h->sent[i].begin = m->begin <= p->at ? 0 : NEVER;
+        h->sent[i].end = required ? 0 : NEVER;
+        h->sent[i].seen = required && m->seen <= p->at ? 0 : NEVER;
+    }
+    for (uint32_t i = 0; i < h->n_removals; i++) {
+        struct removal *r = &h->removals[i];
+        if (r->begin > p->at) r->topic = NEVER;
+        r->end = r->end <= p->at ? 0 : NEVER;
+        r->begin = 0;
+    }
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < h->n_cleanings; i++)
+        if (h->cleanings[i].begin <= p->at) h->cleanings[kept++] = (struct cleaning){ 0, h->cleanings[i].log_begin };
+    h->n_cleanings = kept;
+}
+
+/* A recording that begins on a state left by a crash of base. */
+static void record_on(struct recording *r, const struct work *work, const struct recording *base, uint64_t seed)
+{
+    struct bed *b = bed_new();
+    struct walk w = walk_again(base);
+    *r = (struct recording){ .work = work };
+    uint32_t at = base->start.n / 4 + (uint32_t)(mix64(seed) % (base->start.n * 3 / 4 + 1));
+    walk_to(&w, at);
+    struct plan plan = plan_make(&w, mix64(seed + 99));
+    struct promise p = promise_at(base, at);
+    sim_free(b->sim);
+    b->sim = walk_state(&w, &plan);
+    b->conf = base->b->conf;
+    b->wall = atomic_load(&base->b->wall) + 1000;
+    history_after(b, base->b, &p);
+    r->flushed = p.flushed;
+    walk_end(&w);
+    b->sim->deaf = opt.deaf;
+    record_begin(r, b);
+    work->run(b);
+    record_end(r);
+}
+
+/* ---- going through states ---------------------------------------------------------------------------------------------------- */
+
+static void failure(const struct recording *r, uint32_t at, const struct plan *plan, const char *why, const char *lines, struct sim *image)
+{
+    atomic_fetch_add(&shared->failed, 1);
+    if (atomic_exchange(&shared->has_first, 1) == 0)
+        snprintf(shared->first, sizeof shared->first, "%s: place %u of %u (%s): %s", r->work->name, at, r->start.n, plan_text(plan), why);
+    if (opt.quiet) return;
+    printf("FAILED: %s\n   work '%s', place %u of %u: %s\n%s\n", why, r->work->name, at, r->start.n, plan_text(plan), lines);
+    for (uint32_t i = at > 12 ? at - 12 : 0; i < at; i++) {
+        const struct sim_event *e = &r->start.events[i];
+        static const char *const kinds[] = { "write", "size", "create", "mkdir", "rename", "unlink", "rmdir", "sync", "sync_dir", "sync_fs", "note" };
+        printf("   %u %s inode %u off %lld len %llu upto %u %s %s\n", i, kinds[e->kind], e->inode, (long long)e->off, (unsigned long long)e->len,
+               e->upto, e->path ? e->path : "", e->to ? e->to : "");
+    }
+    if (opt.keep) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/%d-%u", opt.keep, (int)getpid(), at);
+        sim_dump(image, path);
+        printf("   the files are in %s\n", path);
+    }
+    fflush(stdout);
+}
+
+static uint32_t one_state(const struct recording *r, const struct walk *w, uint64_t seed, uint32_t job)
+{
+    static char lines[32768];
+    struct plan plan = plan_make(w, seed);
+    struct promise p = promise_at(r, w->at);
+    p.killed = plan.names == PICK_ALL && plan.data == PICK_ALL && plan.sizes == PICK_ALL;
+    struct sim *state = walk_state(w, &plan);
+    atomic_fetch_add(&shared->made, 1);
+    if (!key_new(mix64(sim_hash(state) ^ mix64((uint64_t)p.flushed * 2 + p.killed) ^ (opt.mutation || opt.deaf ? mix64(seed) : 0)))) {
+        sim_free(state);
+        return 0;
+    }
+    struct sim *image = opt.keep ? sim_copy(state) : NULL;
+    snprintf(shared->now[job].text, sizeof shared->now[0].text, "work '%s', place %u of %u: %s", r->work->name, w->at, w->n, plan_text(&plan));
+    alarm(STATE_SECONDS);
+    lines[0] = 0;
+    const char *bad = bed_check(r->b, state, &p, plan.seed, NULL, lines, sizeof lines);
+    alarm(0);
+    atomic_fetch_add(&shared->states, 1);
+    if (bad) failure(r, w->at, &plan, bad, lines, image);
+    if (image) sim_free(image);
+    return 1;
+}
+
+static void job_run(const struct recording *r, uint64_t want, uint64_t seed, uint32_t job)
+{
+    struct walk w = walk_again(r);
+    uint64_t places = r->start.n + 1, each = want / places;
+    for (uint32_t at = 0; at <= r->start.n; at++) {
+        uint64_t n = each + (mix64(at + seed * 77) % places < want % places);
+        walk_to(&w, at);
+        if (at % opt.jobs != job) continue;
+        for (uint64_t i = 0, tries = 0; i < n && tries < n * 2 + 6; tries++) i += one_state(r, &w, at * 7 + tries + seed * 1000003, job);
+        if (atomic_load(&shared->failed) > (opt.quiet ? 0 : 8)) break;
+    }
+    walk_end(&w);
+}
+
+/* All jobs over one recording. */
+static void enumerate(const struct recording *r, uint64_t want, uint64_t seed)
+{
+    pid_t pids[MAX_JOBS];
+    fflush(stdout);
+    for (uint32_t j = 0; j < opt.jobs; j++) {
+        pids[j] = fork();
+        if (pids[j] == 0) {
+            job_run(r, want, seed, j);
+            fflush(stdout);
+            _exit(0);
+        }
+    }
+    for (uint32_t j = 0; j < opt.jobs; j++) {
+        int status = 0;
+        if (pids[j] < 0 || waitpid(pids[j], &status, 0) != pids[j] || status != 0) {
+            atomic_fetch_add(&shared->failed, 1);
+            printf("FAILED: the process ended with %x in %s\n", (unsigned)status, shared->now[j].text);
+        }
+    }
+}
+
+static const struct work *work_named(const char *name)
+{
+    for (uint32_t i = 0; i < n_works; i++)
+        if (strcmp(works[i].name, name) == 0) return &works[i];
+    abort();
+}
+
+/* One workload: so many states of it; those that begin on a crash's state take several such beginnings. */
+static void work_go(const struct work *work, uint64_t want)
+{
+    struct recording r, base;
+    if (!work->base) {
+        record(&r, work);
+        enumerate(&r, want, opt.seed);
+        recording_free(&r);
+        return;
+    }
+    uint64_t rounds = want / 150 + 1;
+    record(&base, work_named(work->base));
+    for (uint64_t i = 0; i < rounds && atomic_load(&shared->failed) < 9; i++) {
+        record_on(&r, work, &base, opt.seed * 7001 + i);
+        enumerate(&r, want / rounds + 1, opt.seed + i);
+        recording_free(&r);
+    }
+    recording_free(&base);
+}
+
+static double seconds(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static int run_states(void)
+{
+    uint32_t n = 0, done = 0;
+    double began = seconds();
+    uint64_t all_failed = 0;
+    for (uint32_t i = 0; i < n_works; i++) n += !opt.only || strstr(works[i].name, opt.only);
+    for (uint32_t i = 0; i < n_works; i++) {
+        if (opt.only && !strstr(works[i].name, opt.only)) continue;
+        uint64_t before = atomic_load(&shared->states), left = n - done++;
+        double t = seconds();
+        atomic_store(&shared->failed, 0);
+        work_go(&works[i], before < opt.states ? (opt.states - before + left - 1) / left : 1);
+        uint64_t made = atomic_load(&shared->states) - before, failed = atomic_load(&shared->failed);
+        all_failed += failed;
+        printf("%s - states: %s: %llu states, %.0f/s\n", failed ? "not ok" : "ok", works[i].name, (unsigned long long)made,
+               (double)made / (seconds() - t));
+        fflush(stdout);
+    }
+    uint64_t states = atomic_load(&shared->states);
+    double took = seconds() - began;
+    printf("%s - states: %llu different states of %u workloads, %llu made, in %.0f s: %.0f states/s\n", all_failed ? "not ok" : "ok",
+           (unsigned long long)states, n, (unsigned long long)atomic_load(&shared->made), took, (double)states / took);
+    return all_failed ? 1 : 0;
+}
+
+/* ---- defects on purpose ---------------------------------------------------------------------------------------------------------- */
+
+static const struct mutation mutations[] = {
+    { "log not synced", "fdatasync of the log's segments does nothing", "/commitlog/", NULL, 1, 0 },
+    { "log's names not synced", "a new segment's name is not made durable", "/commitlog", NULL, 0, 1 },
+    { "queue files not synced", "fdatasync of queue files does nothing: the snapshot is written before them", "/consumequeue/", NULL, 1, 0 },
+    { "queue names not synced", "folders of queue files are not made durable", "/consumequeue", NULL, 0, 1 },
+    { "snapshot not synced", "zarya/queues is renamed before its bytes are on disk", "/zarya/queues", NULL, 1, 0 },
+    { "zarya folder not synced", "names in zarya/ are not made durable: a removal is forgotten", "/zarya", NULL, 0, 1 },
+    { "removals not synced", "zarya/removed is renamed before its bytes are on disk", "/zarya/removed", NULL, 1, 0 },
+    { "root not synced", "abort's name is not made durable: a crash looks like a clean stop", "/data", "/data/", 0, 1 },
+    { "documents not synced", "JSON documents are renamed before their bytes are on disk", "/config/", NULL, 1, 0 },
+    { "documents' folder not synced", "renamed documents are not made durable", "/config", NULL, 0, 1 },
+};
+
+static uint32_t prove(const char *name, const char *what, uint64_t want)
+{
+    uint32_t caught = 0;
+    uint64_t before = atomic_load(&shared->states);
+    atomic_store(&shared->failed, 0);
+    atomic_store(&shared->has_first, 0);
+    for (uint64_t round = 0; round < 4 && !caught; round++)
+        for (uint32_t i = 0; i < n_works && !caught; i++) {
+            if (opt.deaf && !works[i].base) continue;
+            opt.seed += 17;
+            work_go(&works[i], want / (4 - (uint32_t)round));
+            caught = atomic_load(&shared->failed) > 0;
+        }
+    printf("%s - a defect on purpose is caught: %s (%s): after %llu states: %.700s\n", caught ? "ok" : "not ok", name, what,
+           (unsigned long long)(atomic_load(&shared->states) - before), caught ? shared->first : "never");
+    fflush(stdout);
+    return caught;
+}
+
+static int run_mutations(uint64_t want)
+{
+    uint32_t missed = 0;
+    opt.quiet = 1;
+    for (uint32_t i = 0; i < sizeof mutations / sizeof *mutations; i++) {
+        if (opt.only && !strstr(mutations[i].name, opt.only)) continue;
+        opt.mutation = &mutations[i];
+        missed += !prove(mutations[i].name, mutations[i].what, want);
+    }
+    opt.mutation = NULL;
+    if (!opt.only || strstr("torn tail not cut", opt.only)) {
+        opt.deaf = "/commitlog/";
+        missed += !prove("torn tail not cut", "what a recovery found behind the log's end is left there", want);
+        opt.deaf = NULL;
+    }
+    return missed ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t want_mutations = 0;
+    opt.jobs = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : "0";
+        if (!strcmp(a, "--states")) opt.states = strtoull(v, NULL, 10), i++;
+        else if (!strcmp(a, "--seed")) opt.seed = strtoull(v, NULL, 10), i++;
+        else if (!strcmp(a, "--jobs")) opt.jobs = (uint32_t)atoi(v), i++;
+        else if (!strcmp(a, "--only")) opt.only = v, i++;
+        else if (!strcmp(a, "--keep")) opt.keep = v, i++;
+        else if (!strcmp(a, "--mutations")) want_mutations = strtoull(v, NULL, 10), i++;
+        else if (!strcmp(a, "--list")) {
+            for (uint32_t k = 0; k < n_works; k++) printf("%s\n", works[k].name);
+            return 0;
+        } else {
+            fprintf(stderr, "unknown: %s\n", a);
+            return 2;
+        }
+    }
+    if (opt.jobs < 1 || opt.jobs > MAX_JOBS) opt.jobs = 2;
+    zk_log_set(ZR_LOG_ERROR + 1, 0);
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) return 2;
+    return want_mutations ? run_mutations(want_mutations) : run_states();
+}

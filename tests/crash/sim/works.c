@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* works.c - the workloads whose traces are cut at every place. Each is small: what matters is that everything a store does to its
+ * files is done in some of them, next to everything else. */
+#include "works.h"
+#include <stdio.h>
+#include <stdlib.h>
+
+#define LEN(a) (uint32_t)(sizeof(a) / sizeof(*(a)))
+
+static void some(struct bed *b, const char *topic, int32_t queues, uint32_t n, uint32_t size)
+{
+    for (uint32_t i = 0; i < n; i++) bed_put(b, topic, (int32_t)i % queues, size + i % 7 * 11, 1);
+}
+
+static void single(struct bed *b)
+{
+    for (int r = 0; r < 6; r++) {
+        some(b, "A", 1, 5, 150);
+        bed_flush(b);
+    }
+    some(b, "A", 1, 7, 150);
+}
+static void several(struct bed *b)
+{
+    for (int r = 0; r < 12; r++) {
+        some(b, "A", 4, 6, 120);
+        some(b, "B", 2, 3, 400);
+        if (r % 3 == 1) bed_flush(b);
+    }
+}
+static void batches(struct bed *b)
+{
+    int32_t same[8] = { 0 }, mixed[8] = { 0, 1, 2, 3, 0, 1, 2, 3 };
+    for (int r = 0; r < 8; r++) {
+        bed_put_many(b, "A", same, 8, 200, 1);
+        bed_put_many(b, "A", mixed, 8, 130, 0);
+        if (r % 2) bed_flush(b);
+    }
+}
+struct sender {
+    struct bed *b;
+    int32_t queue;
+};
+static void *sender_main(void *arg)
+{
+    struct sender *s = arg;
+    for (int i = 0; i < 25; i++) {
+        bed_put(s->b, "G", s->queue, 100 + (uint32_t)i * 5, 1);
+        if (s->b->conf.sync && i % 3 == 0) bed_flush(s->b);
+    }
+    return NULL;
+}
+static void group(struct bed *b)
+{
+    pthread_t t[4];
+    struct sender s[4];
+    for (int i = 0; i < 4; i++) {
+        s[i] = (struct sender){ b, i };
+        pthread_create(&t[i], NULL, sender_main, &s[i]);
+    }
+    for (int i = 0; i < 4; i++) pthread_join(t[i], NULL);
+    bed_peek(b);
+    bed_flush(b);
+    bed_peek(b);
+    some(b, "G", 4, 6, 90);
+    bed_peek(b);
+}
+static void rolls(struct bed *b)
+{
+    for (int r = 0; r < 20; r++) {
+        some(b, "A", 2, 3, 1800);
+        some(b, "S", 1, 2, 60);
+        if (r % 5 == 2) bed_flush(b);
+    }
+}
+static void exact(struct bed *b) /* records that meet the segment's end at every distance */
+{
+    for (uint32_t i = 0; i < 60; i++) {
+        bed_put(b, "A", 0, 1500 + i * 13 % 97, 1);
+        if (i % 9 == 0) bed_flush(b);
+    }
+}
+static void checkpoints(struct bed *b)
+{
+    for (int r = 0; r < 10; r++) {
+        some(b, "A", 3, 7, 150);
+        bed_flush(b);
+        bed_indexed(b);
+    }
+}
+static void queue_files(struct bed *b)
+{
+    b->conf.max_tail_bytes = 600; /* appenders must help writing */
+    bed_close(b);
+    bed_open(b);
+    for (int r = 0; r < 8; r++) {
+        some(b, "A", 2, 20, 60);
+        if (r % 3 == 0) bed_flush(b);
+    }
+}
+static void index_rolls(struct bed *b)
+{
+    for (int r = 0; r < 6; r++) {
+        some(b, "A", 2, 20, 50);
+        b->wall += 1500; /* a new second: a new name */
+        bed_indexed(b);
+        if (r % 2) bed_flush(b);
+    }
+}
+static void documents(struct bed *b)
+{
+    for (int r = 1; r < 16; r++) {
+        bed_doc(b, (uint32_t)r % 2, r, 300 + (uint32_t)r * 400);
+        bed_doc(b, 2, r, 40);
+        if (r % 4 == 0) some(b, "A", 2, 3, 100);
+    }
+}
+static void offsets(struct bed *b)
+{
+    for (int r = 1; r < 14; r++) {
+        some(b, "A", 2, 4, 120);
+        bed_flush(b);
+        bed_doc(b, 1, r, 900);
+        if (r % 5 == 0) bed_doc(b, 3, r, 60);
+    }
+}
+static void removal(struct bed *b)
+{
+    some(b, "A", 3, 24, 100);
+    some(b, "B", 2, 24, 100);
+    bed_flush(b);
+    some(b, "A", 3, 6, 100);
+    bed_remove(b, "A");
+    some(b, "B", 2, 10, 100);
+    bed_flush(b);
+    some(b, "C", 1, 10, 100);
+    bed_remove(b, "C");
+    some(b, "B", 2, 4, 100);
+}
+static void again(struct bed *b)
+{
+    for (int r = 0; r < 4; r++) {
+        some(b, "A", 2, 14, 100);
+        if (r % 2) bed_flush(b);
+        some(b, "B", 1, 3, 100);
+        bed_remove(b, "A");
+    }
+    some(b, "A", 2, 30, 80);
+    bed_flush(b);
+    some(b, "A", 2, 5, 80);
+}
+static void retention(struct bed *b)
+{
+    for (int r = 0; r < 4; r++) {
+        some(b, "A", 2, 24, 900);
+        some(b, "B", 1, 24, 30);
+        bed_flush(b);
+        bed_indexed(b);
+        b->wall += 73ll * 3600000;
+        b->sim->wall_ms = b->wall;
+        some(b, "A", 2, 3, 900);
+        bed_clean(b);
+    }
+    bed_flush(b);
+}
+static void full_disk(struct bed *b)
+{
+    some(b, "A", 2, 30, 200);
+    bed_flush(b);
+    for (int r = 0; r < 5; r++) {
+        b->sim->disk_left = 700 + r * 331;
+        some(b, "A", 2, 12, 200);
+        b->sim->disk_left = -1;
+        some(b, "A", 2, 5, 200);
+        if (r % 2) bed_flush(b);
+    }
+    bed_flush(b);
+}
+static void many_queues(struct bed *b)
+{
+    for (int r = 0; r < 3; r++) {
+        some(b, "M", 40, 40, 60);
+        if (r) bed_flush(b);
+    }
+    some(b, "M", 40, 20, 60);
+}
+static void delays(struct bed *b)
+{
+    for (int r = 0; r < 24; r++) {
+        bed_put_delay(b, 1 + r % 5, 90);
+        b->wall += 100;
+        if (r % 3 == 0) bed_put(b, "T", 0, 80, 1);
+        if (r % 8 == 5) bed_flush(b);
+    }
+}
+static void clean_stops(struct bed *b)
+{
+    for (int r = 0; r < 4; r++) {
+        some(b, "A", 2, 11, 150);
+        if (r % 2) bed_indexed(b);
+        bed_close(b);
+        bed_open(b);
+    }
+    some(b, "A", 2, 5, 150);
+}
+static void idle_stop(struct bed *b)
+{
+    some(b, "A", 1, 20, 100);
+    bed_close(b);
+    for (int r = 0; r < 3; r++) {
+        bed_open(b);
+        bed_close(b);
+    }
+    bed_open(b);
+}
+static void large(struct bed *b)
+{
+    for (uint32_t r = 0; r < 16; r++) {
+        bed_put(b, "L", 0, 5000 + r * 37, 1);
+        some(b, "A", 1, 2, 40);
+        if (r % 4 == 3) bed_flush(b);
+    }
+}
+static void mixed(struct bed *b)
+{
+    some(b, "A", 4, 20, 120);
+    bed_doc(b, 0, 1, 500);
+    bed_flush(b);
+    bed_put_delay(b, 3, 100);
+    bed_remove(b, "A");
+    some(b, "B", 4, 40, 300);
+    bed_close(b);
+    bed_open(b);
+    some(b, "A", 4, 20, 900);
+    bed_doc(b, 0, 2, 5000);
+    b->wall += 73ll * 3600000;
+    b->sim->wall_ms = b->wall;
+    some(b, "A", 4, 8, 900);
+    bed_flush(b);
+    bed_clean(b);
+    some(b, "A", 4, 8, 900);
+}
+static void quiet_queues(struct bed *b) /* queues that were written long ago, and then again */
+{
+    some(b, "Q", 6, 30, 60);
+    bed_flush(b);
+    for (int r = 0; r < 4; r++) {
+        some(b, "A", 1, 18, 700);
+        bed_flush(b);
+        bed_put(b, "Q", r, 60, 1);
+    }
+}
+
+/* What a recovery does to the files it finds, and what comes after: begun on a state that a crash has left. */
+static void recovery(struct bed *b)
+{
+    if (bed_open(b) != ZR_OK) return;
+    some(b, "R", 2, 6, 100);
+    bed_flush(b);
+    some(b, "R", 2, 4, 100);
+}
+
+const struct work works[] = {
+    { "single", single, 0, NULL },
+    { "single, sync", single, 1, NULL },
+    { "several queues", several, 0, NULL },
+    { "batches", batches, 0, NULL },
+    { "batches, sync", batches, 1, NULL },
+    { "group commit", group, 0, NULL },
+    { "group commit, sync", group, 1, NULL },
+    { "segment roll", rolls, 0, NULL },
+    { "segment roll, sync", rolls, 1, NULL },
+    { "segment ends", exact, 0, NULL },
+    { "checkpoint", checkpoints, 0, NULL },
+    { "queue files written behind", queue_files, 0, NULL },
+    { "index roll", index_rolls, 0, NULL },
+    { "documents", documents, 0, NULL },
+    { "offsets", offsets, 0, NULL },
+    { "topic removal", removal, 0, NULL },
+    { "topic made again", again, 0, NULL },
+    { "retention", retention, 0, NULL },
+    { "full disk", full_disk, 0, NULL },
+    { "full disk, sync", full_disk, 1, NULL },
+    { "many queues", many_queues, 0, NULL },
+    { "delayed messages", delays, 0, NULL },
+    { "clean stops", clean_stops, 0, NULL },
+    { "idle stops", idle_stop, 0, NULL },
+    { "large messages", large, 0, NULL },
+    { "everything", mixed, 0, NULL },
+    { "everything, sync", mixed, 1, NULL },
+    { "quiet queues", quiet_queues, 0, NULL },
+    { "recovery of several queues", recovery, 0, "several queues" },
+    { "recovery of a roll", recovery, 0, "segment roll" },
+    { "recovery of a roll, sync", recovery, 1, "segment roll, sync" },
+    { "recovery of a removal", recovery, 0, "topic removal" },
+    { "recovery of a retention", recovery, 0, "retention" },
+    { "recovery of queue files", recovery, 0, "queue files written behind" },
+    { "recovery of an index", recovery, 0, "index roll" },
+    { "recovery of a full disk", recovery, 0, "full disk" },
+};
+const uint32_t n_works = LEN(works);

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* works.h - the workloads. One with a base begins on states that crashes of the base's workload left (its own store is not open
+ * yet); the others begin with an open store in an empty folder. */
+#ifndef WORKS_H
+#define WORKS_H
+#include "bed.h"
+
+struct work {
+    const char *name;
+    void (*run)(struct bed *b);
+    uint32_t sync;
+    const char *base;
+};
+extern const struct work works[];
+extern const uint32_t n_works;
+#endif
