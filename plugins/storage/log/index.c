@@ -22,7 +22,20 @@
 
 int64_t zs_index_pos(struct zr_inst *st) { return st->index ? atomic_load(&st->index->pos) : 0; }
 int64_t zs_index_last(struct zr_inst *st) { return st->index ? atomic_load(&st->index->last) : -1; }
+int64_t zs_index_saved_pos(struct zr_inst *st) { return st->index ? atomic_load(&st->index->saved_pos) : 0; }
+int64_t zs_index_saved_last(struct zr_inst *st) { return st->index ? atomic_load(&st->index->saved_last) : -1; }
 int64_t zs_index_ms(struct zr_inst *st) { return st->index ? atomic_load(&st->index->full_ms) : st->checkpoint.index_ms; }
+
+/* Brings the newest file up to date on the disk. What is in the files now can be vouched for, unless some of it is being mended. */
+static int64_t index_flush(struct zr_inst *st, uint32_t sync)
+{
+    struct zs_index *ix = st->index;
+    int64_t pos = atomic_load(&ix->pos), r = zs_iwriter_flush(st, &ix->cur, sync);
+    if (r < 0 || ix->mending || ix->repair) return r;
+    atomic_store(&ix->saved_pos, pos);
+    atomic_store(&ix->saved_last, atomic_load(&ix->last));
+    return 0;
+}
 
 /* ---- the newest file ------------------------------------------------------------------------------------------------------ */
 
@@ -191,7 +204,7 @@ void zs_index_main(void *arg)
         pthread_cond_broadcast(&ix->caught);
         int64_t now = zs_mono(st);
         if (ix->cur.header_dirty && now - flushed >= FLUSH_NS) {
-            zs_iwriter_flush(st, &ix->cur, 0);
+            index_flush(st, 0);
             flushed = now;
         }
         if (s.seg) zs_scan_close(&s);
@@ -251,6 +264,9 @@ zr_status zs_index_open(struct zr_inst *st, const struct zs_snapshot *snap, uint
     uint32_t known = snap->valid && snap->index_last == last && snap->index_pos <= atomic_load(&st->end);
     if (f && f->count > 1 && !zs_index_ends_agree(st, f)) known = clean = 0;
     ix->mending = ix->n > 0;
+    ix->mend.compare = clean && (known || !snap->valid) ? -1 : (snap->valid ? snap->index_pos : atomic_load(&st->begin));
+    atomic_store(&ix->saved_pos, snap->valid ? snap->index_pos : 0);
+    atomic_store(&ix->saved_last, snap->valid ? snap->index_last : -1);
     ix->mend.check_ms = clean ? INT64_MAX : st->checkpoint.index_ms;
     ix->repair = ix->n && (!clean || (snap->valid && !known));
     atomic_store(&ix->last, last);
@@ -278,7 +294,7 @@ void zs_index_close(struct zr_inst *st, uint32_t flush)
         zs_scan_close(&s);
     }
     zs_index_mend_stop(st);
-    int64_t r = flush ? zs_iwriter_flush(st, &ix->cur, 1) : 0;
+    int64_t r = flush ? index_flush(st, 1) : 0;
     if (r < 0) zs_log(st, ZR_LOG_WARN, "the index could not be written: %s; the next start mends it", zs_errno_text(r));
     zs_iwriter_close(st, &ix->cur);
 }
@@ -308,6 +324,8 @@ void zs_index_clean(struct zr_inst *st, uint64_t *removed)
     while (ix->n > 1 && ix->files[0]->end_phys < begin && ix->files[0]->count > 1) {
         if (zs_index_delete(st, 0) < 0) break;
         if (ix->mend.at > 0) ix->mend.at--;
+        if (ix->mend.file > 0) ix->mend.file--;
+        else ix->mend.entry = 1, ix->mend.chunk_n = 0;
         ++*removed;
     }
     pthread_mutex_unlock(&ix->lock);

@@ -33,8 +33,15 @@ struct zs_iwriter {
     int32_t fd;
     uint32_t open, header_dirty;
 };
-/* Making anew what is missing between the files there are. */
+#define ZS_INDEX_CHUNK 256u
+/* Making anew what is missing: whole files are checked, then entries are compared with the log, then gaps are filled. */
 struct zs_imend {
+    int64_t compare;      /* records from here on are looked for in the files; -1: done, or not needed */
+    int64_t compare_to;   /* the last one */
+    uint64_t file;        /* where that has come to: files[file], entry */
+    int32_t entry, chunk_from, chunk_n;
+    uint32_t comparing;
+    uint8_t chunk[ZS_INDEX_CHUNK * ZS_INDEX_ENTRY];
     struct zs_iwriter w;
     uint64_t at;          /* what is missing before files[at] is looked for next */
     int64_t pos, until;   /* the part of the log being read */
@@ -49,6 +56,7 @@ struct zs_index {
     struct zs_ifile **files; /* in order of their names */
     uint64_t n, cap;
     _Atomic int64_t pos, last, full_ms;
+    _Atomic int64_t saved_pos, saved_last; /* the first two as they are in the files, once nothing is to be mended any more */
     _Atomic uint32_t idle;
     uint32_t hurry, repair, broken, mending;
     uint32_t n_put; /* of the record at last, when a key behind these could not be put: it is tried again from there */
@@ -92,6 +100,9 @@ void zs_iwriter_close(struct zr_inst *st, struct zs_iwriter *w);
 void zs_iwriter_slot_set(struct zs_iwriter *w, int64_t slot, int32_t v);
 
 /* ---- index.c ---- */
+/* zs_index_pos and zs_index_last as the files have them: what a later start may go by. */
+int64_t zs_index_saved_pos(struct zr_inst *st);
+int64_t zs_index_saved_last(struct zr_inst *st);
 /* Puts a record's keys from number *n_put on through put; *n_put is set to the keys that are in when one fails, else to 0. */
 int64_t zs_index_keys(struct zr_inst *st, const struct zl_record *r, uint32_t *n_put,
                       int64_t (*put)(struct zr_inst *st, int32_t hash, const struct zl_record *r));

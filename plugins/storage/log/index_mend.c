@@ -7,7 +7,10 @@
  *      anew. What the index then lacks is read from the log again.
  *   2. The other files whose end is behind the checkpoint's index time may not be on disk as a whole: each is read once; slots
  *      that do not agree with the entries are written anew, a file whose entries are damaged is deleted.
- *   3. Files cover the log without gaps. What lies in the log between two files' records, or before the first file's, is read;
+ *   3. Where another broker ran since our last look, and was killed, a file may lack records in its middle. Log and entries
+ *      (both in the order of physical offsets) are compared side by side from the last position that we vouch for; a file is
+ *      cut before the first record that it lacks.
+ *   4. Files cover the log without gaps. What lies in the log between two files' records, or before the first file's, is read;
  *      keys found there go into files of their own, named so that they stand between. This is done behind following the log,
  *      in small steps; a query waits for it as it waits for the newest message. */
 #include "index.h"
@@ -203,6 +206,154 @@ static void check_one(struct zr_inst *st, uint64_t i)
     if (r == 0) zs_index_delete(st, i);
 }
 
+/* ---- what a file lacks in its middle ------------------------------------------------------------------------------------- */
+
+/* Physical offset of entry n of files[m->file]; -1: it cannot be read. */
+static int64_t compare_entry(struct zr_inst *st, struct zs_imend *m, int32_t n)
+{
+    struct zs_ifile *f = st->index->files[m->file];
+    if (n < m->chunk_from || n >= m->chunk_from + m->chunk_n) {
+        int64_t k = f->count - n < (int32_t)ZS_INDEX_CHUNK ? f->count - n : (int32_t)ZS_INDEX_CHUNK;
+        int64_t fd = zs_index_file_open(st, f), r = fd;
+        if (fd >= 0) r = zl_io_read_all(st->io, (int32_t)fd, m->chunk, (uint64_t)k * ENTRY, zs_index_entry_off(st->index, n));
+        if (fd >= 0) st->io->close(st->io->ctx, (int32_t)fd);
+        m->chunk_from = n;
+        m->chunk_n = r < 0 ? 0 : (int32_t)k;
+        if (r < 0) return -1;
+    }
+    return (int64_t)zl_load64(m->chunk + (int64_t)(n - m->chunk_from) * ENTRY + 4);
+}
+
+static void compare_file(struct zs_imend *m, uint64_t file)
+{
+    m->file = file;
+    m->entry = 1;
+    m->chunk_n = 0;
+}
+
+static void compare_end(struct zs_imend *m)
+{
+    m->compare = -1;
+    m->comparing = 0;
+}
+
+/* The file keeps the entries before n. What it had from there on is read from the log again. 0 or -errno. */
+static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
+{
+    struct zs_index *ix = st->index;
+    struct zs_ifile *f = ix->files[i];
+    struct zs_iwriter w = { .f = f };
+    struct entries en = { .n = 0 };
+    uint32_t newest = i + 1 == ix->n;
+    int64_t r = newest ? zs_iwriter_flush(st, &ix->cur, 0) : 0, was = f->count;
+    if (newest) zs_iwriter_close(st, &ix->cur);
+    int64_t fd = r < 0 ? r : (zs_iwriter_ready(ix, &w) ? zs_index_file_open(st, f) : -ENOMEM);
+    if (fd >= 0) {
+        w.fd = (int32_t)fd;
+        w.open = 1;
+        r = entries_read(st, &w, n, &en);
+        if (r >= 0 && en.n != n) r = -EBADMSG;
+        if (r >= 0) r = zs_zero(st, w.fd, zs_index_entry_off(ix, n), (was - n) * (int64_t)ENTRY);
+    } else {
+        r = fd;
+    }
+    if (r >= 0) {
+        memset(w.page_dirty, 1, (size_t)(ix->slot_count / PAGE_SLOTS + 1));
+        f->count = w.block_from = n;
+        f->slots_used = en.slots_used;
+        header_from_records(st, &w);
+        w.header_dirty = 1;
+        r = zs_iwriter_flush(st, &w, 1);
+    }
+    zs_iwriter_close(st, &w);
+    if (r >= 0 && newest) {
+        ix->n_put = 0;
+        atomic_store(&ix->last, f->end_phys);
+        atomic_store(&ix->pos, f->end_phys);
+    }
+    return r;
+}
+
+/* Does this record have keys? */
+static uint32_t has_keys(const struct zl_record *r)
+{
+    struct zr_str name, value;
+    uint64_t pos = 0;
+    if ((r->sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) == ZR_SYSFLAG_ROLLBACK) return 0;
+    while (zl_props_next(r->properties, &pos, &name, &value))
+        if (zl_is(name, "UNIQ_KEY") || zl_is(name, "KEYS")) return 1;
+    return 0;
+}
+
+/* Looks for one record. 0: it is there, or between files; 1: files[m->file] lacks it before m->entry; -1: nothing to compare with. */
+static int compare_record(struct zr_inst *st, struct zs_imend *m, int64_t phys)
+{
+    struct zs_index *ix = st->index;
+    while (m->file < ix->n) {
+        const struct zs_ifile *f = ix->files[m->file];
+        int64_t at = -1;
+        while (m->entry < f->count && (at = compare_entry(st, m, m->entry)) >= 0 && at < phys) m->entry++;
+        if (m->entry < f->count) return at < 0 ? -1 : at > phys && m->entry > 1;
+        compare_file(m, m->file + 1);
+    }
+    return -1;
+}
+
+static void compare_start(struct zr_inst *st, struct zs_imend *m)
+{
+    struct zs_index *ix = st->index;
+    uint64_t i = 0;
+    zs_iwriter_flush(st, &ix->cur, 0);
+    while (i < ix->n && (ix->files[i]->count <= 1 || ix->files[i]->end_phys < m->compare)) i++;
+    m->comparing = 1;
+    m->compare_to = ix->n ? zs_index_newest(ix)->end_phys : -1;
+    compare_file(m, i);
+    if (i == ix->n) return;
+    for (int32_t lo = 1, hi = ix->files[i]->count; lo < hi;) { /* the first entry at or behind the position */
+        int32_t mid = lo + (hi - lo) / 2;
+        m->chunk_n = 0;
+        if (compare_entry(st, m, mid) < m->compare) m->entry = lo = mid + 1;
+        else hi = mid;
+    }
+    m->chunk_n = 0;
+}
+
+static void compare_step(struct zr_inst *st, struct zs_imend *m, struct zs_scan *s)
+{
+    struct zs_index *ix = st->index;
+    struct zl_record rec;
+    if (!m->comparing) compare_start(st, m);
+    if (m->compare < atomic_load(&st->begin)) m->compare = atomic_load(&st->begin);
+    s->pos = m->compare;
+    s->limit = atomic_load(&ix->pos);
+    for (uint32_t i = 0; i < ZS_INDEX_BATCH; i++) {
+        int what = s->pos > m->compare_to ? ZS_SCAN_END : zs_scan_next(s, &rec);
+        if (what == ZS_SCAN_END || what == ZS_SCAN_STOP || (what == ZS_SCAN_BAD && !zs_scan_resync(s))) {
+            compare_end(m);
+            return;
+        }
+        m->compare = s->pos;
+        if (what != ZS_SCAN_RECORD || rec.physical_offset > m->compare_to || !has_keys(&rec)) continue;
+        int found = compare_record(st, m, rec.physical_offset);
+        if (found == 0) continue;
+        uint64_t file = m->file;
+        if (found < 0) {
+            compare_end(m);
+            return;
+        }
+        zs_log(st, ZR_LOG_WARN, "index file %s has nothing of the record at %lld: from there on it is made anew", ix->files[file]->name,
+               (long long)rec.physical_offset);
+        int64_t r = file_cut(st, file, m->entry);
+        if (r < 0) zs_log(st, ZR_LOG_WARN, "index file %s cannot be cut: %s", ix->files[file]->name, zs_errno_text(r));
+        if (r < 0 || file + 1 >= ix->n) {
+            compare_end(m);
+            return;
+        }
+        compare_file(m, file + 1);
+        m->compare = s->pos = ix->files[file + 1]->begin_phys;
+    }
+}
+
 /* ---- gaps ------------------------------------------------------------------------------------------------------------------- */
 
 static int64_t number_of(const struct zs_ifile *f) { return strtoll(f->name, NULL, 10); }
@@ -317,6 +468,10 @@ uint32_t zs_index_mend(struct zr_inst *st, struct zs_scan *s)
             check_one(st, m->at);
             if (ix->n == n) m->at++;
         }
+        return 1;
+    }
+    if (m->compare >= 0) {
+        compare_step(st, m, s);
         return 1;
     }
     if (!m->reading) {

@@ -10,7 +10,7 @@
  *   number of the queue's first file, -1: it has none. The first form, "ZRQUEUE1", had neither queueFileSize nor firstFile.
  *
  * It is written by zl_io_replace: at every instant the document or its .bak is whole. */
-#include "zs_int.h"
+#include "index.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -113,8 +113,8 @@ int64_t zs_snapshot_save(struct zr_inst *st, int64_t pos, int64_t last_phys, int
     zl_buf_be64(&out, (uint64_t)atomic_load(&st->begin));
     zl_buf_be64(&out, (uint64_t)last_phys);
     zl_buf_be64(&out, (uint64_t)last_ms);
-    zl_buf_be64(&out, (uint64_t)zs_index_pos(st));
-    zl_buf_be64(&out, (uint64_t)zs_index_last(st));
+    zl_buf_be64(&out, (uint64_t)zs_index_saved_pos(st));
+    zl_buf_be64(&out, (uint64_t)zs_index_saved_last(st));
     zl_buf_be32(&out, clean);
     zl_buf_be32(&out, 0);
     zl_buf_be64(&out, (uint64_t)st->conf.queue_file_size);
