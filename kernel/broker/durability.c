@@ -204,9 +204,10 @@ static void acks_answer(struct zb_parked *p, int32_t code, const char *remark)
 
 static void wakes_do(struct zb_parked *p)
 {
+    uint32_t here = ZB_WOKEN_HERE;
     for (uint32_t i = 0; i < p->n_wakes; i++) {
         struct zb_wake *w = &p->wakes[i];
-        zb_hold_arrived(w->queue, w->queue_offset, w->tags_code, NULL, w->any_tag, 1);
+        zb_hold_arrived(w->queue, w->queue_offset, w->tags_code, NULL, w->any_tag, &here);
         zb_topic_unref(w->topic);
     }
     p->n_wakes = 0;
@@ -338,7 +339,7 @@ static void durability_arrived(const struct zr_host *host, struct zr_str topic, 
     struct zb_topic *t = shut ? NULL : zb_topic_get(topic);
     struct zb_queue *q = t ? zb_topic_queue(t, queue_id) : NULL;
     if (q)
-        zb_hold_arrived(q, max_offset - 1, tags_code, NULL, 0, 0);
+        zb_hold_arrived(q, max_offset - 1, tags_code, NULL, 0, NULL);
     zb_topic_unref(t);
     pthread_rwlock_unlock(&gate);
 }

@@ -11,6 +11,9 @@
  *   2. No message is missed: the holder links the pull first and then looks at the queue's end; the appender makes
  *      the message visible first and then looks for held pulls. Between the two there is a full fence on both sides.
  *   3. There is no scan: the timer is set to the first slot of the wheel that holds anything.
+ *   4. The thread that appended runs the first ZB_WOKEN_HERE pulls that its turn woke: their answers go to the sockets
+ *      without another thread's waking up. The rest is for their own lanes, which do it side by side and with one write
+ *      for each connection, so that the producer's answer does not wait for hundreds of consumers.
  *
  * LOCKING. queue->lock guards a queue's list; hold_lock guards the wheel and the lists of connections. Order:
  * queue->lock, then hold_lock. No filter, storage or answer is called under either (filters are judged between two
@@ -125,7 +128,7 @@ static void finish(struct zb_pull *p, uint32_t here)
 }
 
 /* Taken and out of the queue's list, chained by next: out of the wheel, and on. */
-static void finish_chain(struct zb_pull *chain, uint32_t here)
+static void finish_chain(struct zb_pull *chain, uint32_t *here)
 {
     if (!chain)
         return;
@@ -135,7 +138,10 @@ static void finish_chain(struct zb_pull *chain, uint32_t here)
     pthread_mutex_unlock(&hold_lock);
     while (chain) {
         struct zb_pull *next = chain->next;
-        finish(chain, here);
+        uint32_t now = here && *here;
+        if (now)
+            --*here;
+        finish(chain, now);
         chain = next;
     }
 }
@@ -211,7 +217,7 @@ static void wheel_turn(void *arg)
 }
 
 /* ---- holding ---- */
-static void take_from_queue(struct zb_queue *q, const struct zb_pull *which, uint32_t here);
+static void take_from_queue(struct zb_queue *q, const struct zb_pull *which, uint32_t *here);
 
 static uint32_t link_in(struct zb_pull *p)
 {
@@ -243,6 +249,7 @@ uint32_t zb_hold(struct zb_pull *p, int64_t until_ns)
     struct zb_queue *queue = p->queue;
     struct zr_queue *handle = zb_queue_handle(topic, queue);
     int64_t offset = p->offset, min = 0, max = 0;
+    uint32_t here = 1;
     p->due_tick = (uint64_t)((until_ns + TICK_NS - 1) / TICK_NS);
     zk_metric_add(zb.meter.held, 1);
     if (!link_in(p)) {
@@ -253,14 +260,14 @@ uint32_t zb_hold(struct zb_pull *p, int64_t until_ns)
         atomic_thread_fence(memory_order_seq_cst);
         zb.storage->bounds(zb.storage_inst, handle, &min, &max);
         if (max > offset || atomic_load(&zb.stopping))
-            take_from_queue(queue, p, 1);
+            take_from_queue(queue, p, &here);
     }
     zb_topic_unref(topic);
     return 1;
 }
 
 /* which NULL: all. */
-static void take_from_queue(struct zb_queue *q, const struct zb_pull *which, uint32_t here)
+static void take_from_queue(struct zb_queue *q, const struct zb_pull *which, uint32_t *here)
 {
     struct zb_pull *chain = NULL;
     pthread_mutex_lock(&q->lock);
@@ -305,7 +312,7 @@ static uint32_t judged_yes(const struct judged *j, const struct zb_filter *f)
 }
 
 void zb_hold_arrived(struct zb_queue *queue, int64_t queue_offset, int64_t tags_code, const struct zr_span *properties,
-                     uint32_t any_tag, uint32_t here)
+                     uint32_t any_tag, uint32_t *here)
 {
     struct judged j = { .n = 0, .more = 0 };
     struct zb_pull *chain = NULL;
@@ -354,7 +361,7 @@ void zb_hold_wake_topic(struct zb_topic *topic)
     pthread_mutex_unlock(&topic->live->lock);
     for (; q; q = q->next) /* the list only grows at its head while the topic is referenced */
         if (atomic_load(&q->n_held))
-            take_from_queue(q, NULL, 0);
+            take_from_queue(q, NULL, NULL);
 }
 
 static struct zb_pull *take_all(void)

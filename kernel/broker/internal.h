@@ -479,10 +479,11 @@ void zb_pull_free(struct zb_pull *p);      /* a kept one, whose token was used u
 /* ---- held pulls ---- */
 /* Holds a kept pull. 0: refused, too many are held already. On 1 it is no more the caller's. */
 uint32_t zb_hold(struct zb_pull *p, int64_t until_ns);
-/* A message at queue_offset is visible. here: run what is woken on this thread, else on its lanes'. properties NULL:
- * unknown. */
+/* A message at queue_offset is visible. here: how many of those that are woken are run on this thread, counted down;
+ * the others, and all with NULL, are run by their lanes. properties NULL: unknown. */
+#define ZB_WOKEN_HERE 8u
 void zb_hold_arrived(struct zb_queue *queue, int64_t queue_offset, int64_t tags_code, const struct zr_span *properties,
-                     uint32_t any_tag, uint32_t here);
+                     uint32_t any_tag, uint32_t *here);
 void zb_hold_wake_topic(struct zb_topic *topic); /* all, whatever arrived */
 void zb_hold_wake_all(uint32_t here);
 void zb_hold_drop(struct zb_peer *peer);

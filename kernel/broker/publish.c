@@ -76,7 +76,7 @@ static void wake_now(const struct zr_msg *m, const struct zr_put *put)
         atomic_fetch_add_explicit(&t->live->put_bytes, put->size, memory_order_relaxed);
     }
     if (q)
-        zb_hold_arrived(q, put->queue_offset, m->tags_code, &m->properties, 0, 0);
+        zb_hold_arrived(q, put->queue_offset, m->tags_code, &m->properties, 0, NULL);
     zb_topic_unref(t);
 }
 
@@ -91,7 +91,7 @@ static void wakes_do(void *arg, zr_status status)
     struct wakes *w = arg;
     (void)status; /* after a failure nothing came to be seen, and looking for it does no harm */
     for (uint32_t i = 0; i < w->n; i++) {
-        zb_hold_arrived(w->w[i].queue, w->w[i].queue_offset, w->w[i].tags_code, NULL, w->w[i].any_tag, 0);
+        zb_hold_arrived(w->w[i].queue, w->w[i].queue_offset, w->w[i].tags_code, NULL, w->w[i].any_tag, NULL);
         zb_topic_unref(w->w[i].topic);
     }
     free(w);

@@ -1010,12 +1010,13 @@ static void batch_answer(struct zb_lane *lane, struct zb_parked *parked, uint32_
 
 static void batch_wake(struct zb_lane *lane, struct zb_parked *parked, uint32_t visible)
 {
+    uint32_t here = ZB_WOKEN_HERE;
     for (uint32_t i = 0; i < lane->n_msgs; i++) {
         struct zb_queue *q = lane->queues[i];
         if (!q || lane->puts[i].status != ZR_OK)
             continue;
         if (visible)
-            zb_hold_arrived(q, lane->puts[i].queue_offset, lane->msgs[i].tags_code, &lane->msgs[i].properties, 0, 1);
+            zb_hold_arrived(q, lane->puts[i].queue_offset, lane->msgs[i].tags_code, &lane->msgs[i].properties, 0, &here);
         else if (parked)
             wake_later(lane, parked, i);
     }

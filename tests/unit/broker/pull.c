@@ -138,6 +138,20 @@ Test(pull, the_subscription_comes_from_the_heartbeat)
                           "sysFlag", "0", "commitOffset", "0", "suspendTimeoutMillis", "0", "subVersion", "6"),
                    NULL, &a) == 25);
     answer_free(&a);
+    const struct { /* newer than the heartbeat: whoever looks at tags again gets all, nobody is filtered by older words */
+        const char *type;
+        int32_t code;
+    } newer[] = { { "TAG", 0 }, { "SQL92", 25 }, { "", 25 } };
+    for (uint32_t i = 0; i < 3; i++) {
+        cr_expect_eq(client_ask(c, 11,
+                                FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0",
+                                       "maxMsgNums", "9", "sysFlag", "0", "commitOffset", "0", "suspendTimeoutMillis",
+                                       "0", "subVersion", "6", "expressionType", newer[i].type),
+                                NULL, &a),
+                     newer[i].code, "row %u: %d", i, a.code);
+        cr_expect(newer[i].code || answer_records(&a) == 4);
+        answer_free(&a);
+    }
     cr_assert(zb_broker_table.forbidden(NULL, zl_str("G"), zl_str("T"), 4) == 4);
     EXPECT_PULL(16, "5", "G", "T", "0", "0");
     cr_assert(zb_broker_table.forbidden(NULL, zl_str("G"), zl_str("T"), 0) == 0);
@@ -251,6 +265,38 @@ Test(hold, an_arrival_wakes_from_either_lane)
         cr_expect(zb_hold_count() == 0);
         zb_broker_table.put_offset(NULL, zl_str("G"), zl_str("T"), 0, 0);
     }
+    world_stop();
+}
+
+/* A message wakes a crowd: the producer has its answer and a few are served in its turn, the others on their own lane. */
+Test(hold, a_crowd_is_left_to_its_own_lane)
+{
+    enum { CROWD = 40 };
+    int32_t opaque[CROWD];
+    world_start();
+    make_topic("T", 1, 6);
+    struct client *c = client_open(0), *d = client_open(1);
+    for (uint32_t i = 0; i < CROWD; i++)
+        opaque[i] = pull_put(d, "G", "T", "0", "0", "6", "20000");
+    cr_assert(zb_hold_count() == CROWD);
+    int32_t sent = client_put(c, 310, 0,
+                              FIELDS("a", "P", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "1", "h",
+                                     "0", "i", "", "j", "0", "k", "false"),
+                              "b", 1);
+    client_turn(c);
+    struct answer b;
+    cr_assert(client_take(c, sent, &b));
+    cr_expect(b.code == 0);
+    answer_free(&b);
+    cr_expect_eq(client_answers(d), ZB_WOKEN_HERE, "%u", client_answers(d));
+    cr_expect(zb_hold_count() == 0);
+    for (uint32_t i = 0; i < CROWD; i++) {
+        client_wait(d, opaque[i], &b);
+        cr_expect(b.code == 0 && answer_records(&b) == 1);
+        answer_free(&b);
+    }
+    cr_expect_eq(client_answers(d), CROWD);
+    cr_expect(store_pins() == 0);
     world_stop();
 }
 
