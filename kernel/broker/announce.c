@@ -8,7 +8,8 @@
  * sends to the same topic queue up behind.
  *
  * A registry that let a wait run out is not waited for again until it answered in time once: it is told all the same,
- * and clients find the topic there when it is back.
+ * and clients find the topic there when it is back. This is the guard against a registry that is stuck as a whole; one that
+ * speaks to several name servers gives up on each for itself, sooner (routing-remote does after 0.8 s).
  *
  * LOCKING. An announcement is counted by references, without a lock; live->lock guards the sends that wait. */
 #include "broker/internal.h"

@@ -140,7 +140,7 @@ void rm_lookup(struct zr_inst *inst, struct zr_str topic, void (*on_route)(void 
     pthread_mutex_lock(&inst->mutex);
     for (uint32_t failing = 0; failing < 2; failing++)
         for (struct rm_peer *peer = inst->draining ? NULL : inst->peers; peer; peer = peer->next)
-            if ((peer->failures > 0) == failing)
+            if ((peer->failures > 0 || peer->silent) == failing)
                 memcpy(lookup->urls[lookup->n++], peer->url, peer->url_len + 1);
     rm_enter_locked(inst);
     pthread_mutex_unlock(&inst->mutex);

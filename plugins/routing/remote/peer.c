@@ -68,6 +68,8 @@ static uint32_t peer_decide(struct zr_inst *inst, struct rm_peer *peer, int64_t 
 int64_t rm_peers_next_locked(struct zr_inst *inst)
 {
     int64_t at = rm_fetches(inst->set) && !inst->fetching ? inst->fetch_at : INT64_MAX;
+    if (inst->waiters && inst->waiters->until < at)
+        at = inst->waiters->until;
     for (struct rm_peer *peer = inst->peers; peer && inst->announced && !inst->draining; peer = peer->next) {
         if (peer->step != RM_IDLE)
             continue;
@@ -156,16 +158,18 @@ static const char *answered_locked(struct zr_inst *inst, struct step *step, zr_s
     struct rm_peer *peer = step->peer;
     int64_t now = inst->timer->mono_ns(inst->host);
     peer->step = RM_IDLE;
+    uint32_t silent = peer->silent && status == ZR_OK;
     if (status != ZR_OK) {
         peer_failed_locked(inst, peer);
         return peer->failures == 1 ? "cannot be reached" : NULL;
     }
+    peer->silent = 0;
     if (response->code == 0 && step->what == RM_QUERY) {
         queried_locked(inst, peer, response, now);
-        return NULL;
+        return silent ? "answers again" : NULL;
     }
     if (response->code == 0) {
-        const char *news = peer->registered && !peer->failures ? NULL : "registered";
+        const char *news = !peer->registered || peer->failures ? "registered" : silent ? "answers again" : NULL;
         registered_locked(inst, peer, step->what, now);
         return news;
     }
@@ -185,7 +189,7 @@ static const char *answered_locked(struct zr_inst *inst, struct step *step, zr_s
 static void log_answer(struct zr_inst *inst, const struct rm_peer *peer, const char *news, const struct zr_request *response, struct zr_str text)
 {
     struct zr_str why = response ? response->remark : text;
-    uint32_t bad = strcmp(news, "registered") != 0;
+    uint32_t bad = strcmp(news, "registered") != 0 && strcmp(news, "answers again") != 0;
     rm_log(inst, bad ? ZR_LOG_WARN : ZR_LOG_INFO, "name server %s %s%s%.*s", peer->url, news, bad && why.len ? ": " : "",
            bad ? (int)(why.len < 300 ? why.len : 300) : 0, why.ptr ? why.ptr : "");
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* remote.c - the plugin routing-remote: its life, zarya.registry/1, and those who wait for a change to be known.
  *
- * WAITERS. A waiter of generation g is done when each name server has acked g or is failing. acked_gen only grows, so when one waiter
- * must wait, all later ones must; the list is in order of g and is looked at from its front. Each step ends by answer, loss or
- * time-out, so no waiter waits for ever. */
+ * WAITERS. A waiter of generation g is done when each name server has acked g, or is failing or silent. acked_gen only grows, so when
+ * one waiter must wait, all later ones must; the list is in order of g and is looked at from its front. A name server that lets a
+ * waiter's patience run out is silent from then on, and it alone: others are still waited for. So no waiter waits longer than that. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,14 +92,15 @@ void rm_job(struct zr_inst *inst, void (*fn)(void *arg), void *arg)
 
 static uint32_t waiter_done_locked(struct zr_inst *inst, struct rm_waiter *waiter)
 {
-    uint32_t known = 0;
+    uint32_t known = 0, silent = 0;
     for (struct rm_peer *peer = inst->peers; peer && !inst->draining; peer = peer->next) {
         if (peer->acked_gen >= waiter->gen)
             known++;
-        else if (!peer->failures)
+        else if (!peer->failures && !peer->silent)
             return 0;
+        silent += peer->silent;
     }
-    waiter->status = !inst->draining && (known || inst->n_peers == 0) ? ZR_OK : ZR_ECLOSED;
+    waiter->status = !inst->draining && (known || inst->n_peers == 0) ? ZR_OK : silent ? ZR_ETIMEOUT : ZR_ECLOSED;
     return 1;
 }
 
@@ -134,11 +135,42 @@ static uint32_t waiter_add_locked(struct zr_inst *inst, void (*on_done)(void *ct
     struct rm_waiter *waiter = inst->n_waiters < RM_MAX_WAITERS ? calloc(1, sizeof *waiter) : NULL;
     if (!waiter)
         return 0;
-    *waiter = (struct rm_waiter){ NULL, inst->gen, on_done, ctx, ZR_OK };
+    *waiter = (struct rm_waiter){ NULL, inst->gen, on_done, ctx, ZR_OK, inst->timer->mono_ns(inst->host) + RM_PATIENCE_NS };
     *inst->waiters_end = waiter;
     inst->waiters_end = &waiter->next;
     inst->n_waiters++;
     return 1;
+}
+
+/* Those who kept the first waiter waiting too long; each gets a reference. */
+static uint32_t peers_hush_locked(struct zr_inst *inst, struct rm_peer **hushed)
+{
+    uint32_t n = 0;
+    int64_t now = inst->timer->mono_ns(inst->host);
+    for (const struct rm_waiter *waiter = inst->waiters; waiter && waiter->until <= now; waiter = waiter->next)
+        for (struct rm_peer *peer = inst->peers; peer; peer = peer->next)
+            if (peer->acked_gen < waiter->gen && !peer->failures && !peer->silent) {
+                peer->silent = 1;
+                peer->refs++;
+                hushed[n++] = peer; /* once each: at most RM_MAX_PEERS */
+            }
+    return n;
+}
+
+static void waiters_due(struct zr_inst *inst)
+{
+    struct rm_peer *hushed[RM_MAX_PEERS];
+    pthread_mutex_lock(&inst->mutex);
+    uint32_t n = peers_hush_locked(inst, hushed);
+    struct rm_waiter *done = rm_waiters_take_locked(inst);
+    pthread_mutex_unlock(&inst->mutex);
+    for (uint32_t i = 0; i < n; i++)
+        rm_log(inst, ZR_LOG_WARN, "name server %s does not answer: sends of new topics do not wait for it until it does", hushed[i]->url);
+    rm_waiters_tell(done);
+    pthread_mutex_lock(&inst->mutex);
+    while (n > 0)
+        rm_peer_unref_locked(hushed[--n]);
+    pthread_mutex_unlock(&inst->mutex);
 }
 
 /* ---- zarya.registry/1 -------------------------------------------------------------------------------------------------- */
@@ -152,15 +184,12 @@ static void on_changed(struct zr_inst *inst, const struct zr_str *topics, uint32
         inst->announced = 1;
     }
     uint32_t waits = !closed && on_done && waiter_add_locked(inst, on_done, ctx);
+    struct rm_waiter *done = rm_waiters_take_locked(inst); /* nobody to tell, or all of them fail: before it brings the alarm */
     pthread_mutex_unlock(&inst->mutex);
     if (on_done && !waits)
         on_done(ctx, closed ? ZR_ECLOSED : ZR_ETIMEOUT);
-    if (closed)
-        return;
-    rm_peers_go(inst);
-    pthread_mutex_lock(&inst->mutex);
-    struct rm_waiter *done = rm_waiters_take_locked(inst); /* nobody to tell, or all of them fail */
-    pthread_mutex_unlock(&inst->mutex);
+    if (!closed)
+        rm_peers_go(inst);
     rm_waiters_tell(done);
 }
 
@@ -181,6 +210,7 @@ static void due_job(void *arg)
 {
     struct zr_inst *inst = arg;
     rm_fetch_go(inst);
+    waiters_due(inst);
     rm_peers_go(inst);
     rm_leave(inst);
 }

@@ -34,6 +34,7 @@
 #define RM_DEFLATE_ABOVE (8u << 20) /* a body that big is deflated without being asked for: frames end at 16 MiB */
 #define RM_GOODBYE_NS (2ll * 1000000000)
 #define RM_QUERY_NS (3ll * 1000000000)
+#define RM_PATIENCE_NS (800ll * 1000000) /* less than the second that the kernel gives a registry as a whole */
 #define RM_FETCH_SOON_NS (10ll * 1000000000) /* at the latest, while no address is known */
 #define RM_BACKOFF_FIRST_NS (1ll * 1000000000)
 #define RM_BACKOFF_MAX_NS (30ll * 1000000000)
@@ -63,6 +64,7 @@ struct rm_peer {
     uint32_t step;       /* RM_* under way */
     uint32_t registered; /* it took a registration since the last failure of one */
     uint32_t failures;   /* in a row; > 0: not reachable for now, holds nobody up */
+    uint32_t silent;     /* a waiter's patience with it ran out: holds nobody up until it answers */
     uint32_t full_due;   /* whatever the generations say */
     uint32_t agreed;     /* it just said that it is at acked_version: an increment may follow */
     uint32_t mute;       /* does not know 322 */
@@ -80,6 +82,7 @@ struct rm_waiter {
     void (*on_done)(void *ctx, zr_status status);
     void *ctx;
     zr_status status; /* when it is taken off the list */
+    int64_t until;    /* mono; name servers that have not answered by then are not waited for */
 };
 struct zr_inst {
     const struct zr_host *host;

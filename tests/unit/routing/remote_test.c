@@ -272,6 +272,55 @@ Test(remote, a_dead_name_server_holds_nobody_up)
             fake_call_fail(j, ZR_ECLOSED);
 }
 
+/* It keeps the connection and says nothing: waited for once, for 0.8 s; the other one is waited for as before. */
+Test(remote, a_silent_name_server_holds_up_the_first_only)
+{
+    start("namesrv=ns1:9876;ns2:9876\n");
+    registry->changed(inst, NULL, 0, NULL, NULL);
+    fake_call_answer(OPEN("ns1:9876", 103), 0, "", NULL);
+    fake_call_answer(OPEN("ns2:9876", 103), 0, "", NULL);
+    fake_calls_forget();
+    change("TopicA", on_done);
+    fake_call_answer(OPEN("ns2:9876", 103), 0, "", NULL);
+    fake_advance_ms(799);
+    cr_expect_eq(dones, 0, "ns1 has its time");
+    fake_advance_ms(1);
+    cr_expect_eq(dones, 1, "and no more");
+    cr_expect_eq(done_status, ZR_OK, "the other one knows it");
+
+    change("TopicA", on_done);
+    cr_expect_eq(dones, 1, "ns2 is waited for all the same");
+    fake_call_answer(OPEN("ns2:9876", 103), 0, "", NULL);
+    cr_expect_eq(dones, 2, "and ns1 is not");
+    cr_expect_eq(done_status, ZR_OK);
+
+    fake_call_answer(OPEN("ns1:9876", 103), 0, "", NULL); /* the one from before */
+    uint32_t again = 0;
+    while (again < fake_n_calls && !(fake_calls[again].open && strcmp(fake_calls[again].url, "ns1:9876") == 0))
+        again++;
+    cr_assert_lt(again, fake_n_calls, "it is told what it missed");
+    fake_call_answer(again, 0, "", NULL);
+    change("TopicA", on_done);
+    fake_call_answer(OPEN("ns2:9876", 103), 0, "", NULL);
+    cr_expect_eq(dones, 2, "it answered, so it is waited for again");
+    fake_call_answer(OPEN("ns1:9876", 103), 0, "", NULL);
+    cr_expect_eq(dones, 3);
+}
+
+Test(remote, all_name_servers_silent)
+{
+    start("namesrv=ns1:9876;ns2:9876\n");
+    registry->changed(inst, NULL, 0, on_done, &dones);
+    fake_advance_ms(800);
+    cr_expect_eq(dones, 1);
+    cr_expect_eq(done_status, ZR_ETIMEOUT);
+    change("TopicA", on_done);
+    cr_expect_eq(dones, 2, "nobody is left to wait for");
+    for (uint32_t i = 0; i < fake_n_calls; i++)
+        if (fake_calls[i].open)
+            fake_call_fail(i, ZR_ETIMEOUT);
+}
+
 Test(remote, all_name_servers_dead)
 {
     start("namesrv=ns1:9876\n");
