@@ -224,6 +224,27 @@ static void find_start(struct recovery *rec)
     start_by_segments(rec, 0);
 }
 
+/* After a kill: queue entries of what is read again may have reached the disk in any order, later ones without earlier ones and
+ * files without the files before them. They are given up, and made again from their records. */
+static zr_status give_up_entries(struct recovery *rec)
+{
+    struct zr_inst *st = rec->st;
+    uint64_t n;
+    int64_t r = 0;
+    struct zr_queue **list = zs_queues_list(st, &n);
+    if (!list) return ZR_ENOMEM;
+    for (uint64_t i = 0; i < n && r >= 0; i++) {
+        struct zr_queue *q = list[i];
+        if (q->end_phys <= rec->start || strncmp(q->topic, "%LMQ%", 5) == 0) continue; /* light queues cannot be made again */
+        r = zs_queue_truncate(st, q, rec->start);
+        if (r < 0 || q->end_phys > 0) continue;
+        r = zs_qfile_cut(st, q, 0);
+        zs_queue_reset(st, q, 0, 0);
+    }
+    free(list);
+    return r < 0 ? zs_raise(st, zs_status_of(r), r, "a queue file cannot be cut: %s", zs_errno_text(r)) : ZR_OK;
+}
+
 /* ---- reading ----------------------------------------------------------------------------------------------------------------- */
 
 /* A remain of an earlier life of the log that happens to stand right behind its end: older than what is before it, and its
@@ -336,12 +357,24 @@ static zr_status cut_queues(struct recovery *rec)
     return r < 0 ? zs_raise(st, zs_status_of(r), r, "a queue file cannot be cut: %s", zs_errno_text(r)) : ZR_OK;
 }
 
+/* Removals that the log has forgotten: what comes in their place is not covered by them. */
+static zr_status cut_removals(struct recovery *rec)
+{
+    int64_t r = zs_removed_cut(rec->st, rec->tail);
+    return r < 0 && r != -ENOSPC && r != -EDQUOT
+               ? zs_raise(rec->st, zs_status_of(r), r, "%s/removed cannot be written: %s", rec->st->own_dir, zs_errno_text(r))
+               : ZR_OK;
+}
+
 /* ---- all of it ------------------------------------------------------------------------------------------------------------------ */
 
-/* Queues without a log: most likely the log's disk is not mounted. Going on would give every offset a second time. */
+/* Queues without a log: most likely the log's disk is not mounted. Going on would give every offset a second time. Unless nothing
+ * was ever known to be on disk: then the power failed in the first moments of the store. */
 static zr_status empty_log(struct recovery *rec, uint64_t found)
 {
     uint64_t n, used = 0;
+    const struct zs_checkpoint *c = &rec->st->checkpoint;
+    if (!rec->clean && !(rec->snap.valid && rec->snap.pos > 0) && c->logics_phys == 0 && c->physic_ms == 0) return ZR_OK;
     struct zr_queue **list = zs_queues_list(rec->st, &n);
     for (uint64_t i = 0; list && i < n; i++) used += atomic_load(&list[i]->next) > 0;
     free(list);
@@ -427,13 +460,16 @@ zr_status zs_recover(struct zr_inst *st)
     if (rc == ZR_OK) zs_removed_load(st);
     if (rc == ZR_OK) rc = load_queues(&rec, &found);
     if (rc == ZR_OK && first < 0) rc = empty_log(&rec, found);
+    if (rc == ZR_OK && first < 0) rc = give_up_entries(&rec);
     if (rc == ZR_OK && first >= 0) {
         find_start(&rec);
-        rc = read_log(&rec);
+        if (!rec.clean) rc = give_up_entries(&rec);
+        if (rc == ZR_OK) rc = read_log(&rec);
         if (rc == ZR_OK) rc = cut_log(&rec);
         if (rc == ZR_OK) rc = cut_queues(&rec);
         if (rc == ZR_OK && st->conf.sync && !rec.clean) rc = flush_read(&rec);
     }
+    if (rc == ZR_OK) rc = cut_removals(&rec);
     if (rc == ZR_OK) {
         if (rec.quick) zs_remove_finish(st);
         set_positions(&rec);

@@ -157,6 +157,23 @@ int64_t zs_removed_save(struct zr_inst *st)
     return r;
 }
 
+int64_t zs_removed_cut(struct zr_inst *st, int64_t end)
+{
+    struct zs_removals *t = &st->removals;
+    uint32_t cut = 0;
+    pthread_mutex_lock(&st->removed_lock);
+    for (uint64_t i = 0; i < t->n_buckets; i++)
+        for (struct zs_removed *r = t->buckets[i]; r; r = r->next)
+            if (r->position > end) {
+                r->position = end;
+                cut = 1;
+            }
+    if (cut) t->dirty = 1;
+    int64_t r = cut ? rewrite(st) : 0;
+    pthread_mutex_unlock(&st->removed_lock);
+    return r;
+}
+
 uint32_t zs_removed_covers(struct zr_inst *st, struct zr_str topic, int64_t phys)
 {
     if (atomic_load_explicit(&st->removals.n, memory_order_acquire) == 0) return 0;

@@ -432,6 +432,8 @@ void zs_removed_load(struct zr_inst *st);
 /* Known in memory at once (unless -ENOMEM); -errno: it could not be written, zs_removed_save is to be called again. */
 int64_t zs_removed_add(struct zr_inst *st, struct zr_str topic, int64_t position);
 int64_t zs_removed_save(struct zr_inst *st); /* what could not be written before */
+/* After a recovery: the log ends at end, and what is written from there on was not removed. 0 or -errno. */
+int64_t zs_removed_cut(struct zr_inst *st, int64_t end);
 uint32_t zs_removed_covers(struct zr_inst *st, struct zr_str topic, int64_t phys);
 struct zr_str zs_removed_last(struct zr_inst *st); /* at a start only */
 void zs_removed_prune(struct zr_inst *st);
