@@ -171,15 +171,17 @@ static void all_synced(struct walk *w, const struct sim_event *e)
 
 void walk_begin(struct walk *w, struct sim *base, const struct sim_event *events, uint32_t n, const struct mutation *mutation)
 {
-    *w = (struct walk){ .events = events, .n = n, .mutation = mutation, .wall_ms = base->wall_ms };
+    *w = (struct walk){ .events = events, .n = n, .mutation = mutation, .wall_ms = base->wall_ms, .boot = 1 };
     struct namelist l = { &w->names, &w->n_names, &w->cap_names };
     for (uint32_t i = 0; i < base->n_inodes; i++) {
         struct mfile *f = file_at(w, i);
         f->is_dir = base->inodes[i].is_dir;
+        f->ino = base->inodes[i].ino;
         file_size(f, base->inodes[i].size);
         if (f->size) memcpy(f->data, base->inodes[i].data, f->size);
     }
-    for (uint32_t i = 0; i < base->n_names; i++) list_add(l, base->names[i].path, base->names[i].inode);
+    for (uint32_t i = 0; i < base->n_names; i++)
+        if (strcmp(base->names[i].path, SIM_BOOT_ID) != 0) list_add(l, base->names[i].path, base->names[i].inode);
 }
 
 void walk_to(struct walk *w, uint32_t event)
@@ -190,6 +192,7 @@ void walk_to(struct walk *w, uint32_t event)
         if (e->kind == EV_WRITE || e->kind == EV_SIZE) push(&f->pending, &f->n, &f->cap_pending, w->at);
         else if (of_names(e->kind)) push(&w->pending, &w->n_pending, &w->cap_pending, w->at);
         if (e->kind == EV_MKDIR) f->is_dir = 1;
+        if (e->kind == EV_CREATE) f->ino = (uint64_t)e->off;
         if (is_dropped(w, e)) continue;
         if (e->kind == EV_SYNC) file_synced(w, f, e->upto);
         if (e->kind == EV_SYNC_DIR) names_synced(w, e->path, e->upto);
@@ -371,17 +374,22 @@ static uint32_t is_reachable(const struct sim_name *names, uint32_t n, const str
     return 1;
 }
 
+uint32_t plan_is_kill(const struct plan *p) { return p->names == PICK_ALL && p->data == PICK_ALL && p->sizes == PICK_ALL; }
+
 struct sim *walk_state(const struct walk *w, const struct plan *p)
 {
     struct sim *s = sim_new();
     struct sim_name *names = NULL;
     uint32_t n = 0, cap = 0;
     s->wall_ms = w->wall_ms;
+    sim_boot(s, plan_is_kill(p) ? w->boot : w->boot + 1);
     state_names(&names, &n, &cap, w, p);
     for (uint32_t i = 0; i < n; i++) {
         const struct mfile *f = &w->files[names[i].inode];
         if (!is_reachable(names, n, w, names[i].path)) continue;
         uint32_t inode = sim_make(s, names[i].path, f->is_dir);
+        s->inodes[inode].ino = f->ino;
+        if (f->ino >= s->next_ino) s->next_ino = f->ino + 1;
         if (!f->is_dir) state_file(s, inode, w, f, p);
     }
     for (uint32_t i = 0; i < n; i++) free(names[i].path);

@@ -26,6 +26,7 @@ struct mfile {
     uint32_t *pending; /* events */
     uint32_t n, cap_pending;
     uint32_t is_dir;
+    uint64_t ino;
 };
 /* Syncs that are taken for not done: a defect on purpose. */
 struct mutation {
@@ -45,6 +46,7 @@ struct walk {
     uint32_t n_pending, cap_pending;
     const struct mutation *mutation;
     int64_t wall_ms;
+    uint32_t boot; /* of the machine while it was recorded */
 };
 
 /* base: the durable file system that the trace began on (its inodes' numbers are those of the trace). */
@@ -53,6 +55,7 @@ void walk_to(struct walk *w, uint32_t event); /* everything before it has happen
 void walk_end(struct walk *w);
 struct plan plan_make(const struct walk *w, uint64_t seed);
 const char *plan_text(const struct plan *p);
+uint32_t plan_is_kill(const struct plan *p); /* the process died, the machine did not */
 struct sim *walk_state(const struct walk *w, const struct plan *p);
 uint64_t mix64(uint64_t x);
 #endif

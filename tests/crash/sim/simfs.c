@@ -57,7 +57,7 @@ static uint32_t inode_new(struct sim *s, uint32_t is_dir)
         s->cap_inodes = s->cap_inodes ? s->cap_inodes * 2 : 64;
         s->inodes = realloc(s->inodes, s->cap_inodes * sizeof *s->inodes);
     }
-    s->inodes[s->n_inodes] = (struct sim_inode){ .is_dir = is_dir, .mtime_ns = s->wall_ms * 1000000 };
+    s->inodes[s->n_inodes] = (struct sim_inode){ .is_dir = is_dir, .mtime_ns = s->wall_ms * 1000000, .ino = s->next_ino++ };
     return s->n_inodes++;
 }
 
@@ -205,6 +205,7 @@ static int64_t sim_open(void *self, const char *path, uint32_t flags, uint32_t m
             if (s->rec) {
                 struct sim_event *e = event_add(s, EV_CREATE);
                 e->inode = inode;
+                e->off = (int64_t)s->inodes[inode].ino;
                 e->path = strdup(path);
             }
         } else if ((flags & ZR_IO_TRUNC) && s->inodes[inode].size) {
@@ -531,7 +532,7 @@ static int64_t sim_mkdir(void *self, const char *path, uint32_t mode)
 static void stat_fill(struct sim *s, uint32_t inode, struct zr_io_stat *ret)
 {
     const struct sim_inode *f = &s->inodes[inode];
-    *ret = (struct zr_io_stat){ .size = f->size, .mtime_ns = f->mtime_ns, .inode = inode + 1, .is_dir = f->is_dir, .mode = 0644 };
+    *ret = (struct zr_io_stat){ .size = f->size, .mtime_ns = f->mtime_ns, .inode = f->ino, .is_dir = f->is_dir, .mode = 0644 };
 }
 static int64_t sim_stat(void *self, const char *path, struct zr_io_stat *ret)
 {
@@ -661,6 +662,15 @@ static int64_t sim_seek_data(void *self, int32_t fd, int64_t off)
 
 /* ---- whole file systems --------------------------------------------------------------------------------------------------------- */
 
+void sim_boot(struct sim *s, uint32_t boot)
+{
+    char text[64];
+    uint32_t inode = sim_make(s, SIM_BOOT_ID, 0);
+    int n = snprintf(text, sizeof text, "%08x-0000-4000-8000-000000000000\n", boot);
+    sim_resize(s, inode, (uint64_t)n);
+    memcpy(s->inodes[inode].data, text, (size_t)n);
+}
+
 struct sim *sim_new(void)
 {
     struct sim *s = calloc(1, sizeof *s);
@@ -668,12 +678,14 @@ struct sim *sim_new(void)
     s->disk_left = -1;
     s->used = 0.1;
     s->wall_ms = 1700000000000;
+    s->next_ino = 2;
     s->io = (struct zr_io_v1){ .hdr = ZR_HDR(struct zr_io_v1, 0), .ctx = s, .open = sim_open, .close = sim_close, .pread = sim_pread,
                                .pwrite = sim_pwrite, .pwritev = sim_pwritev, .fdatasync = sim_fdatasync, .fsync = sim_fsync,
                                .sync_dir = sim_sync_dir, .fallocate = sim_fallocate, .ftruncate = sim_ftruncate, .rename = sim_rename,
                                .unlink = sim_unlink, .mkdir = sim_mkdir, .rmdir = sim_rmdir, .stat = sim_stat, .fstat = sim_fstat,
                                .list = sim_list, .map = sim_map, .unmap = sim_unmap, .advise = sim_advise, .lock = sim_lock,
                                .disk = sim_disk, .seek_data = sim_seek_data, .sync_fs = sim_sync_fs };
+    sim_boot(s, 1);
     return s;
 }
 
@@ -700,6 +712,8 @@ struct sim *sim_copy(struct sim *s)
         sim_resize(n, inode, from->size);
         if (from->size) memcpy(n->inodes[inode].data, from->data, from->size);
         n->inodes[inode].mtime_ns = from->mtime_ns;
+        n->inodes[inode].ino = from->ino;
+        if (from->ino >= n->next_ino) n->next_ino = from->ino + 1;
     }
     pthread_mutex_unlock(&s->lock);
     return n;
@@ -721,6 +735,7 @@ uint64_t sim_hash(struct sim *s)
 {
     uint64_t h = 0;
     for (uint32_t i = 0; i < s->n_names; i++) { /* names in any order */
+        if (strcmp(s->names[i].path, SIM_BOOT_ID) == 0) continue;
         const struct sim_inode *f = &s->inodes[s->names[i].inode];
         h += hash_bytes(f->data, f->size, s->names[i].hash ^ (f->size * 31));
     }

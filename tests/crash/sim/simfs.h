@@ -30,6 +30,7 @@ struct sim_inode {
     uint64_t size, cap;
     int64_t mtime_ns;
     uint32_t maps, opens, is_dir;
+    uint64_t ino; /* as stat tells it; the same in every state of one trace */
 };
 struct sim_name {
     char *path;
@@ -63,6 +64,7 @@ struct sim {
     } fds[SIM_FDS];
     struct sim_event *events;
     uint32_t n_events, cap_events, rec;
+    uint64_t next_ino;
     int64_t wall_ms;     /* mtimes */
     int64_t disk_left;   /* bytes that writes of new pages still take; -1: no end */
     double used;         /* of the disk, as told */
@@ -72,6 +74,8 @@ struct sim {
 };
 
 struct sim *sim_new(void);
+void sim_boot(struct sim *s, uint32_t boot); /* what /proc says of the machine's start; 1 at first */
+#define SIM_BOOT_ID "/proc/sys/kernel/random/boot_id"
 void sim_free(struct sim *s);
 struct sim *sim_copy(struct sim *s); /* names and bytes; no trace, no descriptors */
 /* For building an image; no trace. */

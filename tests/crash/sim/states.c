@@ -163,15 +163,18 @@ static void record_on(struct recording *r, const struct work *work, const struct
     walk_to(&w, at);
     struct plan plan = plan_make(&w, mix64(seed + 99));
     struct promise p = promise_at(base, at);
+    p.killed = plan_is_kill(&plan);
     sim_free(b->sim);
     b->sim = walk_state(&w, &plan);
     b->conf = base->b->conf;
     b->wall = atomic_load(&base->b->wall) + 1000;
     history_after(b, base->b, &p);
     r->flushed = p.flushed;
+    uint32_t boot = p.killed ? w.boot : w.boot + 1;
     walk_end(&w);
     b->sim->deaf = opt.deaf;
     record_begin(r, b);
+    r->start.boot = boot;
     work->run(b);
     record_end(r);
 }
@@ -205,7 +208,7 @@ static uint32_t one_state(const struct recording *r, const struct walk *w, uint6
     static char lines[32768];
     struct plan plan = plan_make(w, seed);
     struct promise p = promise_at(r, w->at);
-    p.killed = plan.names == PICK_ALL && plan.data == PICK_ALL && plan.sizes == PICK_ALL;
+    p.killed = plan_is_kill(&plan);
     struct sim *state = walk_state(w, &plan);
     atomic_fetch_add(&shared->made, 1);
     if (!key_new(mix64(sim_hash(state) ^ mix64((uint64_t)p.flushed * 2 + p.killed) ^ (opt.mutation || opt.deaf ? mix64(seed) : 0)))) {
