@@ -446,6 +446,7 @@ void zs_append(struct zr_inst *st, const struct zr_msg *msgs, uint32_t n, struct
     r.put_step = puts->hdr.size;
     r.stage = stage_take(st);
     int64_t before = *ret_end;
+    uint32_t full_before = atomic_load_explicit(&st->disk_full, memory_order_relaxed);
     if (!r.stage) {
         for (uint32_t i = 0; i < n; i++) run_put(&r, i)->status = ZR_ENOMEM;
         return;
@@ -456,6 +457,7 @@ void zs_append(struct zr_inst *st, const struct zr_msg *msgs, uint32_t n, struct
     }
     stage_give(st, r.stage);
     count(&r);
+    if (atomic_load_explicit(&st->disk_full, memory_order_relaxed) && !full_before) zs_clean_hurry(st);
     *ret_end = atomic_load(&st->end);
     if (*ret_end == before) return;
     zs_flush_dirty(st);

@@ -4,7 +4,11 @@
  *
  * As RocketMQ: a segment's age is its file's mtime; the newest is never deleted; expired ones go in the hours of
  * delete_when, or at once when the disk is fuller than ratio_clean; above ratio_force the oldest go before their time (if
- * clean_forcibly); above ratio_refuse appends are refused until it is below again.
+ * clean_forcibly); above ratio_refuse appends are refused until it is below again. retention_bytes is ours: the oldest go,
+ * whatever their age and the hour, while the log is longer than that.
+ *
+ * While the disk is full (an append met its end, or it is above ratio_refuse) the look comes every FULL_NS, and the first one
+ * at once: what may be deleted is, and sends go on soon after there is space. An append tries anyway; it needs no look.
  *
  * LOCKING: clean_lock for one cleaning at a time, held throughout. The timer and its job are counted by clean_running under
  * work_lock, so that a stop can wait for them. */
@@ -13,6 +17,7 @@
 #include <time.h>
 
 #define FEW_SEGMENTS 10u /* at most in one round */
+#define FULL_NS 250000000 /* between two looks at a full disk */
 
 /* ---- the disk ------------------------------------------------------------------------------------------------------------- */
 
@@ -45,6 +50,7 @@ void zs_disk_look(struct zr_inst *st)
     st->disk_available = log.available;
     pthread_mutex_unlock(&st->work_lock);
     if (atomic_exchange(&st->disk_over, over) == over) return;
+    if (over) zs_clean_hurry(st);
     if (over)
         zs_log(st, ZR_LOG_ERROR, "the disk of the store is used to %.1f %%, above disk_refuse_ratio: appends are refused", worst * 100);
     else zs_log(st, ZR_LOG_INFO, "the disk of the store is used to %.1f %%: appends are taken again", worst * 100);
@@ -62,15 +68,22 @@ static uint32_t is_expired(struct zr_inst *st, int64_t base)
 }
 
 /* Deletes the oldest segment if it may go. 1: it went. */
-static uint32_t drop_oldest(struct zr_inst *st, uint32_t any_age)
+static uint32_t drop_oldest(struct zr_inst *st, uint32_t any_age, const char *why)
 {
     int64_t first = zs_segs_first(st), last = zs_segs_last(st);
     if (first < 0 || first == last || first + st->segs.size > atomic_load(&st->flushed)) return 0;
     if (!any_age && !is_expired(st, first)) return 0;
     if (zs_seg_drop(st, 1) != ZR_OK) return 0;
     atomic_store(&st->begin, zs_segs_first(st));
-    zs_log(st, ZR_LOG_INFO, "segment %020lld was deleted: %s", (long long)first, any_age ? "the disk is too full" : "its time is over");
+    zs_log(st, ZR_LOG_INFO, "segment %020lld was deleted: %s", (long long)first, why);
     return 1;
+}
+
+/* More is kept than retention_bytes, without the oldest segment? */
+static uint32_t is_too_long(struct zr_inst *st)
+{
+    int64_t most = st->conf.retention_bytes;
+    return most > 0 && atomic_load(&st->end) - atomic_load(&st->begin) - st->segs.size >= most;
 }
 
 static uint64_t drop_segments(struct zr_inst *st, uint32_t expired, uint32_t force)
@@ -80,7 +93,9 @@ static uint64_t drop_segments(struct zr_inst *st, uint32_t expired, uint32_t for
         double log_ratio, queue_ratio;
         ratios_of(st, &log_ratio, &queue_ratio);
         if (log_ratio <= st->conf.ratio_force) force = 0;
-        if (!((expired && drop_oldest(st, 0)) || (force && drop_oldest(st, 1)))) break;
+        if (!((is_too_long(st) && drop_oldest(st, 1, "the log is longer than retention_bytes")) ||
+              (expired && drop_oldest(st, 0, "its time is over")) || (force && drop_oldest(st, 1, "the disk is too full"))))
+            break;
         n++;
         zs_disk_look(st);
     }
@@ -171,15 +186,31 @@ static void clean_tick(void *arg)
 }
 
 /* Sets the timer, or ends the chain when the store stops. */
-static void arm(struct zr_inst *st)
+static void arm_after(struct zr_inst *st, int64_t ns)
 {
     uint64_t id = 0;
-    if (clean_stopped(st) || st->timer->at(st->host, zs_mono(st) + st->conf.clean_interval_ms * 1000000, clean_tick, st, &id) != ZR_OK) {
+    if (clean_stopped(st) || st->timer->at(st->host, zs_mono(st) + ns, clean_tick, st, &id) != ZR_OK) {
         clean_ended(st);
         return;
     }
     atomic_store(&st->clean_timer, id);
     if (clean_stopped(st) && st->timer->cancel(st->host, id) == ZR_OK) clean_ended(st); /* zs_clean_stop may have looked too early */
+}
+
+static void arm(struct zr_inst *st)
+{
+    int64_t ns = st->conf.clean_interval_ms * 1000000;
+    if (ns > FULL_NS && (atomic_load(&st->disk_over) || atomic_load(&st->disk_full))) ns = FULL_NS;
+    arm_after(st, ns);
+}
+
+/* Who takes the timer away has the chain: he sets it anew. If nobody can, the job is under way, and sees for itself. */
+void zs_clean_hurry(struct zr_inst *st)
+{
+    pthread_mutex_lock(&st->work_lock);
+    uint32_t running = st->clean_running;
+    pthread_mutex_unlock(&st->work_lock);
+    if (running && st->timer->cancel(st->host, atomic_load(&st->clean_timer)) == ZR_OK) arm_after(st, 0);
 }
 
 void zs_clean_start(struct zr_inst *st)

@@ -272,6 +272,7 @@ void zs_retune(struct zr_inst *st, const struct zs_conf *conf)
     pthread_cond_signal(&st->flush_cond);
     pthread_mutex_unlock(&st->flush_lock);
     c->retention_hours = conf->retention_hours;
+    c->retention_bytes = conf->retention_bytes;
     c->delete_hours = conf->delete_hours;
     c->clean_forcibly = conf->clean_forcibly;
     c->ratio_clean = conf->ratio_clean;

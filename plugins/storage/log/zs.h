@@ -24,6 +24,7 @@ struct zs_conf {
     int64_t max_message_size;
     int64_t index_slots, index_entries;
     int64_t retention_hours;
+    int64_t retention_bytes; /* of the log; 0: no limit */
     int64_t clean_interval_ms;
     int64_t max_hot_bytes, max_hot_messages, max_cold_bytes, max_cold_messages;
     int64_t max_open_queue_files, max_open_segments;
@@ -49,7 +50,7 @@ void zs_activate(struct zr_inst *st);
 /* No append is taken any more; done when all that was appended is flushed (or cannot be). */
 void zs_drain(struct zr_inst *st, struct zr_done done);
 void zs_cool(struct zr_inst *st);
-/* Live settings: flush_interval_ms, retention_hours, delete_hours, the ratios and the transfer limits. */
+/* Live settings: flush_interval_ms, retention_hours, retention_bytes, delete_hours, the ratios and the transfer limits. */
 void zs_retune(struct zr_inst *st, const struct zs_conf *conf);
 
 /* ---- zr_storage_v1 ---- */

@@ -490,6 +490,7 @@ int64_t zs_store_ms(const uint8_t *record); /* needs 80 bytes */
 void zs_clean_start(struct zr_inst *st);
 void zs_clean_stop(struct zr_inst *st);
 void zs_disk_look(struct zr_inst *st);
+void zs_clean_hurry(struct zr_inst *st); /* the disk is full: the next look at it comes at once. With no lock held */
 
 /* ---- index.c ---- */
 /* Looks at the files; what has to be mended or read is done by zs_index_main. */

@@ -12,7 +12,7 @@ struct zs_settings {
     int64_t flush_interval, checkpoint_interval;
     int64_t segment_size, queue_file_size, max_message_size;
     int64_t index_slots, index_entries;
-    int64_t retention_hours, clean_interval;
+    int64_t retention_hours, retention_bytes, clean_interval;
     int64_t hot_bytes, hot_messages, cold_bytes, cold_messages;
     int64_t open_queue_files, open_segments, tail_memory;
     struct zr_str path_commitlog, delete_when, delay_levels;
@@ -43,6 +43,7 @@ extern const struct zr_storage_v1 zs_storage;
     ZS_ROW(index_slots, ZR_OPT_I64, 0, "5000000", "16", "500000000", NULL, "Hash slots of an index file. Files of another shape are not used."), \
     ZS_ROW(index_entries, ZR_OPT_I64, 0, "20000000", "16", "1000000000", NULL, "Entries of an index file. Files of another shape are not used."), \
     ZS_ROW(retention_hours, ZR_OPT_I64, ZR_OPT_LIVE, "72", "0", "1000000", NULL, "Hours after its last write that a log file is kept."), \
+    ZS_ROW(retention_bytes, ZR_OPT_I64, ZR_OPT_LIVE, "0", "0", "1152921504606846976", "bytes", "Bytes of the log that are kept: the oldest files go, whatever their age and the hour, while more is there without them. 0: no limit."), \
     ZS_ROW(delete_when, ZR_OPT_STR, ZR_OPT_LIVE, "04", NULL, NULL, NULL, "Hours of the local day in which expired files are deleted, joined by semicolons."), \
     ZS_ROW(clean_interval, ZR_OPT_I64, 0, "10 s", "10", "3600000", "ms", "Time between two looks at the age of files and at the disk."), \
     ZS_ROW(clean_forcibly, ZR_OPT_BOOL, ZR_OPT_LIVE, "true", NULL, NULL, NULL, "Delete the oldest log files before their time when the disk is fuller than disk_force_ratio."), \

@@ -121,3 +121,48 @@ Test(clean, a_disk_that_is_too_full_refuses_and_takes_again)
     cr_assert_eq(put_one(w, "T", 0, "x", NULL).status, ZR_OK);
     world_end(w);
 }
+
+Test(clean, a_full_disk_is_looked_at_at_once_and_the_oldest_go)
+{
+    struct world *w = with_segments("hurry");
+    w->conf.clean_forcibly = 1;
+    zs_retune(w->st, &w->conf);
+    w->used = 0.87;
+    world_space(w, 0, "commitlog");
+    int64_t now = w->timer_at, min = min_of(w, "T", 0);
+    cr_assert_eq(put_one(w, "T", 0, "x", NULL).status, ZR_EFULL);
+    cr_assert_lt(w->timer_at, now, "the next look does not wait for the interval");
+    world_fire(w);
+    cr_assert_gt(min_of(w, "T", 0), min, "forced clean-up");
+    cr_assert_lt(w->timer_at, now, "while it is full, looks follow soon");
+    world_mend(w);
+    w->used = 0.1;
+    cr_assert_eq(put_one(w, "T", 0, "x", NULL).status, ZR_OK);
+    world_fire(w);
+    cr_assert_gt(w->timer_at, now);
+    world_end(w);
+}
+
+Test(clean, by_bytes_the_oldest_go_at_any_age_and_hour)
+{
+    struct world *w = with_segments("bytes");
+    struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
+    zs_info(w->st, &info);
+    int64_t len = info.positions.written - info.positions.begin;
+    w->conf.retention_bytes = 3 * 65536;
+    world_fire(w);
+    zs_info(w->st, &info);
+    cr_assert_eq(info.positions.written - info.positions.begin, len, "not asked for yet");
+    zs_retune(w->st, &w->conf);
+    world_fire(w);
+    zs_info(w->st, &info);
+    cr_assert_geq(info.positions.written - info.positions.begin, 3 * 65536);
+    cr_assert_lt(info.positions.written - info.positions.begin, 4 * 65536);
+    int64_t min = min_of(w, "T", 0), max = max_of(w, "T", 0);
+    cr_assert_gt(min, 0);
+    cr_assert_eq(read_all(w, "T", 0, 500), max - min);
+    w = world_kill(w);
+    cr_assert_eq(min_of(w, "T", 0), min);
+    cr_assert_eq(max_of(w, "T", 0), max);
+    world_end(w);
+}

@@ -103,7 +103,7 @@ static int64_t timer_wall(const struct zr_host *host)
 static zr_status timer_at(const struct zr_host *host, int64_t at, void (*fn)(void *), void *arg, uint64_t *ret)
 {
     struct world *w = world_of(host);
-    (void)at;
+    w->timer_at = at;
     cr_assert_null(w->timer_fn, "a second timer");
     w->timer_fn = fn;
     w->timer_arg = arg;

@@ -53,6 +53,7 @@ struct world {
     /* one timer is enough */
     void (*timer_fn)(void *);
     void *timer_arg;
+    int64_t timer_at;
     pthread_t threads[16];
     uint32_t n_threads;
 };
