@@ -105,11 +105,49 @@ zr_status zl_record_parse(struct zr_span bytes, uint32_t check_crc, struct zl_re
 
 static uint32_t is_v6(const struct zr_addr *a) { return a->family == 6; }
 
-uint64_t zl_record_size(const struct zr_msg *msg)
+/* What comes behind the properties, and the one piece of them that is left out. */
+#define BASE_NAME "INNER_BASE\001"
+#define BASE_NAME_LEN 11u
+#define BASE_DIGITS 19u
+#define BASE_LEN (BASE_NAME_LEN + BASE_DIGITS + 1)
+#define SEAL_NAME "__CRC32#\001"
+#define SEAL_NAME_LEN 9u
+#define SEAL_DIGITS 10u
+#define SEAL_LEN (SEAL_NAME_LEN + SEAL_DIGITS + 1)
+
+struct tail {
+    uint64_t out_at, out_len; /* piece of the properties that is left out */
+    uint32_t parted;          /* a 0x02 is needed between */
+    uint32_t base, seal;
+};
+
+static struct tail tail_of(const struct zr_msg *msg, uint32_t sealed)
 {
-    return FIXED_V1 + (msg->topic.len > TOPIC_MAX_V1) + (is_v6(&msg->born_host) ? 12 : 0) +
-           (is_v6(&msg->store_host) ? 12 : 0) + msg->body.len + msg->topic.len + msg->properties.len;
+    struct tail t = { .base = (msg->sys_flag & ZR_SYSFLAG_INNER_BATCH) != 0, .seal = sealed };
+    const uint8_t *p = msg->properties.ptr;
+    uint64_t n = msg->properties.len;
+    if (n == 0 || (!t.base && !t.seal)) return t;
+    const uint8_t *seal = sealed ? memmem(p, n, SEAL_NAME, SEAL_NAME_LEN) : NULL;
+    if (seal && (seal == p || seal[-1] == 2)) {
+        const uint8_t *end = memchr(seal, 2, (size_t)(p + n - seal));
+        t.out_at = (uint64_t)(seal - p);
+        t.out_len = end ? (uint64_t)(end + 1 - seal) : n - t.out_at;
+    }
+    uint64_t left = n - t.out_len, last = t.out_at + t.out_len == n && t.out_len ? t.out_at : n; /* end of what is kept */
+    t.parted = left && p[last - 1] != 2;
+    return t;
 }
+
+static uint64_t tail_len(const struct tail *t) { return t->parted + (t->base ? BASE_LEN : 0) + (t->seal ? SEAL_LEN : 0); }
+
+uint64_t zl_record_size_sealed(const struct zr_msg *msg, uint32_t sealed)
+{
+    struct tail t = tail_of(msg, sealed);
+    return FIXED_V1 + (msg->topic.len > TOPIC_MAX_V1) + (is_v6(&msg->born_host) ? 12 : 0) +
+           (is_v6(&msg->store_host) ? 12 : 0) + msg->body.len + msg->topic.len + msg->properties.len - t.out_len + tail_len(&t);
+}
+
+uint64_t zl_record_size(const struct zr_msg *msg) { return zl_record_size_sealed(msg, 0); }
 
 static uint8_t *host_put(uint8_t *to, const struct zr_addr *a)
 {
@@ -125,13 +163,44 @@ static uint8_t *bytes_put(uint8_t *to, const void *bytes, uint64_t n)
     return to + n;
 }
 
-void zl_record_encode(uint8_t *to, const struct zr_msg *msg)
+static void digits_put(uint8_t *to, uint64_t v, uint32_t n)
 {
+    while (n--) {
+        to[n] = (uint8_t)('0' + v % 10);
+        v /= 10;
+    }
+}
+
+static void properties_put(uint8_t *to, const struct zr_msg *msg, const struct tail *t)
+{
+    const uint8_t *p = msg->properties.ptr;
+    uint64_t behind = t->out_at + t->out_len;
+    zl_store16(to, (uint16_t)(msg->properties.len - t->out_len + tail_len(t)));
+    to = bytes_put(to + 2, p, t->out_at);
+    if (msg->properties.len > behind) to = bytes_put(to, p + behind, msg->properties.len - behind);
+    if (t->parted) *to++ = 2;
+    if (t->base) {
+        to = bytes_put(to, BASE_NAME, BASE_NAME_LEN);
+        digits_put(to, 0, BASE_DIGITS);
+        to += BASE_DIGITS;
+        *to++ = 2;
+    }
+    if (!t->seal) return;
+    to = bytes_put(to, SEAL_NAME, SEAL_NAME_LEN);
+    digits_put(to, 0, SEAL_DIGITS);
+    to[SEAL_DIGITS] = 2;
+}
+
+void zl_record_encode(uint8_t *to, const struct zr_msg *msg) { zl_record_encode_sealed(to, msg, 0); }
+
+void zl_record_encode_sealed(uint8_t *to, const struct zr_msg *msg, uint32_t sealed)
+{
+    struct tail t = tail_of(msg, sealed);
     uint32_t v2 = msg->topic.len > TOPIC_MAX_V1;
     int32_t sys_flag = msg->sys_flag & ~(ZR_SYSFLAG_BORNHOST_V6 | ZR_SYSFLAG_STOREHOST_V6);
     if (is_v6(&msg->born_host)) sys_flag |= ZR_SYSFLAG_BORNHOST_V6;
     if (is_v6(&msg->store_host)) sys_flag |= ZR_SYSFLAG_STOREHOST_V6;
-    zl_store32(to, (uint32_t)zl_record_size(msg));
+    zl_store32(to, (uint32_t)zl_record_size_sealed(msg, sealed));
     zl_store32(to + 4, v2 ? ZL_MAGIC_V2 : ZL_MAGIC_V1);
     zl_store32(to + 8, zl_crc32(0, msg->body.ptr, msg->body.len) & CRC_MASK);
     zl_store32(to + 12, (uint32_t)msg->queue_id);
@@ -153,8 +222,7 @@ void zl_record_encode(uint8_t *to, const struct zr_msg *msg)
         *to++ = (uint8_t)msg->topic.len;
     }
     to = bytes_put(to, msg->topic.ptr, msg->topic.len);
-    zl_store16(to, (uint16_t)msg->properties.len);
-    bytes_put(to + 2, msg->properties.ptr, msg->properties.len);
+    properties_put(to, msg, &t);
 }
 
 void zl_record_finish(uint8_t *record, int64_t queue_offset, int64_t physical_offset, int64_t store_ms)
@@ -163,7 +231,45 @@ void zl_record_finish(uint8_t *record, int64_t queue_offset, int64_t physical_of
     zl_store64(record + 20, (uint64_t)queue_offset);
     zl_store64(record + 28, (uint64_t)physical_offset);
     zl_store64(record + BORN_HOST_AT + (born_v6 ? 20 : 8), (uint64_t)store_ms);
+    if (!(zl_load32(record + 36) & ZR_SYSFLAG_INNER_BATCH)) return;
+    uint32_t size = zl_load32(record);
+    uint8_t *base = record + size - BASE_LEN;
+    if (memcmp(base, BASE_NAME, BASE_NAME_LEN) != 0) base -= SEAL_LEN;
+    if (memcmp(base, BASE_NAME, BASE_NAME_LEN) == 0) digits_put(base + BASE_NAME_LEN, (uint64_t)queue_offset, BASE_DIGITS);
 }
+
+static void seal_digits(uint8_t *to, uint32_t crc)
+{
+    for (uint32_t i = 0; i < SEAL_DIGITS; i++) {
+        to[i] = (uint8_t)('0' + crc % 10);
+        crc /= 10;
+    }
+}
+
+void zl_record_seal(uint8_t *record)
+{
+    uint32_t size = zl_load32(record);
+    seal_digits(record + size - 1 - SEAL_DIGITS, zl_crc32(0, record, size - SEAL_LEN) & CRC_MASK);
+}
+
+int zl_record_sealed(struct zr_span record)
+{
+    uint8_t want[SEAL_DIGITS];
+    if (record.len < FIXED_V1 + SEAL_LEN) return -1;
+    const uint8_t *seal = record.ptr + record.len - SEAL_LEN;
+    if (memcmp(seal, SEAL_NAME, SEAL_NAME_LEN) != 0 || seal[SEAL_LEN - 1] != 2) return -1;
+    seal_digits(want, zl_crc32(0, record.ptr, record.len - SEAL_LEN) & CRC_MASK);
+    return memcmp(seal + SEAL_NAME_LEN, want, SEAL_DIGITS) == 0;
+}
+
+uint32_t zl_record_offsets(const struct zl_record *r)
+{
+    int32_t n;
+    if (!(r->sys_flag & ZR_SYSFLAG_INNER_BATCH)) return 1;
+    struct zr_str text = zl_props_get(r->properties, "INNER_NUM");
+    return text.len && zl_parse_i32(text, &n) == ZR_OK && n >= 1 && n <= 32767 ? (uint32_t)n : 1;
+}
+
 
 /* ---- properties ---- */
 

@@ -12,8 +12,8 @@ from zarya import *
 TOPICS = {"FlipA": 4, "FlipB": 2}
 GROUP = "FlipG"
 SMALL_Z = 'segment_size = "1 MiB"; queue_file_size = 4000; index_slots = 1000; index_entries = 3000;'
-SMALL_A = "mappedFileSizeCommitLog=1048576\nmappedFileSizeConsumeQueue=4000\nmaxHashSlotNum=1000\nmaxIndexNum=3000\nmaxMessageSize=262144"
-WHOLE_A = "mappedFileSizeCommitLog=1073741824"
+SMALL_A = "mappedFileSizeCommitLog=1048576\nmappedFileSizeConsumeQueue=4000\nmaxHashSlotNum=1000\nmaxIndexNum=3000\nmaxMessageSize=262144\nwaitTimeMillsInSendQueue=5000"
+WHOLE_A = "mappedFileSizeCommitLog=1073741824\nwaitTimeMillsInSendQueue=5000"
 
 
 class Writer(threading.Thread):

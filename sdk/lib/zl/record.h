@@ -36,6 +36,18 @@ uint64_t zl_record_size(const struct zr_msg *msg);
 void zl_record_encode(uint8_t *to, const struct zr_msg *msg);
 void zl_record_finish(uint8_t *record, int64_t queue_offset, int64_t physical_offset, int64_t store_ms);
 
+/* ---- what a store adds behind a message's properties ----
+ * An inner batch (sysFlag INNER_BATCH) gets INNER_BASE, its first queue offset, which finish fills in: 19 digits. With
+ * sealed 1, and zl_record_seal after finish, a record ends in RocketMQ's property CRC: "__CRC32#" 0x01 ten digits, the least
+ * first, 0x02: the checksum of all before it. One that a client sent is left out then. */
+uint64_t zl_record_size_sealed(const struct zr_msg *msg, uint32_t sealed);
+void zl_record_encode_sealed(uint8_t *to, const struct zr_msg *msg, uint32_t sealed);
+void zl_record_seal(uint8_t *record);
+/* Of a whole record: 1: it ends in a property CRC that is right; 0: in one that is wrong; -1: in none. */
+int zl_record_sealed(struct zr_span record);
+/* How many queue offsets a record takes: INNER_NUM of an inner batch (1 to 32767), else 1. */
+uint32_t zl_record_offsets(const struct zl_record *r);
+
 /* ---- properties: name 0x01 value 0x02 ... ---- */
 /* Steps through the pairs; *pos begins at 0. 0 at the end. Malformed pieces are skipped as Java skips them. */
 uint32_t zl_props_next(struct zr_span props, uint64_t *pos, struct zr_str *ret_name, struct zr_str *ret_value);

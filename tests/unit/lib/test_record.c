@@ -315,3 +315,71 @@ Test(batch, malformed_at_every_length)
     cr_assert_eq(zl_batch_next((struct zr_span){ NULL, 0 }, &pos, &got), ZR_ENOENT);
     zl_buf_free(&out);
 }
+
+static struct zr_span encode_sealed(const struct zr_msg *msg)
+{
+    uint64_t n = zl_record_size_sealed(msg, 1);
+    uint8_t *to = malloc(n);
+    memset(to, 0xEE, n);
+    zl_record_encode_sealed(to, msg, 1);
+    zl_record_finish(to, 4242, 88, 99);
+    zl_record_seal(to);
+    return (struct zr_span){ to, n };
+}
+
+Test(record, a_sealed_record_ends_in_a_checksum_of_all_of_it)
+{
+    static const char *const props[] = { "", "A\001b\002", "A\001b", "__CRC32#\0010123456789\002", "A\001b\002__CRC32#\0010123456789\002C\001d\002",
+                                         "A\001b\002__CRC32#\001x", "C\001__CRC32#\002" };
+    static const char *const kept[] = { "", "A\001b\002", "A\001b\002", "", "A\001b\002C\001d\002", "A\001b\002", "C\001__CRC32#\002" };
+    for (int i = 0; i < 7; i++)
+        for (int inner = 0; inner < 2; inner++) {
+            struct zr_msg msg = sample();
+            struct zl_record got;
+            const char *why = "";
+            msg.properties = span(props[i]);
+            if (inner) msg.sys_flag |= ZR_SYSFLAG_INNER_BATCH | ZR_SYSFLAG_NEED_UNWRAP;
+            struct zr_span r = encode_sealed(&msg);
+            cr_assert_eq(zl_record_parse(r, 1, &got, &why), ZR_OK, "%s", why);
+            cr_assert_eq(zl_record_sealed(r), 1);
+            cr_assert(memcmp(got.properties.ptr, kept[i], strlen(kept[i])) == 0, "%d", i);
+            cr_assert_eq(got.properties.len, strlen(kept[i]) + 20 + (inner ? 31 : 0), "%d", i);
+            struct zr_str base = zl_props_get(got.properties, "INNER_BASE");
+            cr_assert_eq(base.len, inner ? 19 : 0);
+            if (inner) cr_assert(memcmp(base.ptr, "0000000000000004242", 19) == 0);
+            for (uint64_t at = 0; at < r.len; at++) { /* any byte that changes is seen */
+                ((uint8_t *)r.ptr)[at] ^= 1;
+                cr_assert_neq(zl_record_sealed(r), 1, "byte %d", (int)at);
+                ((uint8_t *)r.ptr)[at] ^= 1;
+            }
+            release(r);
+        }
+    struct zr_msg msg = sample();
+    struct zr_span r = encode(&msg);
+    cr_assert_eq(zl_record_sealed(r), -1);
+    release(r);
+}
+
+Test(record, an_inner_batch_takes_as_many_offsets_as_it_says)
+{
+    struct zr_msg msg = sample();
+    struct zl_record got;
+    const char *why;
+    static const char *const num[] = { "INNER_NUM\0017\002", "INNER_NUM\0010\002", "INNER_NUM\00140000\002", "INNER_NUM\001x\002", "INNER_NUM\00132767" };
+    static const uint32_t want[] = { 7, 1, 1, 1, 32767 };
+    for (int i = 0; i < 5; i++) {
+        msg.properties = span(num[i]);
+        msg.sys_flag = 0;
+        struct zr_span r = encode(&msg);
+        cr_assert_eq(zl_record_parse(r, 1, &got, &why), ZR_OK);
+        cr_assert_eq(zl_record_offsets(&got), 1);
+        release(r);
+        msg.sys_flag = ZR_SYSFLAG_INNER_BATCH;
+        r = encode(&msg);
+        zl_record_finish((uint8_t *)r.ptr, 12, 0, 0);
+        cr_assert_eq(zl_record_parse(r, 1, &got, &why), ZR_OK);
+        cr_assert_eq(zl_record_offsets(&got), want[i]);
+        cr_assert(zl_is(zl_props_get(got.properties, "INNER_BASE"), "0000000000000000012"));
+        release(r);
+    }
+}
