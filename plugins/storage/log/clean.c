@@ -12,7 +12,7 @@
  *
  * LOCKING: clean_lock for one cleaning at a time, held throughout. The timer and its job are counted by clean_running under
  * work_lock, so that a stop can wait for them. */
-#include "zs_int.h"
+#include "zs_pack.h"
 #include <stdlib.h>
 #include <time.h>
 
@@ -60,11 +60,9 @@ void zs_disk_look(struct zr_inst *st)
 
 static uint32_t is_expired(struct zr_inst *st, int64_t base)
 {
-    char path[ZS_PATH];
-    struct zr_io_stat stat;
-    zs_seg_path(st, base, path);
-    if (st->io->stat(st->io->ctx, path, &stat) < 0) return 0;
-    return st->timer->wall_ms(st->host) - stat.mtime_ns / 1000000 >= st->conf.retention_hours * 3600000;
+    int64_t mtime_ns = zs_seg_mtime_ns(st, base);
+    if (mtime_ns < 0) return 0;
+    return st->timer->wall_ms(st->host) - mtime_ns / 1000000 >= st->conf.retention_hours * 3600000;
 }
 
 /* Deletes the oldest segment if it may go. 1: it went. */

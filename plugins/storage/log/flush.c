@@ -11,8 +11,8 @@
  *      when nothing was written.
  *
  * LOCKING: flush_lock for wanted and the two conditions; not held over a sync or while the host is told. */
-#include "zs_int.h"
 #include <stdio.h>
+#include "zs_pack.h"
 
 void zs_flush_dirty(struct zr_inst *st)
 {
@@ -48,6 +48,7 @@ uint32_t zs_flush_wait(struct zr_inst *st, int64_t position)
 
 static int64_t sync_segment(struct zr_inst *st, struct zs_seg *seg)
 {
+    if (seg->packed) return 0; /* was synced before it got its name */
     if (atomic_load(&seg->name_unsynced)) {
         int64_t r = st->io->sync_dir(st->io->ctx, st->log_dir);
         if (r < 0) return r;
@@ -103,6 +104,7 @@ static void flush_once(struct zr_inst *st)
     pthread_cond_broadcast(&st->flushed_cond);
     pthread_mutex_unlock(&st->flush_lock);
     st->dur->advance(st->host, ZR_MARK_FLUSHED, end);
+    if (st->pack) zs_pack_flushed(st, end);
 }
 
 /* Waits until there is a reason to flush. 0: the thread is to end. Under flush_lock. */

@@ -11,11 +11,12 @@
  *   4. With ZR_READ_NOWAIT no page is touched that is not in memory: records younger than recent_bytes are taken to be there,
  *      of others mincore is asked.
  *   5. Without it, what is not in memory is brought in by pread first, so that a failing disk is an errno, not a signal.
- *   6. Pieces stay valid until unpin: their segments cannot be closed, unmapped or given up before. */
-#include "zs_int.h"
+ *   6. Pieces stay valid until unpin: their segments cannot be closed, unmapped or given up before, nor their blocks (zs_pack.h).
+ *      Of a packed segment's blocks invariants 4 and 5 are the cache's: with NOWAIT nothing is decompressed. */
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include "zs_pack.h"
 
 #define ENTRIES 64u
 #define LEAST_SCAN 800u
@@ -23,9 +24,9 @@
 #define WINDOW_PAGES 32u
 #define MAX_BYTES (128u << 20)
 
-struct pin { /* more than one segment; a single one is its own pin. The low bit of the number tells them apart */
+struct pin { /* more than one hold; a single one is its own pin. The low bit of the number tells them apart */
     uint32_t n;
-    struct zs_seg *segs[ZS_PINS];
+    uint64_t pins[ZS_PINS];
 };
 
 struct reading {
@@ -33,8 +34,8 @@ struct reading {
     const struct zr_read *req;
     struct zr_read_result *ret;
     struct zr_queue *q;
-    struct zs_seg *segs[ZS_PINS];
-    uint32_t n_segs;
+    struct zs_hold *holds; /* ZS_PINS, of which the first n_holds are held */
+    uint32_t n_holds;
     uint32_t max_messages, max_scan, scanned;
     uint64_t max_bytes;
     int64_t next, max, end, last_phys;
@@ -126,52 +127,64 @@ static uint32_t record_belongs(const struct reading *r, const uint8_t *ptr)
 #define GOT_RECORD 1
 #define GOT_NOTHING 0  /* gone or damaged: go on behind it */
 #define GOT_BUSY (-1)  /* not in memory */
-#define GOT_FULL (-2)  /* lies in one segment too many for this read */
+#define GOT_FULL (-2)  /* needs one hold too many for this read */
 
-static struct zs_seg *pinned_seg(struct reading *r, int64_t phys, int *ret_why)
+/* What holds [phys, phys + size): one of those there are, or a new one. */
+static const struct zs_hold *held(struct reading *r, int64_t phys, uint64_t size, int *ret_why)
 {
-    uint32_t busy = 0;
-    for (uint32_t i = r->n_segs; i > 0; i--)
-        if (phys >= r->segs[i - 1]->base && phys < r->segs[i - 1]->base + r->st->segs.size) return r->segs[i - 1];
-    if (r->n_segs == ZS_PINS) {
+    for (uint32_t i = r->n_holds; i > 0; i--)
+        if (phys >= r->holds[i - 1].from && phys + (int64_t)size <= r->holds[i - 1].to) return &r->holds[i - 1];
+    if (r->n_holds == ZS_PINS) {
         *ret_why = GOT_FULL;
         return NULL;
     }
-    struct zs_seg *seg = zs_seg_get(r->st, phys, r->req->flags & ZR_READ_NOWAIT, &busy);
-    if (seg) r->segs[r->n_segs++] = seg;
-    *ret_why = busy ? GOT_BUSY : GOT_NOTHING;
-    return seg;
+    struct zs_hold *h = &r->holds[r->n_holds];
+    int got = zs_hold_get(r->st, phys, size, r->req->flags & ZR_READ_NOWAIT, h);
+    if (got > 0) {
+        r->n_holds++;
+        return h;
+    }
+    *ret_why = got < 0 ? GOT_BUSY : GOT_NOTHING;
+    return NULL;
 }
 
-static int record_find(struct reading *r, const struct zs_entry *e, struct zs_seg **ret_seg, const uint8_t **ret_ptr)
+/* Has a plain segment's record in memory. GOT_RECORD, GOT_NOTHING, GOT_BUSY. */
+static int record_bring(struct reading *r, const struct zs_hold *h, const uint8_t *ptr, const struct zs_entry *e)
+{
+    struct zr_inst *st = r->st;
+    uint64_t size = (uint64_t)e->size;
+    int64_t off = e->phys - h->from;
+    if (window_resident(r, h->seg, ptr, size)) return GOT_RECORD;
+    if (r->req->flags & ZR_READ_NOWAIT) return GOT_BUSY;
+    st->io->advise(st->io->ctx, h->fd, NULL, off, size > (256u << 10) ? size : (256u << 10), ZR_IO_ADVISE_WILLNEED);
+    int64_t rc = zs_bring_in(st, h->seg, off, size);
+    r->window = NULL;
+    if (rc >= 0) return GOT_RECORD;
+    zs_log(st, ZR_LOG_ERROR, "the record at %lld cannot be read: %s", (long long)e->phys, zs_errno_text(rc));
+    zs_count(st, ZS_M_DAMAGED, 1);
+    return GOT_NOTHING;
+}
+
+static int record_find(struct reading *r, const struct zs_entry *e, const struct zs_hold **ret_hold, const uint8_t **ret_ptr)
 {
     struct zr_inst *st = r->st;
     int why = GOT_NOTHING;
     uint64_t size = (uint64_t)e->size;
     if (e->phys < atomic_load(&st->begin) || e->phys + e->size > zs_visible(st) || size < 91) return GOT_NOTHING;
-    struct zs_seg *seg = pinned_seg(r, e->phys, &why);
-    if (!seg) return why;
-    int64_t off = e->phys - seg->base;
-    if (off + e->size > st->segs.size) return GOT_NOTHING;
-    const uint8_t *ptr = seg->map + off;
-    uint32_t recent = is_recent(st, e->phys, r->end);
-    if (!recent && !window_resident(r, seg, ptr, size)) {
-        if (r->req->flags & ZR_READ_NOWAIT) return GOT_BUSY;
-        st->io->advise(st->io->ctx, seg->fd, NULL, off, size > (256u << 10) ? size : (256u << 10), ZR_IO_ADVISE_WILLNEED);
-        int64_t rc = zs_bring_in(st, seg, off, size);
-        r->window = NULL;
-        if (rc < 0) {
-            zs_log(st, ZR_LOG_ERROR, "the record at %lld cannot be read: %s", (long long)e->phys, zs_errno_text(rc));
-            zs_count(st, ZS_M_DAMAGED, 1);
-            return GOT_NOTHING;
-        }
+    const struct zs_hold *h = held(r, e->phys, size, &why);
+    if (!h) return why;
+    const uint8_t *ptr = zs_hold_at(h, e->phys);
+    uint32_t recent = h->seg && is_recent(st, e->phys, r->end);
+    if (h->seg && !recent) {
+        why = record_bring(r, h, ptr, e);
+        if (why != GOT_RECORD) return why;
     }
     if (!record_good(ptr, e->phys, size, !recent) || (!recent && !record_belongs(r, ptr))) {
         zs_count(st, ZS_M_DAMAGED, 1);
         zs_log(st, ZR_LOG_ERROR, "queue %s %d: the record at %lld is damaged and is skipped", r->q->topic, r->q->id, (long long)e->phys);
         return GOT_NOTHING;
     }
-    *ret_seg = seg;
+    *ret_hold = h;
     *ret_ptr = ptr;
     return GOT_RECORD;
 }
@@ -185,15 +198,15 @@ static uint32_t matches(struct reading *r, const uint8_t *ptr, uint64_t size)
 }
 
 /* Adds the record to the answer; 0: the array of pieces is full. */
-static uint32_t piece_add(struct reading *r, const struct zs_seg *seg, const uint8_t *ptr, uint64_t size)
+static uint32_t piece_add(struct reading *r, const struct zs_hold *h, const uint8_t *ptr, uint64_t size)
 {
     struct zr_read_result *ret = r->ret;
     struct zr_piece *last = ret->n_pieces ? &r->req->pieces[ret->n_pieces - 1] : NULL;
-    if (last && last->fd == seg->fd && last->ptr + last->len == ptr) {
+    if (last && last->fd == h->fd && last->ptr + last->len == ptr) {
         last->len += size;
     } else {
         if (ret->n_pieces == r->req->cap_pieces) return 0;
-        r->req->pieces[ret->n_pieces++] = (struct zr_piece){ .ptr = ptr, .len = size, .off = ptr - seg->map, .fd = seg->fd };
+        r->req->pieces[ret->n_pieces++] = (struct zr_piece){ .ptr = ptr, .len = size, .off = h->seg ? ptr - h->ptr : 0, .fd = h->fd };
     }
     ret->bytes += size;
     ret->n_messages++;
@@ -217,7 +230,7 @@ static uint32_t answer_full(const struct reading *r, const struct zs_entry *e)
 /* Looks at one entry. 1: go on; 0: the answer ends before it; -1: it would have to wait. */
 static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verdict)
 {
-    struct zs_seg *seg;
+    const struct zs_hold *hold;
     const uint8_t *ptr;
     if (zs_entry_real(e)) {
         if (answer_full(r, e)) return 0;
@@ -228,7 +241,7 @@ static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verd
             return 1;
         }
     }
-    int got = zs_entry_real(e) ? record_find(r, e, &seg, &ptr) : GOT_NOTHING;
+    int got = zs_entry_real(e) ? record_find(r, e, &hold, &ptr) : GOT_NOTHING;
     if (got == GOT_BUSY) return -1;
     if (got == GOT_FULL) return 0;
     if (got == GOT_NOTHING) {
@@ -240,7 +253,7 @@ static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verd
         if (r->ret->n_messages == 0) r->ret->what = ZR_READ_NO_MATCHED_MESSAGE;
         return 1;
     }
-    if (!piece_add(r, seg, ptr, (uint64_t)e->size)) return 0;
+    if (!piece_add(r, hold, ptr, (uint64_t)e->size)) return 0;
     r->ret->what = ZR_READ_FOUND;
     return 1;
 }
@@ -340,20 +353,20 @@ static uint32_t out_of_bounds(struct reading *r, int64_t min)
 
 static void release_unused(struct reading *r, uint32_t keep)
 {
-    while (r->n_segs > keep) zs_seg_put(r->st, r->segs[--r->n_segs]);
+    while (r->n_holds > keep) zs_hold_put(r->st, r->holds[--r->n_holds].pin);
 }
 
-/* Turns the pinned segments into one number. 0: no memory; nothing is pinned any more. */
+/* Turns the holds into one number. 0: no memory; nothing is held any more. */
 static uint64_t pin_make(struct reading *r)
 {
-    if (r->n_segs == 1) return (uint64_t)(uintptr_t)r->segs[0];
+    if (r->n_holds == 1) return r->holds[0].pin;
     struct pin *p = malloc(sizeof *p);
     if (!p) {
         release_unused(r, 0);
         return 0;
     }
-    p->n = r->n_segs;
-    memcpy(p->segs, r->segs, r->n_segs * sizeof *p->segs);
+    p->n = r->n_holds;
+    for (uint32_t i = 0; i < p->n; i++) p->pins[i] = r->holds[i].pin;
     return (uint64_t)(uintptr_t)p | 1u;
 }
 
@@ -361,11 +374,11 @@ void zs_unpin(struct zr_inst *st, uint64_t pin)
 {
     if (pin == 0) return;
     if (!(pin & 1)) {
-        zs_seg_put(st, (struct zs_seg *)(uintptr_t)pin);
+        zs_hold_put(st, pin);
         return;
     }
     struct pin *p = (struct pin *)(uintptr_t)(pin & ~(uint64_t)1);
-    for (uint32_t i = 0; i < p->n; i++) zs_seg_put(st, p->segs[i]);
+    for (uint32_t i = 0; i < p->n; i++) zs_hold_put(st, p->pins[i]);
     free(p);
 }
 
@@ -407,7 +420,8 @@ static void result_clear(struct zr_read_result *ret)
 
 zr_status zs_read(struct zr_inst *st, const struct zr_read *req, struct zr_read_result *ret)
 {
-    struct reading r = { .st = st, .req = req, .ret = ret };
+    struct zs_hold holds[ZS_PINS];
+    struct reading r = { .st = st, .req = req, .ret = ret, .holds = holds };
     result_clear(ret);
     if (req->cap_pieces == 0) return ZR_EINVAL;
     r.q = req->queue ? req->queue : zs_queue_find(st, req->topic, req->queue_id);
@@ -424,39 +438,45 @@ zr_status zs_read(struct zr_inst *st, const struct zr_read *req, struct zr_read_
 
 /* ---- single records ---------------------------------------------------------------------------------------------------------------- */
 
-struct zs_seg *zs_record_get(struct zr_inst *st, int64_t phys, int32_t size, uint32_t check, struct zl_record *ret)
+/* Has [phys, phys + len) held in *h and, if it may not be in memory, read once so that an error of the disk shows here. */
+static uint32_t hold_bytes(struct zr_inst *st, int64_t phys, uint64_t len, uint32_t recent, struct zs_hold *h)
 {
-    uint32_t busy;
+    if (zs_hold_get(st, phys, len, 0, h) <= 0) return 0;
+    if (!h->seg || recent || zs_bring_in(st, h->seg, phys - h->from, len) >= 0) return 1;
+    zs_hold_put(st, h->pin);
+    return 0;
+}
+
+uint32_t zs_record_get(struct zr_inst *st, int64_t phys, int32_t size, uint32_t check, struct zl_record *ret, struct zs_hold *h)
+{
     const char *why;
     int64_t visible = atomic_load(&st->end);
-    if (phys < atomic_load(&st->begin) || phys + 91 > visible) return NULL;
-    struct zs_seg *seg = zs_seg_get(st, phys, 0, &busy);
-    if (!seg) return NULL;
-    int64_t off = phys - seg->base, left = st->segs.size - off;
-    if (left > visible - phys) left = visible - phys;
-    const uint8_t *ptr = seg->map + off;
+    if (phys < atomic_load(&st->begin) || phys + 91 > visible) return 0;
     uint32_t recent = is_recent(st, phys, visible);
-    if (left < 91 || (!recent && zs_bring_in(st, seg, off, 91) < 0)) goto no;
-    uint32_t real = zl_load32(ptr);
-    if ((int64_t)real > left || real < 91 || real > ZS_MAX_RECORD || (size && (uint32_t)size != real)) goto no;
-    if (!recent && check && zs_bring_in(st, seg, off, real) < 0) goto no;
+    if (!hold_bytes(st, phys, 91, recent, h)) return 0;
+    uint32_t real = zl_load32(zs_hold_at(h, phys)), whole = check && (!recent || !h->seg);
+    if (real > visible - phys || real < 91 || real > ZS_MAX_RECORD || (size && (uint32_t)size != real)) goto no;
+    if (whole || phys + (int64_t)real > h->to) {
+        zs_hold_put(st, h->pin);
+        if (!hold_bytes(st, phys, real, recent || !check, h)) return 0;
+    }
+    const uint8_t *ptr = zs_hold_at(h, phys);
     if (!record_good(ptr, phys, real, 0)) goto no;
-    if (zl_record_parse((struct zr_span){ ptr, real }, check && !recent, ret, &why) != ZR_OK) goto no;
-    return seg;
+    if (zl_record_parse((struct zr_span){ ptr, real }, whole, ret, &why) != ZR_OK) goto no;
+    return 1;
 no:
-    zs_seg_put(st, seg);
-    return NULL;
+    zs_hold_put(st, h->pin);
+    return 0;
 }
 
 zr_status zs_record_at(struct zr_inst *st, int64_t physical, struct zr_piece *ret_piece, uint64_t *ret_pin)
 {
     struct zl_record rec;
+    struct zs_hold h;
     if (physical < 0 || physical >= zs_visible(st)) return ZR_ENOENT;
-    struct zs_seg *seg = zs_record_get(st, physical, 0, 1, &rec);
-    if (!seg) return ZR_ENOENT;
-    int64_t off = physical - seg->base;
-    *ret_piece = (struct zr_piece){ .ptr = seg->map + off, .len = rec.size, .off = off, .fd = seg->fd };
-    *ret_pin = (uint64_t)(uintptr_t)seg;
+    if (!zs_record_get(st, physical, 0, 1, &rec, &h)) return ZR_ENOENT;
+    *ret_piece = (struct zr_piece){ .ptr = zs_hold_at(&h, physical), .len = rec.size, .off = h.seg ? physical - h.from : 0, .fd = h.fd };
+    *ret_pin = h.pin;
     return ZR_OK;
 }
 
@@ -464,17 +484,14 @@ uint32_t zs_resident(struct zr_inst *st, struct zr_queue *q, int64_t offset)
 {
     uint8_t raw[ZS_ENTRY];
     struct zs_entry e;
-    uint32_t busy = 0;
+    struct zs_hold h;
     if (!q || zs_queue_copy(st, q, offset, 1, raw, 0) != 1) return 0;
     zs_entry_load(raw, &e);
     int64_t end = atomic_load(&st->end);
     if (!zs_entry_real(&e) || e.phys < atomic_load(&st->begin) || e.phys + e.size > end) return 0;
-    if (is_recent(st, e.phys, end)) return 1;
-    struct zs_seg *seg = zs_seg_get(st, e.phys, 1, &busy);
-    if (!seg) return 0;
-    int64_t off = e.phys - seg->base;
-    uint32_t in = off + e.size <= st->segs.size && zs_in_memory(seg->map + off, (uint64_t)e.size);
-    zs_seg_put(st, seg);
+    if (zs_hold_get(st, e.phys, (uint64_t)e.size, 1, &h) <= 0) return 0;
+    uint32_t in = !h.seg || is_recent(st, e.phys, end) || zs_in_memory(zs_hold_at(&h, e.phys), (uint64_t)e.size);
+    zs_hold_put(st, h.pin);
     return in;
 }
 
@@ -485,17 +502,15 @@ static uint32_t ms_of(struct zr_inst *st, struct zr_queue *q, int64_t offset, in
 {
     uint8_t raw[ZS_ENTRY];
     struct zs_entry e;
-    uint32_t busy;
+    struct zs_hold h;
     if (zs_queue_copy(st, q, offset, 1, raw, 0) != 1) return 0;
     zs_entry_load(raw, &e);
     if (!zs_entry_real(&e) || e.size < 91 || e.phys < atomic_load(&st->begin) || e.phys + e.size > atomic_load(&st->end)) return 0;
-    struct zs_seg *seg = zs_seg_get(st, e.phys, 0, &busy);
-    if (!seg) return 0;
-    int64_t off = e.phys - seg->base;
-    uint32_t good = off + e.size <= st->segs.size && zs_bring_in(st, seg, off, 91) >= 0 &&
-                    record_good(seg->map + off, e.phys, (uint64_t)e.size, 0);
-    if (good) *ret_ms = zs_store_ms(seg->map + off);
-    zs_seg_put(st, seg);
+    if (!hold_bytes(st, e.phys, 91, 0, &h)) return 0;
+    const uint8_t *ptr = zs_hold_at(&h, e.phys);
+    uint32_t good = record_good(ptr, e.phys, (uint64_t)e.size, 0);
+    if (good) *ret_ms = zs_store_ms(ptr);
+    zs_hold_put(st, h.pin);
     return good;
 }
 

@@ -17,7 +17,7 @@
  *      to a topic that was removed.
  *
  * Runs alone, before any thread of the store; zs_heal runs at any time, on a worker. */
-#include "zs_int.h"
+#include "zs_pack.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -330,14 +330,34 @@ static zr_status cut_segment(struct zr_inst *st, int64_t tail)
     return ZR_OK;
 }
 
+/* A packed segment is never written to and never deleted here: what is damaged in it may yet be mended by a person. A log
+ * whose last file is one goes on in the next, whatever is at its end. */
+static uint32_t is_packed(struct zr_inst *st, int64_t base)
+{
+    uint32_t busy, packed;
+    struct zs_seg *seg = zs_seg_get(st, base, 0, &busy);
+    packed = seg && seg->packed;
+    if (seg) zs_seg_put(st, seg);
+    return packed;
+}
+
+static void tail_leave_packed(struct recovery *rec)
+{
+    int64_t last = zs_segs_last(rec->st), end = last + rec->st->segs.size;
+    if (last < 0 || rec->tail >= end || !is_packed(rec->st, last)) return;
+    zs_log(rec->st, ZR_LOG_WARN, "the log ends at %lld, in a packed segment; it goes on at %lld", (long long)rec->tail, (long long)end);
+    rec->tail = end;
+}
+
 static zr_status cut_log(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
-    for (int64_t last = zs_segs_last(st); last > rec->tail; last = zs_segs_last(st)) {
+    for (int64_t last = zs_segs_last(st); last > rec->tail && !is_packed(st, last); last = zs_segs_last(st)) {
         zs_log(st, ZR_LOG_INFO, "segment %020lld holds no record and is deleted", (long long)last);
         zr_status rc = zs_seg_drop(st, 0);
         if (rc != ZR_OK) return rc;
     }
+    tail_leave_packed(rec);
     return cut_segment(st, rec->tail);
 }
 

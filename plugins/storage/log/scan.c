@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* scan.c - reading the log record by record, for recovery, healing and the index.
  *
- * Reads go through pread, not through a mapping: a disk that fails is an errno here and not a signal, and a file system of a
+ * Reads go through pread (or the blocks of a packed segment), not through a mapping: a disk that fails is an errno here and not a signal, and a file system of a
  * test sees every read. A record counts as valid when magic, lengths, its physical offset (it must be where it says it is)
  * and, if asked for, its body's checksum agree. A blank counts when it says exactly what is left of its segment.
  *
  * After something invalid, zs_scan_resync looks for the next record that is valid in that sense, byte by byte: the physical
  * offset in it makes an accident next to impossible. Holes of sparse files are stepped over where the seam can tell them. */
-#include "zs_int.h"
 #include <errno.h>
 #include <stdlib.h>
+#include "zs_pack.h"
 
 #define WINDOW (1u << 20)
+#define PAGE 4096
 #define HEADER 92u /* enough to judge a header: everything up to the body's length, and its own size */
 
 void zs_scan_open(struct zs_scan *s, struct zr_inst *st, int64_t pos, int64_t limit, uint32_t crc)
@@ -72,7 +73,11 @@ static int64_t load(struct zs_scan *s, int64_t pos, uint64_t need)
     uint64_t want = need > WINDOW ? need : WINDOW;
     if ((int64_t)want > room) want = (uint64_t)room;
     if (!buf_reach(s, want)) return -ENOMEM;
-    int64_t r = zl_io_read_all(s->st->io, s->seg->fd, s->buf, want, pos - s->seg->base);
+    int64_t r = zs_seg_read(s->st, s->seg, s->buf, want, pos - s->seg->base);
+    if (r < 0 && r != -ENOMEM && want > need) { /* something further on cannot be read: what is needed perhaps can */
+        want = need;
+        r = zs_seg_read(s->st, s->seg, s->buf, want, pos - s->seg->base);
+    }
     s->buf_at = pos;
     s->len = r < 0 ? 0 : want;
     return r < 0 ? r : (int64_t)want;
@@ -126,7 +131,7 @@ int zs_scan_next(struct zs_scan *s, struct zl_record *ret)
 static int64_t skip_hole(struct zs_scan *s, int64_t pos)
 {
     const struct zr_io_v1 *io = s->st->io;
-    if (!ZR_HAS(struct zr_io_v1, io, seek_data) || !io->seek_data) return pos;
+    if (s->seg->packed || !ZR_HAS(struct zr_io_v1, io, seek_data) || !io->seek_data) return pos;
     int64_t at = io->seek_data(io->ctx, s->seg->fd, pos - s->seg->base);
     if (at == -ENXIO) return seg_end(s);
     return at > pos - s->seg->base ? s->seg->base + at : pos;
@@ -161,8 +166,9 @@ static int64_t search_segment(struct zs_scan *s, int64_t pos)
         pos = skip_hole(s, pos);
         if (room_at(s, pos) <= (int64_t)HEADER) return -1;
         int64_t n = load(s, pos, WINDOW);
+        if (n < 0) n = load(s, pos, PAGE);
         if (n < 0) { /* this page cannot be read: behind it may be what can */
-            pos = (pos / 4096 + 1) * 4096;
+            pos = (pos / PAGE + 1) * PAGE;
             continue;
         }
         int64_t found = search_window(s, pos, n);

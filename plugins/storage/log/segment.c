@@ -11,13 +11,20 @@
  *
  * LOCKING: segs.lock guards the table, each segment's refs, map and fd. It is held over open and mmap of one file, never
  * over reading or writing. prep_lock guards the one segment that is made ahead; not held over its making. */
-#include "zs_int.h"
 #include <errno.h>
 #include <stdlib.h>
+#include "zs_pack.h"
 
 void zs_seg_path(struct zr_inst *st, int64_t base, char *to)
 {
     if (!zs_path(to, "%s/%020lld", st->log_dir, (long long)base)) to[0] = 0;
+}
+
+uint32_t zs_seg_packed_path(struct zr_inst *st, int64_t base, char *to)
+{
+    char plain[ZS_PATH];
+    zs_seg_path(st, base, plain);
+    return plain[0] && zs_path(to, "%s" ZS_PACKED, plain);
 }
 
 /* ---- the table ---------------------------------------------------------------------------------------------------- */
@@ -36,6 +43,7 @@ static void seg_close(struct zr_inst *st, struct zs_seg *seg)
         st->io->close(st->io->ctx, seg->fd);
         if (!seg->gone) st->segs.n_open--;
     }
+    if (seg->packed) zs_seg_pack_close(st, seg);
     seg->map = NULL;
     seg->fd = -1;
 }
@@ -90,7 +98,7 @@ struct zs_seg *zs_seg_get(struct zr_inst *st, int64_t pos, uint32_t nowait, uint
     pthread_mutex_lock(&s->lock);
     int64_t i = slot_of(s, pos);
     if (i >= 0) seg = s->at[i];
-    if (seg && !seg->map) {
+    if (seg && !seg->map && !seg->packed) {
         if (nowait) {
             *ret_busy = 1;
             seg = NULL;
@@ -117,6 +125,13 @@ void zs_seg_put(struct zr_inst *st, struct zs_seg *seg)
     }
     pthread_mutex_unlock(&st->segs.lock);
     if (end) free(seg);
+}
+
+void zs_seg_pin(struct zr_inst *st, struct zs_seg *seg)
+{
+    pthread_mutex_lock(&st->segs.lock);
+    seg->refs++;
+    pthread_mutex_unlock(&st->segs.lock);
 }
 
 void zs_seg_shut(struct zr_inst *st, int64_t pos)
@@ -159,12 +174,65 @@ struct zs_seg *zs_seg_add(struct zr_inst *st, int64_t base, int32_t fd)
         free(seg);
         return NULL;
     }
+    seg->serial = ++s->serials;
     s->at[(base - s->first) / s->size] = seg;
     if (fd >= 0) s->n_open++;
     uint64_t n = s->n;
     pthread_mutex_unlock(&s->lock);
     zs_gauge(st, ZS_M_SEGMENTS, (int64_t)n);
     return seg;
+}
+
+/* The readers of the old form keep it open and mapped until they are done. */
+uint32_t zs_seg_swap(struct zr_inst *st, struct zs_seg *seg, uint32_t packed, int64_t mtime_ns)
+{
+    struct zs_segs *s = &st->segs;
+    struct zs_seg *other = calloc(1, sizeof *other);
+    if (!other) return 0;
+    *other = (struct zs_seg){ .base = seg->base, .fd = -1, .packed = packed, .mtime_ns = mtime_ns };
+    pthread_mutex_lock(&s->lock);
+    int64_t i = slot_of(s, seg->base);
+    uint32_t there = i >= 0 && s->at[i] == seg;
+    if (there) {
+        other->serial = ++s->serials;
+        s->at[i] = other;
+        if (seg->fd >= 0) s->n_open--;
+        if (atomic_load(&seg->pack)) s->n_packs_open--;
+        seg->gone = 1; /* the caller's pin is on it: it ends there */
+    }
+    pthread_mutex_unlock(&s->lock);
+    if (!there) free(other);
+    return there;
+}
+
+struct zs_seg *zs_seg_find_form(struct zr_inst *st, int64_t from, int64_t to, uint32_t packed)
+{
+    struct zs_segs *s = &st->segs;
+    struct zs_seg *found = NULL;
+    pthread_mutex_lock(&s->lock);
+    for (uint64_t i = 0; i < s->n && !found; i++) {
+        struct zs_seg *seg = s->at[i];
+        if (seg && seg->base >= from && seg->base + s->size <= to && seg->packed == packed && !atomic_load(&seg->damaged)) found = seg;
+    }
+    if (found) found->refs++;
+    pthread_mutex_unlock(&s->lock);
+    return found;
+}
+
+int64_t zs_seg_mtime_ns(struct zr_inst *st, int64_t base)
+{
+    char path[ZS_PATH];
+    struct zr_io_stat stat;
+    int64_t mtime_ns = -1;
+    pthread_mutex_lock(&st->segs.lock);
+    int64_t i = slot_of(&st->segs, base);
+    struct zs_seg *seg = i >= 0 ? st->segs.at[i] : NULL;
+    uint32_t packed = seg && seg->packed;
+    if (packed) mtime_ns = seg->mtime_ns;
+    pthread_mutex_unlock(&st->segs.lock);
+    if (packed) return mtime_ns;
+    zs_seg_path(st, base, path);
+    return st->io->stat(st->io->ctx, path, &stat) < 0 ? -1 : stat.mtime_ns;
 }
 
 int64_t zs_segs_first(struct zr_inst *st)
@@ -209,8 +277,12 @@ zr_status zs_seg_drop(struct zr_inst *st, uint32_t first)
         pthread_mutex_unlock(&s->lock);
         return ZR_ENOENT;
     }
-    zs_seg_path(st, seg->base, path);
-    int64_t r = st->io->unlink(st->io->ctx, path);
+    int64_t r = 0;
+    for (uint32_t form = 0; form < (st->conf.pack ? 2u : 1u) && (r >= 0 || r == -ENOENT); form++) { /* an interrupted change leaves both */
+        if (form) zs_seg_packed_path(st, seg->base, path);
+        else zs_seg_path(st, seg->base, path);
+        r = st->io->unlink(st->io->ctx, path);
+    }
     if (r < 0 && r != -ENOENT) {
         pthread_mutex_unlock(&s->lock);
         return zs_raise(st, zs_status_of(r), r, "%s cannot be deleted: %s", path, zs_errno_text(r));
@@ -226,6 +298,7 @@ zr_status zs_seg_drop(struct zr_inst *st, uint32_t first)
         while (s->n && !s->at[s->n - 1]) s->n--;
     }
     if (seg->fd >= 0) s->n_open--;
+    if (atomic_load(&seg->pack)) s->n_packs_open--;
     seg->gone = 1;
     if (seg->refs == 0) {
         seg_close(st, seg);
@@ -255,7 +328,9 @@ void zs_segs_free(struct zr_inst *st)
 
 struct found {
     int64_t base;
-    uint64_t size;
+    uint64_t size; /* of the plain form, as its file or the packed one's header tells; 0: the header is damaged */
+    uint32_t packed;
+    int64_t mtime_ns;
 };
 struct found_list {
     struct zr_inst *st;
@@ -264,11 +339,31 @@ struct found_list {
     uint32_t no_memory;
 };
 
+/* 1: a plain segment's name, 2: a packed one's, 3: what an interrupted change of form left behind; 0: none of these. */
+static uint32_t name_form(const char *name, int64_t *ret_base)
+{
+    char number[21];
+    if (strlen(name) < 20) return 0;
+    memcpy(number, name, 20);
+    number[20] = 0;
+    if (!zs_name_offset(number, ret_base)) return 0;
+    const char *rest = name + 20;
+    if (!*rest) return 1;
+    if (strcmp(rest, ZS_PACKED) == 0) return 2;
+    return strcmp(rest, ".tmp") == 0 || strcmp(rest, ZS_PACKED ".tmp") == 0 ? 3 : 0;
+}
+
 static int32_t found_name(void *ctx, const char *name)
 {
     struct found_list *l = ctx;
     int64_t base;
-    if (!zs_name_offset(name, &base)) {
+    uint32_t form = name_form(name, &base);
+    if (form == 3) {
+        char path[ZS_PATH];
+        if (zs_path(path, "%s/%s", l->st->log_dir, name)) l->st->io->unlink(l->st->io->ctx, path);
+        return 0;
+    }
+    if (form == 0) {
         zs_log(l->st, ZR_LOG_WARN, "%s/%s is no segment of the log and is left alone", l->st->log_dir, name);
         return 0;
     }
@@ -279,14 +374,39 @@ static int32_t found_name(void *ctx, const char *name)
         l->at = at;
         l->cap = cap;
     }
-    l->at[l->n++] = (struct found){ base, 0 };
+    l->at[l->n++] = (struct found){ .base = base, .packed = form == 2 };
     return 0;
 }
 
 static int by_base(const void *a, const void *b)
 {
     int64_t x = ((const struct found *)a)->base, y = ((const struct found *)b)->base;
-    return x < y ? -1 : x > y;
+    if (x == y) return (int)((const struct found *)a)->packed - (int)((const struct found *)b)->packed;
+    return x < y ? -1 : 1;
+}
+
+/* A segment in both forms: a change was interrupted. The plain one is taken, for it needs nothing; which of them stays is
+ * seen to by the packing thread. But where the plain one is not whole and the packed one is, that one is taken. */
+static zr_status found_twins(struct zr_inst *st, struct found_list *l)
+{
+    char path[ZS_PATH];
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < l->n; i++) {
+        if (n == 0 || l->at[n - 1].base != l->at[i].base) {
+            l->at[n++] = l->at[i];
+            continue;
+        }
+        struct found *plain = &l->at[n - 1], *packed = &l->at[i];
+        if (packed->size == 0 || plain->size == packed->size || !zs_seg_packed_path(st, packed->base, path)) continue;
+        if (st->conf.pack->verify(st->io, path, NULL) != 0) continue;
+        zs_seg_path(st, packed->base, path);
+        int64_t r = st->io->unlink(st->io->ctx, path);
+        if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be deleted: %s", path, zs_errno_text(r));
+        zs_log(st, ZR_LOG_WARN, "%s had %llu bytes; its packed form is whole and takes its place", path, (unsigned long long)plain->size);
+        *plain = *packed;
+    }
+    l->n = n;
+    return ZR_OK;
 }
 
 /* The size that the files were made with. It shows in their names; a single file must do with its length. */
@@ -312,6 +432,10 @@ static zr_status found_mend(struct zr_inst *st, const struct found *f)
 {
     char path[ZS_PATH];
     if (f->size == (uint64_t)st->segs.size) return ZR_OK;
+    if (f->packed && f->size == 0) return ZR_OK; /* what it cannot give is reported when it is met */
+    if (f->packed)
+        return zs_raise(st, ZR_ECORRUPT, 0, "%s/%020lld" ZS_PACKED " is a segment of %llu bytes; the others have %lld", st->log_dir,
+                        (long long)f->base, (unsigned long long)f->size, (long long)st->segs.size);
     zs_seg_path(st, f->base, path);
     int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
     int64_t r = fd;
@@ -337,6 +461,8 @@ static zr_status found_add(struct zr_inst *st, const struct found_list *l)
         if (rc != ZR_OK) return rc;
         struct zs_seg *seg = zs_seg_add(st, f->base, -1);
         if (!seg) return ZR_ENOMEM;
+        seg->packed = f->packed;
+        seg->mtime_ns = f->mtime_ns;
         zs_seg_put(st, seg);
         if (i && f->base - l->at[i - 1].base != st->segs.size)
             zs_log(st, ZR_LOG_ERROR, "%s: the log from %lld to %lld is missing", st->log_dir,
@@ -345,24 +471,48 @@ static zr_status found_add(struct zr_inst *st, const struct found_list *l)
     return ZR_OK;
 }
 
+/* What a file says of its segment's size. */
+static zr_status found_look(struct zr_inst *st, struct found *f)
+{
+    char path[ZS_PATH];
+    struct zr_io_stat stat;
+    struct zs_pack_info info = { 0 };
+    zs_seg_path(st, f->base, path);
+    if (f->packed && !st->conf.pack)
+        return zs_raise(st, ZR_EINVAL, 0, "%s" ZS_PACKED " is a compressed segment: open this log with storage-zstd, or expand it with "
+                        "`zaryactl store convert %s --to plain` while no broker has it", path, st->conf.root);
+    if (f->packed) zs_seg_packed_path(st, f->base, path);
+    int64_t r = st->io->stat(st->io->ctx, path, &stat);
+    if (r >= 0 && f->packed) {
+        r = st->conf.pack->peek(st->io, path, &info);
+        if (r >= 0 && info.base != f->base) r = -EBADMSG;
+        if (r == -EBADMSG) {
+            zs_log(st, ZR_LOG_ERROR, "%s: its header is damaged", path);
+            info = (struct zs_pack_info){ .mtime_ns = stat.mtime_ns };
+            r = 0;
+        }
+        stat.size = (uint64_t)info.raw_size;
+        f->mtime_ns = info.mtime_ns;
+    }
+    if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be looked at: %s", path, zs_errno_text(r));
+    f->size = stat.size;
+    return ZR_OK;
+}
+
 zr_status zs_segs_load(struct zr_inst *st)
 {
     struct found_list l = { .st = st };
     zr_status rc = ZR_OK;
-    char path[ZS_PATH];
     st->segs.size = st->conf.segment_size;
     int64_t r = st->io->list(st->io->ctx, st->log_dir, found_name, &l);
     if (l.no_memory) rc = ZR_ENOMEM;
     else if (r < 0) rc = zs_raise(st, zs_status_of(r), r, "%s cannot be read: %s", st->log_dir, zs_errno_text(r));
-    for (uint64_t i = 0; rc == ZR_OK && i < l.n; i++) {
-        struct zr_io_stat stat;
-        zs_seg_path(st, l.at[i].base, path);
-        r = st->io->stat(st->io->ctx, path, &stat);
-        if (r < 0) rc = zs_raise(st, zs_status_of(r), r, "%s cannot be looked at: %s", path, zs_errno_text(r));
-        l.at[i].size = stat.size;
-    }
+    for (uint64_t i = 0; rc == ZR_OK && i < l.n; i++) rc = found_look(st, &l.at[i]);
     if (rc == ZR_OK && l.n) {
         qsort(l.at, l.n, sizeof *l.at, by_base);
+        rc = found_twins(st, &l);
+    }
+    if (rc == ZR_OK && l.n) {
         st->segs.size = found_size(&l, st->conf.segment_size);
         if (st->segs.size != st->conf.segment_size)
             zs_log(st, ZR_LOG_WARN, "segment_size is %lld in the configuration; the log was made with %lld, which is kept",

@@ -6,7 +6,7 @@
  *
  * A stop is clean when everything appended is flushed, every queue entry and the index are on disk, and the snapshot says so;
  * only then does `abort` go. */
-#include "zs_int.h"
+#include "zs_pack.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -155,6 +155,7 @@ static void wake_all(struct zr_inst *st)
         pthread_mutex_unlock(locks[i]);
     }
     zs_index_stop(st);
+    zs_pack_stop(st);
 }
 
 static void join_threads(struct zr_inst *st)
@@ -171,11 +172,12 @@ static zr_status start_threads(struct zr_inst *st)
         const char *name;
         void (*main)(void *);
     } rows[] = { { "store-flush", zs_flush_main }, { "store-queues", zs_queue_writer_main }, { "store-segment", zs_prepare_main },
-                 { "store-index", zs_index_main } };
+                 { "store-pack", zs_pack_main }, { "store-index", zs_index_main } };
     atomic_store(&st->stopping, 0);
     atomic_store(&st->threads_on, 1);
-    for (uint32_t i = 0; i < (st->index ? 4u : 3u); i++) {
-        zr_status rc = st->work->spawn(st->host, rows[i].name, rows[i].main, st, &st->threads[i]);
+    for (uint32_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if ((rows[i].main == zs_pack_main && !st->pack) || (rows[i].main == zs_index_main && !st->index)) continue;
+        zr_status rc = st->work->spawn(st->host, rows[i].name, rows[i].main, st, &st->threads[st->n_threads]);
         if (rc != ZR_OK) {
             join_threads(st);
             return rc;
@@ -188,6 +190,7 @@ static zr_status start_threads(struct zr_inst *st)
 /* Gives back what warm took; each part may not be there yet. */
 static void release_all(struct zr_inst *st)
 {
+    zs_pack_ahead_wait(st);
     zs_index_free(st);
     if (st->active) zs_seg_put(st, st->active);
     st->active = NULL;
@@ -195,6 +198,7 @@ static void release_all(struct zr_inst *st)
     zs_qfiles_free(st);
     zs_queues_free(st);
     zs_segs_free(st);
+    zs_pack_free(st);
     zs_removed_free(st);
     zs_stages_free(st);
     if (st->checkpoint_fd >= 0) st->io->close(st->io->ctx, st->checkpoint_fd);
@@ -211,6 +215,7 @@ zr_status zs_warm(struct zr_inst *st)
     if (rc == ZR_OK) rc = zs_lock_take(st);
     if (rc == ZR_OK) rc = zs_checkpoint_open(st);
     if (rc == ZR_OK) rc = zs_qfiles_init(st);
+    if (rc == ZR_OK) rc = zs_pack_init(st);
     if (rc == ZR_OK) rc = zs_recover(st);
     if (rc == ZR_OK) {
         int64_t r = zs_abort_make(st);
@@ -298,9 +303,9 @@ static struct zr_str why_not(struct zr_inst *st)
 static int64_t earliest_ms(struct zr_inst *st)
 {
     struct zl_record r;
-    struct zs_seg *seg = zs_record_get(st, atomic_load(&st->begin), 0, 0, &r);
-    if (!seg) return -1;
-    zs_seg_put(st, seg);
+    struct zs_hold hold;
+    if (!zs_record_get(st, atomic_load(&st->begin), 0, 0, &r, &hold)) return -1;
+    zs_hold_put(st, hold.pin);
     return r.store_ms;
 }
 

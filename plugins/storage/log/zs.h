@@ -5,10 +5,40 @@
  * zr_storage_v1. The store is the plugin's struct zr_inst. Thread words and meanings are those of zarya/storage.h. */
 #ifndef ZS_H
 #define ZS_H
+#include "zarya/io.h"
 #include "zarya/plugin.h"
 #include "zarya/storage.h"
 
 #define ZS_MAX_LEVELS 64u
+
+/* A second form of sealed segments (storage-zstd), made and read by a library of the plugin's: this one knows nothing of how.
+ * Answers are >= 0 or -errno; -EBADMSG: damaged. Offsets are in the segment. pace is called after each piece of work and
+ * may wait; not 0: stop with -ECANCELED. Any thread. */
+struct zs_packed; /* an open one, the library's own */
+struct zs_pack_info {
+    int64_t base, raw_size, mtime_ns; /* of the plain form */
+    uint64_t size;                    /* of the packed file */
+};
+struct zs_pace {
+    uint32_t (*call)(void *arg, uint64_t bytes);
+    void *arg;
+};
+struct zs_conf;
+struct zs_pack_ops {
+    int64_t (*peek)(const struct zr_io_v1 *io, const char *path, struct zs_pack_info *ret);
+    int64_t (*open)(const struct zr_io_v1 *io, const char *path, struct zs_packed **ret, const char **ret_why);
+    void (*close)(struct zs_packed *p);
+    uint32_t (*blocks)(const struct zs_packed *p);
+    uint32_t (*block_of)(const struct zs_packed *p, int64_t off, int64_t *ret_from, int64_t *ret_to);
+    void (*block_at)(const struct zs_packed *p, uint32_t no, int64_t *ret_from, int64_t *ret_to);
+    int64_t (*block_read)(struct zs_packed *p, uint32_t no, uint8_t *to); /* whole, and checked */
+    /* The checksums of the file, nothing decompressed: how many blocks are damaged. */
+    int64_t (*verify)(const struct zr_io_v1 *io, const char *path, const struct zs_pace *pace);
+    int64_t (*pack)(const struct zr_io_v1 *io, const char *plain, const char *to, int64_t base, int64_t size,
+                    const struct zs_conf *conf, const struct zs_pace *pace);
+    int64_t (*expand)(const struct zr_io_v1 *io, const char *packed, const char *to, const struct zs_pace *pace);
+    int64_t (*compare)(const struct zr_io_v1 *io, const char *packed, const char *plain, const struct zs_pace *pace);
+};
 
 struct zs_conf {
     const char *root;    /* the store's folder, absolute */
@@ -33,6 +63,13 @@ struct zs_conf {
     double ratio_clean, ratio_force, ratio_refuse; /* used shares of the disk: delete expired, delete any, refuse appends */
     uint32_t delete_hours;  /* bit h: hour h of the local day */
     uint32_t n_levels;
+    const struct zs_pack_ops *pack; /* NULL: sealed segments stay as they are, and a log with packed ones is refused */
+    uint32_t compress;              /* 1: pack sealed segments; 0: expand packed ones. One by one, behind everything else */
+    uint32_t pack_level, pack_dict_size, pack_block_size;
+    int64_t pack_keep;              /* the newest sealed segments that stay plain */
+    int64_t pack_rate;              /* bytes a second at most, of the plain form */
+    int64_t pack_cache_bytes;
+    int64_t max_open_packs;
     int64_t level_ms[ZS_MAX_LEVELS]; /* delays of SCHEDULE_TOPIC_XXXX, for entries made anew by a recovery */
 };
 

@@ -40,7 +40,7 @@
 #define ZS_MAX_RECORD (64u << 20)  /* no record is larger, whatever its size word says */
 #define ZS_RECORD_OVER 65536       /* record size allowed beyond max_message_size */
 #define ZS_PATH 1024u              /* longest path built here */
-#define ZS_PINS 8u                 /* segments one read may touch */
+#define ZS_PINS 32u                /* segments, or blocks of packed ones, that one read may hold */
 #define ZS_CHECKPOINT 4096u
 #define ZS_MAX_QUEUES (4u << 20)
 #define ZS_MAX_RING (1u << 20)     /* entries of one queue in memory */
@@ -61,6 +61,11 @@ struct zs_seg {
     int32_t fd;         /* -1: not open now */
     uint32_t refs;      /* pins */
     uint32_t gone;      /* deleted; ends with its last pin */
+    uint32_t packed;    /* its form: a file of blocks, which is not mapped (zs_pack.h) */
+    _Atomic uint32_t damaged;       /* packed, and so that it cannot be opened; plain: could not be packed */
+    struct zs_packed *_Atomic pack; /* packed: opened */
+    int64_t mtime_ns;   /* packed: last write of the plain form */
+    uint64_t serial;    /* in order of making */
     _Atomic uint32_t name_unsynced; /* its folder must be synced before anything in it counts as flushed */
 };
 struct zs_segs {
@@ -69,6 +74,7 @@ struct zs_segs {
     uint64_t n, cap;
     int64_t first, size;
     uint64_t clock, n_open, max_open;
+    uint64_t serials, n_packs_open;
 };
 
 /* ---- queues (queue.c) ---- */
@@ -191,6 +197,7 @@ struct zr_inst {
     uint32_t warm;
 
     struct zs_segs segs;
+    struct zs_pack *pack;        /* conf.pack: the cache and the packing thread (zs_pack.h); NULL: plain segments only */
     struct zs_qfiles files;
 
     /* appending */
@@ -258,7 +265,7 @@ struct zr_inst {
     struct zs_index *index;
 
     _Atomic uint32_t stopping;
-    uint64_t threads[4];
+    uint64_t threads[5];
     uint32_t n_threads;
     _Atomic uint32_t threads_on; /* the threads are there (or about to be) */
 
@@ -301,6 +308,7 @@ void zs_segs_free(struct zr_inst *st);
 /* The segment that covers pos, open, mapped and pinned; NULL: not there. nowait: NULL too if it is not mapped, with *ret_busy. */
 struct zs_seg *zs_seg_get(struct zr_inst *st, int64_t pos, uint32_t nowait, uint32_t *ret_busy);
 void zs_seg_put(struct zr_inst *st, struct zs_seg *seg);
+void zs_seg_pin(struct zr_inst *st, struct zs_seg *seg); /* once more; the caller has a pin */
 /* Puts a segment into the table; fd >= 0 is taken over. Returned pinned; NULL: no memory. */
 struct zs_seg *zs_seg_add(struct zr_inst *st, int64_t base, int32_t fd);
 /* Creates the file of a segment in full size: a descriptor or -errno. */
@@ -482,8 +490,9 @@ int64_t zs_queue_truncate(struct zr_inst *st, struct zr_queue *q, int64_t tail);
 uint32_t zs_in_memory(const uint8_t *ptr, uint64_t len);
 /* Brings a range of a segment into memory by pread, so that a failing disk is an errno and not a signal. 0 or -errno. */
 int64_t zs_bring_in(struct zr_inst *st, struct zs_seg *seg, int64_t off, uint64_t len);
-/* The record of an entry: pinned segment and parsed, or NULL. */
-struct zs_seg *zs_record_get(struct zr_inst *st, int64_t phys, int32_t size, uint32_t check, struct zl_record *ret);
+struct zs_hold;
+/* The record at phys (of that size, if size is not 0), held and parsed; 0: there is none. */
+uint32_t zs_record_get(struct zr_inst *st, int64_t phys, int32_t size, uint32_t check, struct zl_record *ret, struct zs_hold *ret_hold);
 int64_t zs_store_ms(const uint8_t *record); /* needs 80 bytes */
 
 /* ---- clean.c ---- */

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* zstd.c - the plugin storage-zstd: the store of storage-commitlog with its sealed segments kept packed (zp.h).
+ *
+ * The options of every store and a few of its own; the table through which the store's library packs, expands and reads. The
+ * instance is the store. */
+#include <string.h>
+#include "zarya/plugin.h"
+#include "zp.h"
+#include "zs_options.h"
+
+struct settings {
+    struct zs_settings store; /* first: its rows' offsets are from here */
+    int64_t level, dictionary, block, cache, rate, keep_plain, open_packed;
+    uint8_t compress;
+};
+
+#define OWN(member, type, flags, dflt, min, max, unit, doc) \
+    ZR_OPTION_ROW(struct settings, member, #member, type, flags, dflt, min, max, unit, doc)
+
+static const struct zr_option options[] = {
+    ZS_OPTION_ROWS,
+    OWN(compress, ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL, "Pack sealed log files; false expands packed ones again, in the background, so that storage-commitlog and Apache can open the directory."),
+    OWN(level, ZR_OPT_I64, 0, "3", "1", "19", NULL, "Compression level of zstd."),
+    OWN(dictionary, ZR_OPT_I64, 0, "64 KiB", "0", "1048576", "bytes", "Largest dictionary, trained for each log file and kept in it; 0 for none."),
+    OWN(block, ZR_OPT_I64, 0, "32 KiB", "4096", "1048576", "bytes", "Bytes of the log that are compressed together, and read together."),
+    OWN(cache, ZR_OPT_I64, 0, "32 MiB", "65536", "68719476736", "bytes", "Memory for blocks that were read."),
+    OWN(rate, ZR_OPT_I64, 0, "64 MiB", "65536", "68719476736", "bytes", "Bytes of the log that are packed or expanded in a second, at most."),
+    OWN(keep_plain, ZR_OPT_I64, 0, "0", "0", "100000", NULL, "Newest sealed log files that stay plain, for consumers a little behind."),
+    OWN(open_packed, ZR_OPT_I64, 0, "64", "4", "10000", NULL, "Packed log files that are kept open, with their tables and dictionaries in memory."),
+};
+
+/* ---- the store's table, on zp.h ----------------------------------------------------------------------------------------- */
+
+static struct zp_file *file_of(const struct zs_packed *p) { return (struct zp_file *)(uintptr_t)p; }
+
+static int64_t ops_peek(const struct zr_io_v1 *io, const char *path, struct zs_pack_info *ret)
+{
+    struct zp_info info;
+    int64_t r = zp_peek(io, path, &info);
+    if (r >= 0) *ret = (struct zs_pack_info){ .base = info.base, .raw_size = info.raw_size, .mtime_ns = info.mtime_ns, .size = info.size };
+    return r;
+}
+
+static int64_t ops_open(const struct zr_io_v1 *io, const char *path, struct zs_packed **ret, const char **ret_why)
+{
+    struct zp_file *f;
+    int64_t r = zp_open(io, path, &f, ret_why);
+    if (r >= 0) *ret = (struct zs_packed *)f;
+    return r;
+}
+
+static void ops_close(struct zs_packed *p) { zp_close(file_of(p)); }
+
+static uint32_t ops_blocks(const struct zs_packed *p)
+{
+    struct zp_info info;
+    zp_about(file_of(p), &info);
+    return info.n_blocks;
+}
+
+static uint32_t ops_block_of(const struct zs_packed *p, int64_t off, int64_t *ret_from, int64_t *ret_to)
+{
+    return zp_block_of(file_of(p), off, ret_from, ret_to);
+}
+
+static void ops_block_at(const struct zs_packed *p, uint32_t no, int64_t *ret_from, int64_t *ret_to)
+{
+    zp_block_at(file_of(p), no, ret_from, ret_to);
+}
+
+static int64_t ops_block_read(struct zs_packed *p, uint32_t no, uint8_t *to) { return zp_block_read(file_of(p), no, to); }
+
+static const struct zp_pace *pace_of(const struct zs_pace *pace, struct zp_pace *room)
+{
+    if (!pace) return NULL;
+    *room = (struct zp_pace){ pace->call, pace->arg };
+    return room;
+}
+
+static int64_t ops_verify(const struct zr_io_v1 *io, const char *path, const struct zs_pace *pace)
+{
+    struct zp_pace room;
+    return zp_verify(io, path, 0, NULL, pace_of(pace, &room));
+}
+
+static int64_t ops_pack(const struct zr_io_v1 *io, const char *plain, const char *to, int64_t base, int64_t size,
+                        const struct zs_conf *conf, const struct zs_pace *pace)
+{
+    struct zp_pace room;
+    struct zp_conf c = { .level = (int32_t)conf->pack_level, .dict_size = conf->pack_dict_size, .block_size = conf->pack_block_size };
+    return zp_pack(io, plain, to, base, size, &c, pace_of(pace, &room));
+}
+
+static int64_t ops_expand(const struct zr_io_v1 *io, const char *packed, const char *to, const struct zs_pace *pace)
+{
+    struct zp_pace room;
+    return zp_expand(io, packed, to, NULL, pace_of(pace, &room));
+}
+
+static int64_t ops_compare(const struct zr_io_v1 *io, const char *packed, const char *plain, const struct zs_pace *pace)
+{
+    struct zp_pace room;
+    return zp_compare(io, packed, plain, pace_of(pace, &room));
+}
+
+static const struct zs_pack_ops ops = {
+    .peek = ops_peek,
+    .open = ops_open,
+    .close = ops_close,
+    .blocks = ops_blocks,
+    .block_of = ops_block_of,
+    .block_at = ops_block_at,
+    .block_read = ops_block_read,
+    .verify = ops_verify,
+    .pack = ops_pack,
+    .expand = ops_expand,
+    .compare = ops_compare,
+};
+
+/* ---- the plugin ------------------------------------------------------------------------------------------------------------- */
+
+static zr_status conf_fill(const struct zr_host *host, const struct settings *s, struct zs_conf *c)
+{
+    zr_status rc = zs_conf_fill(host, &s->store, c);
+    if (rc != ZR_OK) return rc;
+    c->pack = &ops;
+    c->compress = s->compress;
+    c->pack_level = (uint32_t)s->level;
+    c->pack_dict_size = (uint32_t)s->dictionary;
+    c->pack_block_size = (uint32_t)s->block;
+    c->pack_keep = s->keep_plain;
+    c->pack_rate = s->rate;
+    c->pack_cache_bytes = s->cache;
+    c->max_open_packs = s->open_packed;
+    return ZR_OK;
+}
+
+static zr_status zstd_check(const struct zr_host *host, const void *settings)
+{
+    struct zs_conf c;
+    return conf_fill(host, settings, &c);
+}
+
+static zr_status zstd_create(const struct zr_host *host, const void *settings, struct zr_inst **ret)
+{
+    struct zs_conf c;
+    zr_status rc = conf_fill(host, settings, &c);
+    if (rc != ZR_OK) return rc;
+    *ret = zs_create(host, &c);
+    return *ret ? ZR_OK : ZR_ENOMEM;
+}
+
+static zr_status zstd_retune(struct zr_inst *inst, const void *settings)
+{
+    struct zs_conf c;
+    zr_status rc = conf_fill(zs_host(inst), settings, &c);
+    if (rc == ZR_OK) zs_retune(inst, &c);
+    return rc;
+}
+
+static const void *zstd_query(struct zr_inst *inst, const char *iface_id)
+{
+    (void)inst;
+    return strcmp(iface_id, ZR_IF_STORAGE) == 0 ? &zs_storage : NULL;
+}
+
+static const struct zr_plugin plugin = {
+    .hdr = ZR_HDR(struct zr_plugin, 0),
+    .id = "storage-zstd",
+    .version = "1.0.0",
+    .summary = "RocketMQ's commit log with its sealed files compressed by zstd.",
+    .options = options,
+    .n_options = sizeof options / sizeof *options,
+    .settings_size = sizeof(struct settings),
+    .swap = ZR_SWAP_NEVER,
+    .check = zstd_check,
+    .create = zstd_create,
+    .warm = zs_warm,
+    .activate = zs_activate,
+    .drain = zs_drain,
+    .cool = zs_cool,
+    .destroy = zs_destroy,
+    .retune = zstd_retune,
+    .query = zstd_query,
+};
+
+ZR_MANIFEST("id = storage-zstd\n"
+            "version = 1.0.0\n"
+            "abi = 1.0\n"
+            "provides = zarya.storage/1\n");
+
+ZR_EXPORT const struct zr_plugin *zarya_plugin_entry_1(uint32_t host_minor)
+{
+    (void)host_minor;
+    return &plugin;
+}
