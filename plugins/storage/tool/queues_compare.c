@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* queues_compare.c - what the queues' files say against what the log said, queue by queue, told in runs of offsets.
+ *
+ * An entry without a record is explained by what lies at its place: deleted with its segment, behind the log's end, in a damaged
+ * part of the log, or nothing of that kind. A record without an entry is only told, it can be made again. */
+#include "tool.h"
+#include <fcntl.h>
+#include <unistd.h>
+
+enum state { GOOD, EXPIRED, FILLER, ZERO, MISSING, MARKED, WRONG, BEHIND, DAMAGED, ASTRAY };
+
+struct pass {
+    struct zt_queues *qs;
+    struct zt_log *lg;
+    struct zt_queue *q;
+    struct zs_scan scan;
+    enum state state;     /* of the run */
+    int64_t from, to;     /* its offsets */
+    int64_t phys;         /* of its first entry */
+    char why[128];
+    int64_t floor;        /* what is empty below is of messages that retention took */
+    int64_t *chunks;      /* numbers of those with records, in order */
+    uint64_t n_chunks, chunk;
+    int64_t order;        /* physical offset of the last entry that agrees */
+    uint64_t n_disorder;
+    int64_t disorder_at;
+    uint64_t file;        /* the file that is open */
+    int fd;
+};
+#define REBUILD "the broker makes them anew when they are read; --repair writes them now"
+
+static void file_of(struct pass *p, int64_t offset, char *name, int64_t *ret_at)
+{
+    int64_t byte = offset * (int64_t)ZS_ENTRY, base = byte / p->qs->file_size * p->qs->file_size;
+    zt_queue_file(p->q, name, p->q->n_files ? base : -1);
+    *ret_at = p->q->n_files ? byte - base : -1;
+}
+
+/* Were the records at phys safe on the disk once? Then their loss is a loss. */
+static uint32_t was_safe(struct pass *p, int64_t phys)
+{
+    struct zt_view *v = p->qs->v;
+    return !v->unclean || (v->snap.valid && phys < v->snap.pos);
+}
+
+static void run_tell(struct pass *p, uint32_t level, const char *kind, const char *what_to_do, const char *what)
+{
+    char name[ZS_PATH], range[64];
+    int64_t at, n = p->to - p->from;
+    file_of(p, p->from, name, &at);
+    if (n == 1) snprintf(range, sizeof range, "offset %lld", (long long)p->from);
+    else snprintf(range, sizeof range, "offsets %lld to %lld (%lld)", (long long)p->from, (long long)p->to - 1, (long long)n);
+    p->q->bad = 1;
+    zt_find(p->qs->report, level, kind, name, at, n * ZS_ENTRY, what_to_do, "topic %s queue %d, %s: %s", p->q->topic, p->q->id, range, what);
+}
+
+static void run_end(struct pass *p)
+{
+    char what[256];
+    if (p->from < 0 || p->from == p->to) return;
+    switch (p->state) {
+    case GOOD: case EXPIRED: break;
+    case FILLER: p->q->n_filler += (uint64_t)(p->to - p->from); break;
+    case ZERO:
+        run_tell(p, ZT_LEVEL_LOST, "message.lost", "restore the log from a backup if there is one; --repair marks them as lost", "neither entry nor message is there");
+        break;
+    case MISSING:
+        run_tell(p, ZT_LEVEL_MEND, "queue.missing", REBUILD,
+                 p->q->n_files ? "the entries are missing; the messages are whole in the log" : "the queue has no files; the messages are whole in the log");
+        break;
+    case MARKED: run_tell(p, ZT_LEVEL_MEND, "queue.marked", "--repair writes them anew", "marked as lost, but the messages are whole in the log"); break;
+    case WRONG:
+        snprintf(what, sizeof what, "the entries do not say what the messages say (the first points to %lld)", (long long)p->phys);
+        run_tell(p, ZT_LEVEL_MEND, "queue.wrong", "--repair writes them anew", what);
+        break;
+    case BEHIND: {
+        uint32_t safe = was_safe(p, p->phys);
+        snprintf(what, sizeof what, "the entries point behind the end of the log (the first to %lld, the log ends at %lld)%s", (long long)p->phys, (long long)p->lg->end,
+                 safe ? "" : "; the stop was not clean and these messages were not on the disk yet");
+        run_tell(p, safe ? ZT_LEVEL_LOST : ZT_LEVEL_MEND, safe ? "message.lost" : "queue.behind",
+                 safe ? "restore the log's end from a backup if there is one; --repair marks them as lost" : "the next start cuts them", what);
+        break;
+    }
+    case DAMAGED:
+        snprintf(what, sizeof what, "the messages lie in a damaged part of the log (the first at %lld)", (long long)p->phys);
+        run_tell(p, ZT_LEVEL_LOST, "message.lost", "restore that segment from a backup if there is one; --repair marks them as lost", what);
+        break;
+    case ASTRAY:
+        snprintf(what, sizeof what, "no such message is at the place the entries name (the first at %lld): %s", (long long)p->phys, p->why);
+        run_tell(p, ZT_LEVEL_LOST, "message.lost", "restore that segment from a backup if there is one; --repair marks them as lost", what);
+        break;
+    }
+    p->from = p->to = -1;
+}
+
+static void run_add(struct pass *p, enum state s, int64_t offset, int64_t n, int64_t phys)
+{
+    if (s == EXPIRED || s == FILLER || s == ZERO) {
+        if (offset + n <= p->floor) return;
+        if (offset < p->floor) n -= p->floor - offset, offset = p->floor;
+    } else if (offset < p->floor) {
+        p->floor = offset;
+    }
+    if (p->from >= 0 && s == p->state && offset == p->to) {
+        p->to += n;
+        return;
+    }
+    run_end(p);
+    p->state = s;
+    p->from = offset;
+    p->to = offset + n;
+    p->phys = phys;
+}
+
+static enum state explain(struct pass *p, int64_t offset, const struct zs_entry *e)
+{
+    struct zl_record r;
+    const char *why = "";
+    if (e->size == ZS_FILLER) return FILLER;
+    if (e->size == 0 && e->phys == 0 && e->tags == 0) return ZERO;
+    if (e->phys >= 0 && e->phys < p->lg->begin && e->size > 0) return EXPIRED;
+    if (e->phys >= p->lg->end && e->phys < ZS_MAX_POSITION && e->size > 0) return p->qs->v->live ? GOOD : BEHIND;
+    if (zt_log_damaged(p->lg, e->phys)) return DAMAGED;
+    if (p->from >= 0 && p->state == ASTRAY && p->to == offset) return ASTRAY; /* one explanation for a run is enough */
+    if (zt_record_at(p->qs->v, &p->scan, e->phys, &r, &why)) {
+        if (p->qs->v->live && r.queue_id == p->q->id && r.queue_offset == offset) return GOOD;
+        snprintf(p->why, sizeof p->why, "topic %.*s queue %d offset %lld is there", (int)r.topic.len, r.topic.ptr, r.queue_id, (long long)r.queue_offset);
+    } else {
+        snprintf(p->why, sizeof p->why, "%s", why);
+    }
+    return ASTRAY;
+}
+
+static void judge(struct pass *p, int64_t offset, const struct zs_entry *e)
+{
+    uint32_t agrees, record = zt_chunk_bit(p->q, offset, &agrees);
+    enum state s;
+    if (e->size > 0 && e->size != ZS_FILLER) p->q->n_entries++;
+    if (record && agrees) {
+        s = GOOD;
+        if (e->size > 0) {
+            if (e->phys < p->order && p->n_disorder++ == 0) p->disorder_at = offset;
+            p->order = e->phys;
+        }
+    } else if (record) {
+        s = e->size == ZS_FILLER ? MARKED : e->size == 0 ? MISSING : WRONG;
+    } else {
+        s = explain(p, offset, e);
+    }
+    run_add(p, s, offset, 1, e->phys);
+}
+
+/* Reads bytes of the queue's files that lie together; what no file covers is zero. 0: nothing but zeroes, and *ret_next says
+ * where something may follow. */
+static uint32_t window_read(struct pass *p, int64_t offset, uint8_t *raw, int64_t *ret_next)
+{
+    int64_t size = p->qs->file_size, at = offset * (int64_t)ZS_ENTRY, end = at + ZT_CHUNK * ZS_ENTRY;
+    uint32_t some = 0;
+    memset(raw, 0, ZT_CHUNK * ZS_ENTRY);
+    *ret_next = INT64_MAX;
+    for (uint64_t i = p->file; i < p->q->n_files; i++) {
+        int64_t base = p->q->files[i].base, from = at > base ? at : base, to = base + size < end ? base + size : end;
+        if (base >= end) {
+            if (base / ZS_ENTRY < *ret_next) *ret_next = base / ZS_ENTRY;
+            break;
+        }
+        if (i != p->file || p->fd < 0) {
+            char name[ZS_PATH], path[ZS_PATH];
+            if (base + size <= at) continue;
+            if (p->fd >= 0) close(p->fd);
+            p->file = i;
+            zt_queue_file(p->q, name, base);
+            p->fd = zs_path(path, "%s/%s", p->qs->v->dir, name) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+            if (p->fd < 0) continue;
+        }
+        if (base + size <= at) continue;
+        off_t data = lseek(p->fd, from - base, SEEK_DATA);
+        int64_t there = data < 0 ? (errno == ENXIO ? base + size : from) : base + data;
+        if (there >= to) {
+            if (there < base + size && there / ZS_ENTRY < *ret_next) *ret_next = there / ZS_ENTRY;
+            if (to < base + size) break;
+            continue;
+        }
+        while (from < to) {
+            ssize_t r = pread(p->fd, raw + (from - at), (size_t)(to - from), from - base);
+            if (r < 0 && errno == EINTR) continue;
+            if (r <= 0) break;
+            from += r;
+            some = 1;
+        }
+    }
+    return some;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static uint32_t chunks_list(struct pass *p)
+{
+    const struct zt_queue *q = p->q;
+    p->chunks = malloc((q->n_chunks + 1) * sizeof *p->chunks);
+    if (!p->chunks) return 0;
+    for (uint32_t i = 0; i < q->cap_chunks; i++)
+        for (const struct zt_chunk *c = q->chunks[i]; c; c = c->next) p->chunks[p->n_chunks++] = c->no;
+    qsort(p->chunks, p->n_chunks, sizeof *p->chunks, by_number);
+    return 1;
+}
+
+/* The offset of the first chunk at or behind offset that holds a record; INT64_MAX: none. Asked with rising offsets. */
+static int64_t chunk_next(struct pass *p, int64_t offset)
+{
+    while (p->chunk < p->n_chunks && p->chunks[p->chunk] < offset / ZT_CHUNK) p->chunk++;
+    return p->chunk < p->n_chunks ? p->chunks[p->chunk] * ZT_CHUNK : INT64_MAX;
+}
+
+static void walk(struct pass *p)
+{
+    uint8_t raw[ZT_CHUNK * ZS_ENTRY];
+    struct zt_queue *q = p->q;
+    int64_t low = q->n_files ? q->files[0].base / ZS_ENTRY : INT64_MAX, records = chunk_next(p, 0), next;
+    if (records < low) low = records;
+    if (q->hint && q->hint->min < low) low = q->hint->min;
+    if (low == INT64_MAX) return;
+    int64_t end = atomic_load(&q->max_offset) + 1;
+    if (q->hint && q->hint->next > end) end = q->hint->next;
+    for (int64_t at = low / ZT_CHUNK * ZT_CHUNK;;) {
+        uint32_t some = window_read(p, at, raw, &next);
+        uint32_t agrees;
+        if (!some && chunk_next(p, at) != at) { /* nothing in this window: to the next that may hold something */
+            int64_t to = chunk_next(p, at);
+            if (next != INT64_MAX && next / ZT_CHUNK * ZT_CHUNK < to) to = next / ZT_CHUNK * ZT_CHUNK;
+            if (to <= at) to = at + ZT_CHUNK;
+            if (to == INT64_MAX) {
+                if (at < end) run_add(p, ZERO, at, end - at, 0);
+                break;
+            }
+            run_add(p, ZERO, at, to - at, 0);
+            at = to;
+            continue;
+        }
+        for (int64_t o = at; o < at + ZT_CHUNK; o++) {
+            struct zs_entry e;
+            zs_entry_load(raw + (o - at) * ZS_ENTRY, &e);
+            if (e.size == 0 && e.phys == 0 && e.tags == 0 && !zt_chunk_bit(q, o, &agrees)) {
+                run_add(p, ZERO, o, 1, 0);
+            } else {
+                judge(p, o, &e);
+                if (o + 1 > end) end = o + 1;
+            }
+        }
+        at += ZT_CHUNK;
+    }
+    if (p->from >= 0 && p->state == ZERO) { /* zeroes behind the last entry are room, unless the queue was known to be longer */
+        int64_t known = q->hint ? q->hint->next : 0;
+        int64_t last = atomic_load(&q->max_offset) + 1;
+        if (last > known) known = last;
+        if (p->from >= known) p->from = p->to = -1;
+        else if (p->to > known) p->to = known;
+    }
+    run_end(p);
+    q->max = end;
+    q->min = p->floor < end ? p->floor : end;
+}
+
+static void tell_rest(struct pass *p)
+{
+    struct zt_queue *q = p->q;
+    struct zt_view *v = p->qs->v;
+    char name[ZS_PATH];
+    zt_queue_file(q, name, -1);
+    if (q->n_filler)
+        zt_find(p->qs->report, ZT_LEVEL_NOTE, "queue.marked-lost", name, -1, 0, NULL, "topic %s queue %d: %llu offsets are marked as lost (no message has them; consumers pass over them)",
+                q->topic, q->id, (unsigned long long)q->n_filler);
+    if (q->n_doubled)
+        zt_find(p->qs->report, ZT_LEVEL_NOTE, "queue.doubled", name, -1, 0, NULL, "topic %s queue %d: %llu records have a queue offset that another record has; they are in the log only",
+                q->topic, q->id, (unsigned long long)atomic_load(&q->n_doubled));
+    if (p->n_disorder)
+        zt_find(p->qs->report, ZT_LEVEL_NOTE, "queue.order", name, -1, 0, NULL, "topic %s queue %d: from offset %lld on, %llu messages lie before their predecessor in the log",
+                q->topic, q->id, (long long)p->disorder_at, (unsigned long long)p->n_disorder);
+    if (q->n_lag && !v->live)
+        zt_find(p->qs->report, ZT_LEVEL_MEND, "queue.behind-log", name, -1, 0, "the next start makes them from the log", "topic %s queue %d: %llu entries were not written yet when the process ended",
+                q->topic, q->id, (unsigned long long)atomic_load(&q->n_lag));
+}
+
+static void one(void *ctx, uint32_t thread, uint64_t job)
+{
+    struct {
+        struct zt_queues *qs;
+        struct zt_log *lg;
+        struct zt_queue **list;
+    } *all = ctx;
+    (void)thread;
+    struct zt_queue *q = all->list[job];
+    struct pass p = { .qs = all->qs, .lg = all->lg, .q = q, .from = -1, .to = -1, .floor = INT64_MAX, .order = -1, .fd = -1 };
+    if (q->removed) return;
+    if (q->hint && q->hint->min < q->hint->next && p.qs->v->snap.begin == p.lg->begin) p.floor = q->hint->min;
+    if (chunks_list(&p)) walk(&p);
+    else p.qs->report->failed = 1;
+    tell_rest(&p);
+    free(p.chunks);
+    if (p.fd >= 0) close(p.fd);
+    zs_scan_close(&p.scan);
+}
+
+void zt_queues_compare(struct zt_queues *qs, struct zt_log *lg)
+{
+    struct {
+        struct zt_queues *qs;
+        struct zt_log *lg;
+        struct zt_queue **list;
+    } all = { qs, lg, calloc(atomic_load(&qs->n) + 1, sizeof(struct zt_queue *)) };
+    uint64_t n = 0;
+    if (!all.list) {
+        qs->report->failed = 1;
+        return;
+    }
+    for (struct zt_queue *q = atomic_load(&qs->all); q; q = q->all) all.list[n++] = q;
+    zt_parallel(qs->v, n, one, &all);
+    free(all.list);
+}
