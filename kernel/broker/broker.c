@@ -358,6 +358,7 @@ static zr_status state_load(void)
         status = zb_offsets_load();
     if (status != ZR_OK)
         return status;
+    zb_filterdata_load();
     before_topics = zb.topics.n;
     before_groups = zb.groups.n;
     status = zb_topics_make_system();
@@ -439,6 +440,7 @@ void zk_broker_close(void)
     zb_durability_close();
     zb_docs_close();
     zb_clients_close();
+    zb_filterdata_close();
     zb_filters_close();
     zb_topics_close();
     zb_groups_close();

@@ -53,7 +53,7 @@ static struct zr_str text_put(char **at, struct zr_str s)
 
 struct zb_sub *zb_sub_new(const struct zr_subscription *conf)
 {
-    char why[256];
+    char why[512];
     uint64_t size = sizeof(struct zb_sub) + conf->n_tags * sizeof(struct zr_str) + conf->n_codes * sizeof(int32_t) +
                     conf->topic.len + conf->text.len + conf->expression_type.len;
     for (uint32_t i = 0; i < conf->n_tags; i++)
@@ -77,8 +77,10 @@ struct zb_sub *zb_sub_new(const struct zr_subscription *conf)
     s->version = conf->version;
     s->class_filter = conf->class_filter;
     s->is_tag = s->type.len == 0 || zl_is(s->type, "TAG");
-    s->bad =
-        zb_filter_get(s->type, s->text, s->is_tag ? s->codes : NULL, s->n_codes, &s->filter, why, sizeof why) != ZR_OK;
+    zr_status status =
+        zb_filter_get(s->type, s->text, s->is_tag ? s->codes : NULL, s->n_codes, &s->filter, why, sizeof why);
+    s->bad = status != ZR_OK;
+    s->missing = status == ZR_ENOTSUP;
     if (s->bad)
         zk_log(ZR_LOG_WARN, "subscription to %.*s with \"%.*s\": %s", (int)s->topic.len, s->topic.ptr,
                (int)(s->text.len > 200 ? 200 : s->text.len), s->text.ptr, why);
@@ -304,6 +306,8 @@ zr_status zb_consumer_register(struct zb_peer *peer, const struct zb_consumer *c
             members_end_if_empty(g);
     }
     pthread_rwlock_unlock(&zb.clients_lock);
+    if (m && c->with_subs)
+        zb_filterdata_register(c->group, c->subs, c->n_subs);
     told_tell(&told, c->group);
     if (added || changed)
         group_changed(c->group);
@@ -336,7 +340,7 @@ static uint32_t group_wants_notice(struct zr_str group)
 static void member_leave(struct zb_peer *peer, struct zr_str group, uint32_t consumers)
 {
     struct told told = { NULL, 0 };
-    uint32_t notify = consumers && group_wants_notice(group), was = 0;
+    uint32_t notify = consumers && group_wants_notice(group), was = 0, last = 0;
     pthread_rwlock_wrlock(&zb.clients_lock);
     struct zb_members *g = members_get(consumers, group, 0);
     struct zb_member *m = g ? member_find(peer, g) : NULL;
@@ -345,9 +349,12 @@ static void member_leave(struct zb_peer *peer, struct zr_str group, uint32_t con
         member_remove(m);
         if (notify && g->model != ZR_MODEL_BROADCASTING)
             told_take(&told, g);
+        last = g->n == 0;
         members_end_if_empty(g);
     }
     pthread_rwlock_unlock(&zb.clients_lock);
+    if (last && consumers)
+        zb_filterdata_gone(group);
     told_tell(&told, group);
     if (was && consumers)
         group_changed(group);

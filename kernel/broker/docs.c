@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* docs.c - topics.json, subscriptionGroup.json and consumerOffset.json are written here, off the I/O threads,
- * coalesced.
+/* docs.c - topics.json, subscriptionGroup.json, consumerOffset.json and consumerFilter.json are written here, off the
+ * I/O threads, coalesced.
  *
  * What stays true:
  *   1. A write begun for request n contains every change made before request n: the text is made when the write begins.
@@ -38,6 +38,8 @@ static struct doc docs[] = {
     { "config/subscriptionGroup.json", zb_groups_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0,
       NULL, 0 },
     { "config/consumerOffset.json", zb_offsets_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0,
+      NULL, 0 },
+    { "config/consumerFilter.json", zb_filterdata_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0,
       NULL, 0 },
 };
 #define N_DOCS (sizeof docs / sizeof docs[0])

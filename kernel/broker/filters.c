@@ -106,6 +106,18 @@ static struct zk_instance *filter_plugin(struct zr_str language)
     return NULL;
 }
 
+/* Our own plugins are named after their language; a stranger's may be named anyhow. */
+static void filter_missing(struct zr_str language, char *why, uint64_t cap)
+{
+    int len = (int)(language.len > 64 ? 64 : language.len);
+    char name[65];
+    for (int i = 0; i < len; i++)
+        name[i] = language.ptr[i] >= 'A' && language.ptr[i] <= 'Z' ? (char)(language.ptr[i] | 32) : language.ptr[i];
+    name[len] = 0;
+    snprintf(why, cap, "The broker does not support consumer to filter message by %.*s: the plugin filter-%s is not loaded",
+             len, language.ptr, name);
+}
+
 static struct zb_filter *filter_new(struct zr_str language, struct zr_str key, uint64_t hash)
 {
     struct zb_filter *f = calloc(1, sizeof *f + key.len);
@@ -129,7 +141,7 @@ zr_status zb_filter_get(struct zr_str language, struct zr_str text, const int32_
         return ZR_OK;
     struct zk_instance *plugin = filter_plugin(language);
     if (!plugin) {
-        snprintf(why, cap, "no filter for %.*s is loaded", (int)language.len, language.ptr);
+        filter_missing(language, why, cap);
         return ZR_ENOTSUP;
     }
     struct zl_buf key;

@@ -306,14 +306,23 @@ zr_status zb_consumer_list_handle(struct zr_inst *inst, const struct zr_request 
     return status;
 }
 
+static zr_status check_expression(const struct zr_request *req, struct zr_str type, struct zr_str text)
+{
+    char why[512];
+    struct zb_filter *filter = NULL;
+    zr_status status = zb_filter_get(type, text, NULL, 0, &filter, why, sizeof why);
+    zb_filter_unref(filter);
+    if (status == ZR_OK)
+        return zk_answer_code(req->token, ZB_SUCCESS, NULL);
+    return zk_answer_code(req->token, status == ZR_ENOTSUP ? ZB_SYSTEM_ERROR : ZB_SUBSCRIPTION_PARSE_FAILED, "%s", why);
+}
+
 zr_status zb_check_config_handle(struct zr_inst *inst, const struct zr_request *req)
 {
     (void)inst;
     struct zl_json_doc *doc;
     const struct zl_json *root;
     uint64_t at = 0;
-    char why[512];
-    struct zb_filter *filter = NULL;
     zr_status status;
     if (zl_json_parse((struct zr_str){ (const char *)req->body.ptr, req->body.len }, &doc, &root, &at) != ZR_OK)
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "the body cannot be understood");
@@ -325,11 +334,8 @@ zr_status zb_check_config_handle(struct zr_inst *inst, const struct zr_request *
         status =
             zk_answer_code(req->token, ZB_SYSTEM_ERROR,
                            "The broker does not support consumer to filter message by %.*s", (int)type.len, type.ptr);
-    else if (zb_filter_get(type, zl_json_get_str(sub, "subString"), NULL, 0, &filter, why, sizeof why) != ZR_OK)
-        status = zk_answer_code(req->token, ZB_SUBSCRIPTION_PARSE_FAILED, "%s", why);
     else
-        status = zk_answer_code(req->token, ZB_SUCCESS, NULL);
-    zb_filter_unref(filter);
+        status = check_expression(req, type, zl_json_get_str(sub, "subString"));
     zl_json_free(doc);
     return status;
 }

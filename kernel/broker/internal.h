@@ -68,7 +68,7 @@ struct zb_settings {
     struct zr_str region_id, trace_topic;
     int64_t default_topic_queues, broker_permission, max_message_size, short_polling_ms, flush_offset_ms;
     int64_t max_transfer_count, max_transfer_bytes, sync_flush_timeout_ms, slave_timeout_ms, channel_expired_ms,
-        client_scan_ms;
+        client_scan_ms, filter_clean_ms;
     int64_t revive_queues, start_accept_ms, offset_version_step, role;
     int64_t max_topics, max_groups, max_progress, max_held, max_clients;
     uint8_t auto_create_topic, auto_create_group, create_sys_group, long_polling, slave_read, lite_pull,
@@ -242,6 +242,7 @@ void zb_offsets_close(void);
 #define ZB_DOC_TOPICS 0u
 #define ZB_DOC_GROUPS 1u
 #define ZB_DOC_OFFSETS 2u
+#define ZB_DOC_FILTERS 3u
 /* Has the document written by a worker, soon; several calls become one write. fn (may be NULL) is called once when a
  * write that began after this call ended, well or not, on any thread. */
 void zb_doc_touch(uint32_t doc, void (*fn)(void *ctx, zr_status status), void *ctx);
@@ -288,6 +289,16 @@ void zb_filter_unref(struct zb_filter *filter);
 uint32_t zb_filter_match(const struct zb_filter *filter, int64_t tags_code, const struct zr_span *properties);
 void zb_filters_close(void);
 
+/* ---- filters as groups registered them (filterdata.c): config/consumerFilter.json ---- */
+struct zb_sub;
+void zb_filterdata_register(struct zr_str group, struct zb_sub *const *subs, uint32_t n); /* a heartbeat's */
+void zb_filterdata_gone(struct zr_str group);                                             /* its last member left */
+/* ZR_ENOENT: none is registered; ZR_EAGAIN: one older than version; ZR_ENOTSUP: its language's plugin is missing. */
+zr_status zb_filterdata_get(struct zr_str group, struct zr_str topic, int64_t version, struct zb_filter **ret);
+void zb_filterdata_print(struct zl_buf *out);
+void zb_filterdata_load(void);
+void zb_filterdata_close(void);
+
 /* ---- live clients ---- */
 struct zb_peer { /* a session as the broker core knows it */
     _Atomic uint32_t refs;
@@ -305,6 +316,7 @@ struct zb_sub { /* one subscription of a live group; immutable but for refs */
     int64_t version;
     struct zb_filter *filter; /* NULL: everything, or what compiled not (see bad) */
     uint32_t bad, is_tag;
+    uint32_t missing, reserved; /* bad, because no filter of the language is loaded */
 };
 struct zb_members { /* a live group of consumers, or of producers */
     struct zr_str name;

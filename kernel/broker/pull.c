@@ -139,6 +139,8 @@ static uint32_t own_compile(struct zb_pull *p)
     zr_status status = zb_filter_get(p->type, p->subscription, NULL, 0, &p->own, why, sizeof why);
     uint32_t is_tag = p->type.len == 0 || zl_is(p->type, "TAG");
     p->subscription = (struct zr_str){ NULL, 0 };
+    if (status == ZR_ENOTSUP && !is_tag && ZB_SET(property_filter))
+        return pull_refuse(p, ZB_SYSTEM_ERROR, 0, "%s", why), 0;
     if (status != ZR_OK && (is_tag || ZB_SET(property_filter)))
         return pull_refuse(p, ZB_SUBSCRIPTION_PARSE_FAILED, 0, "parse the consumer's subscription failed: %s", why), 0;
     p->own_ready = 1;
@@ -158,6 +160,26 @@ static uint32_t sub_is_late(const struct zb_pull *p, const struct zb_sub *sub)
     return zl_is(p->type, "TAG") && !sub->class_filter ? LATE_PASSES : LATE_REFUSED;
 }
 
+/* By what the group registered for the topic. 0: go on, with a filter; else the code of the refusal. */
+static int32_t check_registered(struct zb_pull *p, const struct zb_sub *sub, struct zb_filter **ret, const char **why,
+                                char *text, uint64_t cap)
+{
+    struct zb_filter *none = NULL;
+    switch (zb_filterdata_get(p->group, p->topic_name, p->sub_version, ret)) {
+    case ZR_OK: return 0;
+    case ZR_EAGAIN: *why = "the consumer's consumer filter data not latest"; return ZB_FILTER_DATA_NOT_LATEST;
+    case ZR_ENOTSUP:
+        *why = text;
+        if (zb_filter_get(sub->type, sub->text, NULL, 0, &none, text, cap) == ZR_OK)
+            snprintf(text, cap, "the filter's plugin is not loaded");
+        zb_filter_unref(none);
+        return ZB_SYSTEM_ERROR;
+    default:
+        *why = "The broker's consumer filter data is not exist!Your expression may be wrong!";
+        return ZB_FILTER_DATA_NOT_EXIST;
+    }
+}
+
 /* The consumer side: which filter. 1: go on; else refused. */
 static uint32_t check_subscription(struct zb_pull *p, struct found *f)
 {
@@ -171,6 +193,7 @@ static uint32_t check_subscription(struct zb_pull *p, struct found *f)
     } else {
         int32_t code = 0, forbidden = 0;
         const char *why = NULL;
+        char missing[256];
         if (zb_consumer_find(p->group, p->topic_name, &model, &type, &sub) != ZR_OK)
             code = ZB_SUBSCRIPTION_NOT_EXIST, why = "the consumer's group info not exist" ZB_FAQ;
         else if (!f->group->broadcast && model == ZR_MODEL_BROADCASTING)
@@ -185,16 +208,16 @@ static uint32_t check_subscription(struct zb_pull *p, struct found *f)
             code = ZB_SUBSCRIPTION_NOT_LATEST, why = "the consumer's subscription not latest";
         else if (!late && sub->bad && sub->is_tag)
             code = ZB_SUBSCRIPTION_PARSE_FAILED, why = "parse the consumer's subscription failed";
-        else if (!late && sub->bad && ZB_SET(property_filter))
-            code = ZB_FILTER_DATA_NOT_EXIST,
-            why = "The broker's consumer filter data is not exist!Your expression may be wrong!";
+        else if (!late && !sub->is_tag && ZB_SET(property_filter))
+            code = check_registered(p, sub, &f->filter, &why, missing, sizeof missing);
         if (code) {
             zb_sub_unref(sub);
             pull_refuse(p, code, forbidden, "%s", why);
             return 0;
         }
         is_tag = late || sub->is_tag;
-        f->filter = late ? NULL : zb_filter_ref(sub->filter);
+        if (!late && is_tag)
+            f->filter = zb_filter_ref(sub->filter);
     }
     if (!is_tag && !ZB_SET(property_filter)) {
         struct zr_str language = sub ? sub->type : p->type;

@@ -254,6 +254,7 @@ Test(check_client_config, follows_the_switch_and_the_parser)
     cr_expect(client_ask(c, 46, NULL, "{\"subscriptionData\":{\"expressionType\":\"TAG\",\"subString\":\"A\"}}", &a) ==
               0);
     answer_free(&a);
+    cr_assert(zb_broker_table.set_config(NULL, zl_str("enablePropertyFilter"), zl_str("false")) == ZR_OK);
     cr_expect(client_ask(c, 46, NULL, sql, &a) == 1);
     cr_expect(zl_is(a.h.remark, "The broker does not support consumer to filter message by SQL92"));
     answer_free(&a);

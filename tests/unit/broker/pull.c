@@ -175,6 +175,7 @@ Test(pull, sql92_needs_the_switch_and_a_good_expression)
     struct client *c = client_open(0);
     fill(c, "T", 1, "a\1y\2");
     fill(c, "T", 1, "a\1x\2");
+    cr_assert(zb_broker_table.set_config(NULL, zl_str("enablePropertyFilter"), zl_str("false")) == ZR_OK);
     cr_expect(sql_pull(c, "a = 'x'", "4", "0") == 1);
     answer_free(&a);
     cr_assert(zb_broker_table.set_config(NULL, zl_str("enablePropertyFilter"), zl_str("true")) == ZR_OK);

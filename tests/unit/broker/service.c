@@ -70,7 +70,7 @@ Test(service, every_option_has_a_default_that_is_legal)
     struct zb_settings s;
     zb_settings_default(&s);
     cr_expect(s.default_topic_queues == 8 && s.max_message_size == 4194304 && s.auto_create_topic == 1 &&
-              s.property_filter == 0);
+              s.property_filter == 1);
     cr_expect(zl_is(s.region_id, "DefaultRegion") && s.role == ZB_ROLE_ASYNC_MASTER && s.max_transfer_count == 32);
 }
 

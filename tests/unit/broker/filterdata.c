@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Expressions that groups register with heartbeats: versions, deaths, the document, and what pulls are answered. */
+#include "world.h"
+
+static struct answer a;
+
+/* A heartbeat of one subscription that is no TAG; type NULL: of a tag subscription to another topic. */
+static void sql_beat(struct client *c, const char *type, const char *text, const char *version)
+{
+    char body[1024];
+    snprintf(body, sizeof body,
+             "{\"clientID\":\"id\",\"consumerDataSet\":[{\"consumeFromWhere\":\"CONSUME_FROM_FIRST_OFFSET\","
+             "\"consumeType\":\"CONSUME_PASSIVELY\",\"groupName\":\"G\",\"messageModel\":\"CLUSTERING\","
+             "\"subscriptionDataSet\":[{\"classFilterMode\":false,\"codeSet\":[],\"expressionType\":\"%s\","
+             "\"subString\":\"%s\",\"subVersion\":%s,\"tagsSet\":[],\"topic\":\"%s\"}],\"unitMode\":false}],"
+             "\"heartbeatFingerprint\":0,\"producerDataSet\":[],\"withoutSub\":false}",
+             type ? type : "TAG", text, version, type ? "T" : "Other");
+    cr_assert(client_ask(c, 34, NULL, body, &a) == 0);
+    answer_free(&a);
+}
+
+/* The code of a pull by what is registered. */
+static int32_t sql_pull(struct client *c, const char *version)
+{
+    int32_t code = client_ask(c, 11,
+                              FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0", "maxMsgNums",
+                                     "9", "sysFlag", "0", "commitOffset", "0", "suspendTimeoutMillis", "0", "subVersion",
+                                     version),
+                              NULL, &a);
+    return code;
+}
+
+static void sql_world(void)
+{
+    world_start();
+    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0),
+                          .name = zl_str("T"),
+                          .read_queues = 1,
+                          .write_queues = 1,
+                          .perm = 6 };
+    cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
+}
+
+static char *document(void)
+{
+    cr_assert(zb_doc_write(ZB_DOC_FILTERS) == ZR_OK);
+    char *text = world_read_file("config/consumerFilter.json");
+    cr_assert(text);
+    return text;
+}
+
+Test(filterdata, a_wrong_expression_is_27_and_takes_a_good_one_away)
+{
+    sql_world();
+    struct client *c = client_open(0);
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    cr_expect(sql_pull(c, "5") != 27);
+    answer_free(&a);
+    sql_beat(c, "SQL92", "nonsense", "6");
+    cr_expect(sql_pull(c, "6") == 27);
+    cr_expect(zl_is(a.h.remark, "The broker's consumer filter data is not exist!Your expression may be wrong!"));
+    answer_free(&a);
+    sql_beat(c, "SQL92", "a = 'y'", "7");
+    cr_expect(sql_pull(c, "7") != 27);
+    answer_free(&a);
+    world_stop();
+}
+
+Test(filterdata, an_older_version_replaces_nothing)
+{
+    sql_world();
+    struct client *c = client_open(0);
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    sql_beat(c, "SQL92", "a = 'y'", "4");
+    char *text = document();
+    cr_expect(strstr(text, "\"clientVersion\":5") && strstr(text, "a = 'x'") && !strstr(text, "a = 'y'"));
+    free(text);
+    world_stop();
+}
+
+Test(filterdata, a_subscription_that_is_newer_than_the_filter_is_28)
+{
+    sql_world();
+    struct client *c = client_open(0);
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    sql_beat(c, "SQL92", "", "6"); /* registers nothing */
+    cr_expect(sql_pull(c, "6") == 28);
+    cr_expect(zl_is(a.h.remark, "the consumer's consumer filter data not latest"));
+    answer_free(&a);
+    world_stop();
+}
+
+Test(filterdata, the_document_is_as_apache_writes_it)
+{
+    sql_world();
+    struct client *c = client_open(0);
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    char *text = document(), *born = strstr(text, "\"bornTime\":"), expected[1024];
+    cr_assert(born);
+    snprintf(expected, sizeof expected,
+             "{\n\t\"filterDataByTopic\":{\n\t\t\"T\":{\n\t\t\t\"groupFilterData\":{\n\t\t\t\t\"G\":{\n"
+             "\t\t\t\t\t\"bloomFilterData\":{\n\t\t\t\t\t\t\"bitNum\":112,\n\t\t\t\t\t\t\"bitPos\":[24,26,83]\n\t\t\t\t\t},\n"
+             "\t\t\t\t\t\"bornTime\":%lld,\n\t\t\t\t\t\"clientVersion\":5,\n\t\t\t\t\t\"consumerGroup\":\"G\",\n"
+             "\t\t\t\t\t\"dead\":false,\n\t\t\t\t\t\"deadTime\":0,\n\t\t\t\t\t\"expression\":\"a = 'x'\",\n"
+             "\t\t\t\t\t\"expressionType\":\"SQL92\",\n\t\t\t\t\t\"topic\":\"T\"\n\t\t\t\t}\n\t\t\t},\n"
+             "\t\t\t\"topic\":\"T\"\n\t\t}\n\t}\n}",
+             strtoll(born + 11, NULL, 10));
+    cr_expect_str_eq(text, expected);
+    free(text);
+    world_stop();
+}
+
+Test(filterdata, dies_with_its_group_or_its_topic_and_comes_back)
+{
+    sql_world();
+    struct client *c = client_open(0);
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    sql_beat(c, NULL, "*", "6");
+    char *text = document();
+    cr_expect(strstr(text, "\"dead\":true"));
+    free(text);
+    sql_beat(c, "SQL92", "a = 'x'", "7");
+    text = document();
+    cr_expect(strstr(text, "\"dead\":false") && strstr(text, "\"clientVersion\":7"));
+    free(text);
+    cr_assert(client_ask(c, 35, FIELDS("clientID", "id", "consumerGroup", "G"), NULL, &a) == 0);
+    answer_free(&a);
+    text = document();
+    cr_expect(strstr(text, "\"dead\":true"));
+    free(text);
+    sql_beat(c, "SQL92", "a = 'x'", "7"); /* the same version revives */
+    text = document();
+    cr_expect(strstr(text, "\"dead\":false") && strstr(text, "\"deadTime\":0"));
+    free(text);
+    world_stop();
+}
+
+Test(filterdata, what_is_long_dead_is_forgotten)
+{
+    sql_world();
+    struct client *c = client_open(0);
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    sql_beat(c, NULL, "*", "6");
+    cr_assert(zb_broker_table.set_config(NULL, zl_str("filterDataCleanTimeSpan"), zl_str("0")) == ZR_OK);
+    char *text = document();
+    cr_expect(!strstr(text, "SQL92") && !strstr(text, "\"T\""));
+    free(text);
+    world_stop();
+}
+
+static const char *const saved = "{\"filterDataByTopic\":{\"T\":{\"groupFilterData\":{"
+                                 "\"G\":{\"bloomFilterData\":{\"bitNum\":112,\"bitPos\":[24,26,83]},\"bornTime\":1000,"
+                                 "\"clientVersion\":5,\"consumerGroup\":\"G\",\"dead\":false,\"deadTime\":0,"
+                                 "\"expression\":\"a = 'x'\",\"expressionType\":\"SQL92\",\"topic\":\"T\"},"
+                                 "\"H\":{\"bornTime\":1000,\"clientVersion\":9,\"consumerGroup\":\"H\",\"deadTime\":2000,"
+                                 "\"expression\":\"nonsense\",\"expressionType\":\"SQL92\",\"topic\":\"T\"},"
+                                 "\"I\":{\"bornTime\":1000,\"clientVersion\":9,\"consumerGroup\":\"I\",\"deadTime\":0,"
+                                 "\"expression\":\"whatever\",\"expressionType\":\"REGEX\",\"topic\":\"T\"}},"
+                                 "\"topic\":\"T\"}}}";
+
+Test(filterdata, what_apache_left_is_dead_until_its_consumer_comes)
+{
+    world_file("config/consumerFilter.json", saved);
+    sql_world();
+    char *text = document();
+    cr_expect(strstr(text, "\"G\"") && !strstr(text, "\"H\"")); /* H cannot be compiled */
+    cr_expect(strstr(text, "\"I\"")); /* nobody knows its language now; it is kept */
+    cr_expect(!strstr(text, "\"dead\":false"));
+    free(text);
+    struct client *c = client_open(0);
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    text = document();
+    cr_expect(strstr(text, "\"dead\":false") && strstr(text, "\"bornTime\":1000"));
+    free(text);
+    world_stop();
+}
+
+Test(filterdata, a_file_that_cannot_be_read_does_not_stop_the_start)
+{
+    world_file("config/consumerFilter.json", "{ damaged");
+    sql_world();
+    struct client *c = client_open(0);
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    char *text = document();
+    cr_expect(strstr(text, "a = 'x'"));
+    free(text);
+    world_stop();
+}
+
+Test(filterdata, the_answer_names_the_plugin_that_is_missing)
+{
+    sql_world();
+    struct client *c = client_open(0);
+    const char *why = "The broker does not support consumer to filter message by REGEX: the plugin filter-regex is not loaded";
+    sql_beat(c, "REGEX", "a.*", "5");
+    cr_expect(sql_pull(c, "5") == 1 && zl_is(a.h.remark, why));
+    answer_free(&a);
+    cr_expect(client_ask(c, 46, NULL, "{\"subscriptionData\":{\"expressionType\":\"REGEX\",\"subString\":\"x\"}}", &a) == 1);
+    cr_expect(zl_is(a.h.remark, why));
+    answer_free(&a);
+    int32_t code = client_ask(c, 11,
+                              FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0", "maxMsgNums",
+                                     "9", "sysFlag", "4", "commitOffset", "0", "suspendTimeoutMillis", "0", "subVersion",
+                                     "5", "expressionType", "REGEX", "subscription", "x"),
+                              NULL, &a);
+    cr_expect(code == 1 && zl_is(a.h.remark, why));
+    answer_free(&a);
+    char *text = document();
+    cr_expect(strstr(text, "REGEX")); /* and what was registered is not lost */
+    free(text);
+    world_stop();
+}
