@@ -69,11 +69,16 @@ static void take(struct zk_args *args, uint32_t id, const char *value)
 
 static uint32_t take_system_property(const char *arg)
 {
-    static const char ns[] = "-Drocketmq.namesrv.addr=", home[] = "-Drocketmq.home.dir=";
-    if (strncmp(arg, ns, sizeof ns - 1) == 0) {
-        setenv("NAMESRV_ADDR", arg + sizeof ns - 1, 1); /* the file's namesrvAddr wins over both, as in Apache */
-        return 1;
-    }
+    /* What the file says wins over these and over the environment, as in Apache. */
+    static const struct { const char *property, *variable; } known[] = { { "-Drocketmq.namesrv.addr=", "NAMESRV_ADDR" },
+                                                                         { "-Drocketmq.namesrv.domain=", "ROCKETMQ_NAMESRV_DOMAIN" },
+                                                                         { "-Drocketmq.namesrv.domain.subgroup=", "ROCKETMQ_NAMESRV_SUBGROUP" } };
+    static const char home[] = "-Drocketmq.home.dir=";
+    for (uint32_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strncmp(arg, known[i].property, strlen(known[i].property)) == 0) {
+            setenv(known[i].variable, arg + strlen(known[i].property), 1);
+            return 1;
+        }
     return strncmp(arg, home, sizeof home - 1) == 0; /* nothing of an installation is needed */
 }
 
@@ -143,7 +148,8 @@ const char *zk_args_usage(uint32_t face)
            "       zarya broker [-n NAMESRV] [-c broker.conf] [-p] [-m]\n"
            "       zarya namesrv [-c namesrv.conf] [-p]\n"
            "Without a file: a name server (9876) and a broker (10911) on 127.0.0.1, to try it out.\n"
-           "  -c, --config FILE   the configuration (libconfig); FILE's conf.d/*.conf are merged into it\n"
+           "  -c, --config FILE   the configuration (libconfig); FILE's conf.d/*.conf are merged into it; name servers that it\n"
+           "                      does not name are taken from NAMESRV_ADDR\n"
            "  --check             checks the whole configuration, the plugins' own checks included; touches nothing\n"
            "  --print-config      prints what is in effect, as a configuration file (secrets as \"***\")\n"
            "  --list-plugins      lists the installed plugins\n"

@@ -75,6 +75,9 @@ void zk_import(struct zk_conf *root, const struct zk_config_source *source, cons
 /* The name servers that file, -n and environment name, in Apache's order; "" for none. */
 const char *zk_import_namesrv(const struct zk_config_source *source);
 void zk_import_read(const struct zk_config_source *source);
+/* What a configuration leaves open about name servers, from the environment (environ.c). */
+void zk_environ_fill(struct zk_conf *root);
+uint32_t zk_environ_names_namesrv(void);
 /* Is a name server to be asked for over HTTP? */
 uint32_t zk_import_fetches_namesrv(void);
 #endif

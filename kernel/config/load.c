@@ -251,16 +251,22 @@ static void take_sections(const struct zk_conf *root, const char *file)
 
 static struct zk_conf *root_of(const struct zk_config_source *source)
 {
-    if (source->face == ZK_FACE_FILE)
-        return zk_conf_read_all(source->file);
+    if (source->face == ZK_FACE_FILE) {
+        struct zk_conf *file = zk_conf_read_all(source->file);
+        if (file)
+            zk_environ_fill(file);
+        return file;
+    }
     const char *namesrv = "";
     if (source->face != ZK_FACE_BARE) {
         zk_import_read(source);
         namesrv = zk_import_namesrv(source);
     }
-    struct zk_conf *root = zk_builtin(source->face, source->face == ZK_FACE_BARE || *namesrv || zk_import_fetches_namesrv());
+    struct zk_conf *root = zk_builtin(source->face, source->face == ZK_FACE_BARE || *namesrv || zk_import_fetches_namesrv() || zk_environ_names_namesrv());
     if (root && source->face != ZK_FACE_BARE)
         zk_import(root, source, namesrv);
+    if (root && source->face == ZK_FACE_BROKER)
+        zk_environ_fill(root);
     return root;
 }
 

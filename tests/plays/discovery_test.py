@@ -73,6 +73,11 @@ def brokers(a, b, http):
                  ("-n wins over file and environment", f"namesrvAddr={wrong}", ("-n", a.ns), {"NAMESRV_ADDR": wrong}),
                  ("-Drocketmq.namesrv.addr=", "", (f"-Drocketmq.namesrv.addr={a.ns}",)),
                  ("NAMESRV_ADDR", "", (), {"NAMESRV_ADDR": a.ns}),
+                 ("-Drocketmq.namesrv.domain=", "", (f"-Drocketmq.namesrv.domain={http.addr}",)),
+                 ("-Drocketmq.namesrv.domain.subgroup=", "", (f"-Drocketmq.namesrv.domain={AddressServer(a.ns, '/rocketmq/mine').addr}", "-Drocketmq.namesrv.domain.subgroup=mine")),
+                 ("ROCKETMQ_NAMESRV_DOMAIN", "", (), {"ROCKETMQ_NAMESRV_DOMAIN": http.addr}),
+                 ("NAMESRV_ADDR wins over the address server of the environment", "", (f"-Drocketmq.namesrv.domain={wrong}",), {"NAMESRV_ADDR": a.ns}),
+                 ("the file's address server wins over the environment's", f"rmqAddressServerDomain={http.addr}", (f"-Drocketmq.namesrv.domain={wrong}",)),
                  ("the file wins over NAMESRV_ADDR", f"namesrvAddr={a.ns}", (), {"NAMESRV_ADDR": wrong})):
         Face(*face).registers(a.ns).end()
     Face("two in a list", "", ("-n", f"{a.ns};{b.ns}")).registers(a.ns, b.ns).end()
@@ -107,6 +112,29 @@ def brokers(a, b, http):
     z.start()
     check(wait_for(lambda: z.addr in known(a.ns), 10), "the broker finds its name server: address server in zarya.conf", text_of(z.log)[-800:])
     z.stop()
+
+
+def environment(a, http):
+    """zarya -c FILE whose routing-remote names none."""
+    for what, settings, env, found in (("NAMESRV_ADDR", "", {"NAMESRV_ADDR": a.ns}, True), ("ROCKETMQ_NAMESRV_DOMAIN", "", {"ROCKETMQ_NAMESRV_DOMAIN": http.addr}, True),
+                                       ("NAMESRV_ADDR, and an address server", "", {"NAMESRV_ADDR": a.ns, "ROCKETMQ_NAMESRV_DOMAIN": "127.0.0.1:9"}, True),
+                                       ("the file's own against the environment", f'namesrv = "{a.ns}";', {"NAMESRV_ADDR": "127.0.0.1:9"}, True),
+                                       ("a file that says none", "namesrv = [];", {"NAMESRV_ADDR": a.ns}, False)):
+        z = Zarya(namesrv=False, namesrv_addr="x:1")
+        with open(z.conf) as f:
+            text = f.read()
+        with open(z.conf, "w") as f:
+            f.write(text.replace('namesrv = "x:1";', settings))
+        old = {k: os.environ.get(k) for k in CLEAN}
+        os.environ.update({**CLEAN, **env})
+        z.start()
+        for k, v in old.items():
+            os.environ.pop(k) if v is None else os.environ.update({k: v})
+        if found:
+            check(wait_for(lambda: z.addr in known(a.ns), 10), f"zarya -c FILE finds its name server: {what}", text_of(z.log)[-800:])
+        else:
+            check(wait_for(lambda: "no name server is configured" in text_of(z.log), 10), f"zarya -c FILE: {what}", text_of(z.log)[-800:])
+        z.stop()
 
 
 def late_address_server(a):
@@ -182,6 +210,7 @@ def main():
     a, b = Zarya(broker=False).start(), Zarya(broker=False).start()
     http = AddressServer(a.ns)
     brokers(a, b, http)
+    environment(a, AddressServer(a.ns))
     late_address_server(a)
     a.stop(), b.stop()
     one, two = Zarya().start(), Zarya(name="broker-b").start()
