@@ -93,13 +93,16 @@ def goes_on(z, f, what):
     c.close()
 
 
-def works_again(z, topic, what, seconds=10):
+def works_again(z, topic, what, seconds=10, aim=None):
     def sent():
         head, _ = remoting(z.addr, 310, {"a": "PG", "b": topic, "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "i": "", "j": 0}, b"again:1:")
         return head.get("code") == 0
     began = time.time()
     check(wait_for(sent, seconds, 0.05), f"{what}: sends work again when there is space", text_of(z.log)[-800:])
-    print(f"# after {time.time() - began:.2f} s")
+    took = time.time() - began
+    print(f"# {what}: sends work {took:.2f} s after there is space")
+    if aim:
+        check(took < aim, f"{what}: within {aim} s", took)
 
 
 def last_byte(flush):
@@ -167,8 +170,89 @@ def before_the_last_byte():
     subprocess.run(["umount", "-l", d + "/data"])
 
 
+def take_all(d):
+    """Another program takes everything at once, to the last byte."""
+    with open(d + "/data/thief", "ab") as f:
+        while True:
+            left = free(d)
+            if left <= 0:
+                return
+            try:
+                os.posix_fallocate(f.fileno(), f.seek(0, 2), left)
+                f.seek(0, 2)
+            except OSError:
+                f.write(b"x" * 4096)
+                return
+
+
+def document(d, name):
+    """A state document of the broker as it is on the disk."""
+    for path, _, files in os.walk(d + "/data"):
+        if name in files:
+            try:
+                with open(os.path.join(path, name)) as f:
+                    return f.read()
+            except OSError:
+                return ""
+    return ""
+
+
+def taken_at_once(flush, storage, what):
+    """Another program fills the disk at one stroke: log, queue files, index and documents all find it full at the same moment.
+    Everything goes on by itself when there is space, with the intervals that people have."""
+    d = small_disk(48, 0)
+    if not d:
+        return
+    z = Zarya(directory=d, storage=f'flush = "{flush}"; segment_size = "4 MiB"; queue_file_size = "6000"; index_slots = 1000; index_entries = 200; {storage}').start()
+    create_topic(z.addr, "Taken")
+    f = Filler(z, "Taken").fill(900, 1)
+    check(not f.refused, f"{what}: first all is well", f.refused[:2])
+    before = f.n
+    take_all(d)
+    f.fill(3000, 200)
+    check(f.refused and {c for c, _ in f.refused} <= {14} and f.refused[-1][1], f"{what}: refused with 14 and a remark", f.refused[:2])
+    goes_on(z, f, what)
+    check(z.proc.poll() is None, f"{what}: zarya lives", text_of(z.log)[-1500:])
+    os.unlink(d + "/data/thief")
+    works_again(z, "After", what, aim=2.0)
+    f.fill(600, 1)
+    check(not f.refused, f"{what}: and go on", f.refused[:2])
+    f.kept(what)
+    for key in ("k3", f"k{before - 1}", f"k{f.n - 1}"):
+        if not any(t.startswith(f"m:{key[1:]}:") for t in f.acked):
+            continue
+        asked = lambda: [m["props"].get("KEYS") for m in records(remoting(z.addr, 12, {"topic": "Taken", "key": key, "maxNum": 4, "beginTimestamp": 0, "endTimestamp": 1 << 62})[1])]
+        check(wait_for(lambda: asked() == [key], 10), f"{what}: key {key} is found", asked())
+    began = time.time()
+    check(wait_for(lambda: '"After"' in document(d, "topics.json"), 15), f"{what}: the topic made since is written down", document(d, "topics.json")[-300:])
+    check(wait_for(lambda: "FullG" in document(d, "consumerOffset.json"), 15), f"{what}: the offset committed while it was full is written down",
+          document(d, "consumerOffset.json")[-300:])
+    print(f"# {what}: documents are whole again after {time.time() - began:.2f} s more")
+    z.kill()
+    z.start()
+    f.kept(f"{what}, after kill -9")
+
+    z.stop()
+    take_all(d)
+    z.start()
+    f.kept(f"{what}, started on the full disk")
+    f.fill(200, 10)
+    check(f.refused and {c for c, _ in f.refused} <= {14, 1}, f"{what}, started on the full disk: refused", f.refused[:2])
+    os.unlink(d + "/data/thief")
+    works_again(z, "Then", f"{what}, started on the full disk", aim=2.0)
+    f.fill(200, 1)
+    check(not f.refused, f"{what}, started on the full disk: and go on", f.refused[:2])
+    check(z.stop() == 0, f"{what}: zarya stops cleanly", text_of(z.log)[-1000:])
+    z.start()
+    f.kept(f"{what}, in the end")
+    check(z.stop() == 0, f"{what}: zarya stops cleanly again", text_of(z.log)[-1000:])
+    subprocess.run(["umount", "-l", d + "/data"])
+
+
 def main():
     if "--alone" in sys.argv:
+        taken_at_once("async", TO_THE_LAST_BYTE, "taken at once, async flush")
+        taken_at_once("sync", "clean_forcibly = false;", "taken at once, sync flush, default shares and intervals")
         last_byte("async")
         last_byte("sync")
         before_the_last_byte()
