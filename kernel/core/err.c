@@ -12,11 +12,12 @@ void zk_err_clear(void) { err_text[0] = 0; }
 
 const char *zk_err_text(void) { return err_text; }
 
-/* Appends the system's own word for errno, when there is one and the text has room. */
+/* Appends the system's own word for errno, when there is one, it was not said already, and the text has room. */
 static void add_errno(size_t at, int32_t os_errno)
 {
-    if (os_errno != 0 && at + 4u < ERR_TEXT_MAX)
-        snprintf(err_text + at, ERR_TEXT_MAX - at, ": %s", strerrordesc_np(os_errno) ? strerrordesc_np(os_errno) : "unknown error");
+    const char *word = strerrordesc_np(os_errno) ? strerrordesc_np(os_errno) : "unknown error";
+    if (os_errno != 0 && at + 4u < ERR_TEXT_MAX && !strstr(err_text, word))
+        snprintf(err_text + at, ERR_TEXT_MAX - at, ": %s", word);
 }
 
 void zk_err_raise(zr_status status, int32_t os_errno, const char *fmt, ...)

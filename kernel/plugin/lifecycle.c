@@ -37,15 +37,32 @@ static struct zk_instance **ordered;  /* what zk_instances points to */
 static struct made *made_of(struct zk_instance *in) { return (struct made *)(void *)in; }
 static struct made *made_at(uint32_t i) { return made_of(zk_instances[i]); }
 
+#define SPOKEN_MIN 6u /* bytes */
+
 /* ---- refusing -------------------------------------------------------------------------------------------------------------------- */
+
+/* The written value that the reason speaks of ("cannot listen on 10.0.0.1:9876: ..."), so that the line shown is its line. Only
+ * values that can be told from other words; the longest wins. */
+static void find_spoken_of(const struct zk_conf *group, const char *why, const struct zk_conf **best)
+{
+    for (const struct zk_conf *c = group ? group->child : NULL; c; c = c->next) {
+        if (c->kind == ZK_CONF_GROUP || c->kind == ZK_CONF_LIST)
+            find_spoken_of(c, why, best);
+        else if (c->kind == ZK_CONF_STR && c->text.len >= SPOKEN_MIN && (!*best || c->text.len > (*best)->text.len) &&
+                 memmem(why, strlen(why), c->text.ptr, c->text.len))
+            *best = c;
+    }
+}
 
 /* Says why: refuses a critical plugin, leaves out an optional one. 1: left out. */
 static uint32_t refuse(struct made *m, const char *what)
 {
     const struct zk_plugin_conf *c = m->in.conf;
     const char *why = *zk_err_text() ? zk_err_text() : "no reason given";
+    const struct zk_conf *at = NULL;
     if (m->in.critical) {
-        zk_problem(c->file, c->line, "plugin %s: %s%s", m->in.as, what, why);
+        find_spoken_of(c->settings_node, why, &at);
+        zk_problem(at ? at->file : c->file, at ? at->line : c->line, "plugin %s: %s%s", m->in.as, what, why);
         return 0;
     }
     m->dropped = 1;

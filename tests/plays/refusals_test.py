@@ -322,6 +322,25 @@ if have:
         write(BROKER, f"brokerName=b\n{key}={value}\n")
         status, out, err = zarya("broker", "-c", BROKER, "--check")
         check(status == 1 and f"zarya: {BROKER}:2: {key} = {value}: " in err, f"{key}={value} is refused, not ignored", err)
+    # ---- a port that is taken: plugin, address, file and line of the option
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        at = "127.0.0.1:%d" % taken.getsockname()[1]
+        reason = f"cannot listen on {{}}: {{}}; another process listens there (ss -ltnp shows which)"
+        for use, value, word in (("transport-tcp", at, "Address already in use"), ("transport-nng", "tcp://" + at, "Address in use")):
+            if not os.path.exists(os.path.join(BUILD, "plugins", use + ".so")):
+                continue
+            scheme = "tcp://" if use.endswith("nng") else ""
+            write(CONF, f'node = {{ data = "{DATA}"; }};\nplugins = (\n  {{ use = "{use}"; as = "ns"; settings = {{\n    serves = [ "routing" ];\n    listen = [ "{scheme}127.0.0.1:0",\n'
+                  f'               "{value}" ]; }}; }},\n  {{ use = "routing-namesrv"; }}\n);\n')
+            status, out, err = zarya("-c", CONF)
+            wanted = f"zarya: {CONF}:6: plugin ns: cannot start: " + reason.format(value, word)
+            check(status == 1 and wanted in err.splitlines(), f"a port that is taken ({use})", (wanted, err))
+        write(BROKER, f"brokerName=b\nbindAddress=127.0.0.1\nlistenPort={at.split(':')[1]}\nstorePathRootDir={DIR}/taken\n")
+        status, out, err = zarya("broker", "-c", BROKER)
+        wanted = f"zarya: {BROKER}:3: plugin broker: cannot start: " + reason.format(at, "Address already in use")
+        check(status == 1 and wanted in err.splitlines(), "a port that is taken, in a broker.conf", (wanted, err))
     NS = write(os.path.join(DIR, "namesrv.conf"), "listenPort=29876\nsupportActingMaster=false\nkvConfigPath=%s/kv.json\n" % DIR)
     status, out, err = zarya("namesrv", "-c", NS, "-p")
     check(status == 0 and "listenPort=29876\n" in out, "zarya namesrv -c FILE -p", out + err)

@@ -169,7 +169,8 @@ static zr_status open_one(struct zr_inst *inst, struct zr_str text)
     rv = rv || is_ipc(text) ? rv : nng_stream_listener_set_bool(l->listener, NNG_OPT_TCP_NODELAY, true); /* not nng's default */
     rv = rv ? rv : nng_stream_listener_listen(l->listener);
     if (rv != 0) {
-        return tr_fail(&inst->report, ZR_EIO, 0, "cannot listen on %s: %s", url, nng_strerror(rv));
+        return tr_fail(&inst->report, ZR_EIO, 0, "cannot listen on %s: %s%s", url, nng_strerror(rv),
+                       rv == NNG_EADDRINUSE ? "; another process listens there (ss -ltnp shows which)" : "");
     }
     publish(inst, l, url);
     return ZR_OK;
