@@ -31,6 +31,13 @@ const struct zr_option zk_node_options[] = {
     ZR_OPTION_ENUM(S, log_level, "log_level", ZR_OPT_LIVE, "info", log_levels, "How much is logged."),
     ZR_OPTION_ROW(S, workers, "workers", ZR_OPT_I64, 0, "0", "0", "256", NULL, "Threads of the worker pool; 0: two."),
     ZR_OPTION_ROW(S, drain_timeout, "drain_timeout", ZR_OPT_I64, 0, "10 s", "0", "1 h", "ms", "How long a stop waits for what is open."),
+    ZR_OPTION_ROW(S, max_frame, "max_frame", ZR_OPT_I64, 0, "16 MiB", "64 KiB", "16 MiB", "bytes",
+                  "A connection that announces a larger request is closed; for all listeners (com.rocketmq.remoting.frameMaxLength)."),
+    ZR_OPTION_ROW(S, worker_queue, "worker_queue", ZR_OPT_I64, 0, "10000", "1", "1000000", NULL,
+                  "Requests that may wait for the worker pool; the next ones are answered with code 2 (adminBrokerThreadPoolQueueCapacity)."),
+    ZR_OPTION_ROW(S, worker_memory, "worker_memory", ZR_OPT_I64, 0, "128 MiB", "16 MiB", "64 GiB", "bytes", "Memory for them."),
+    ZR_OPTION_ROW(S, connect_timeout, "connect_timeout", ZR_OPT_I64, 0, "3 s", "1", "10 min", "ms",
+                  "How long a connection to another server may take (connectTimeoutMillis)."),
 };
 #undef S
 const uint32_t zk_n_node_options = sizeof zk_node_options / sizeof zk_node_options[0];

@@ -26,6 +26,7 @@ struct zk_node_settings {
     int64_t id;             /* brokerId */
     int64_t workers;        /* pool threads; 0: 2 */
     int64_t drain_timeout;  /* ms: how long a stop waits for what is open */
+    int64_t max_frame, worker_queue, worker_memory, connect_timeout; /* kernel/remoting; 0: its own default */
 };
 struct zk_node {
     struct zk_node_settings set;

@@ -339,7 +339,7 @@ static void peer_forget(const struct url *url, struct zr_session *s)
 static void peer_dial(struct zk_peer *p)
 {
     zk_err_clear();
-    zr_status status = p->via->transport->dial(p->via->inst, (struct zr_str){ p->url, p->url_len }, ZK_DIAL_TIMEOUT_NS, p);
+    zr_status status = p->via->transport->dial(p->via->inst, (struct zr_str){ p->url, p->url_len }, zk_rem.limits.dial_ns, p);
     if (status < 0)
         zk_peer_dial_failed(p, status, zl_str(zk_err_text()));
 }

@@ -16,7 +16,7 @@
 #include "remoting/remoting.h"
 #include "zl/codec.h"
 
-/* ---- limits: every queue and table of this folder ---------------------------------------------------------------- */
+/* ---- limits: every queue and table of this folder. ZK_DEFAULT_ ones are options of the node (struct zk_limits) ---- */
 #define ZK_MAX_LANES 1024u            /* of all transports */
 #define ZK_MAX_HANDLERS 4096u
 #define ZK_DIRECT_CODES 1024u         /* codes below are an array index, the others a hash */
@@ -30,8 +30,8 @@
 #define ZK_SCRATCH_BLOCK (16u * 1024)
 #define ZK_ARENA_CHUNK (64u * 1024)
 #define ZK_ARENA_MAX (64u * 1024 * 1024)
-#define ZK_MAX_JOBS 10000u            /* requests waiting for the worker pool, as Apache's admin executor */
-#define ZK_MAX_JOB_BYTES (128u * 1024 * 1024)
+#define ZK_DEFAULT_JOBS 10000u        /* requests waiting for the worker pool, as Apache's admin executor */
+#define ZK_DEFAULT_JOB_BYTES (128u * 1024 * 1024)
 #define ZK_MAX_ASKS_SESSION 10000u    /* pending asks of one session */
 #define ZK_MAX_ASKS 200000u           /* of all sessions */
 #define ZK_MAX_PEERS 4096u            /* addresses that are called */
@@ -39,7 +39,7 @@
 #define ZK_MAX_WAITING_BYTES (64u * 1024 * 1024) /* of all addresses */
 #define ZK_URL_MAX 512u
 #define ZK_NAME_MAX 256u              /* a peer's name */
-#define ZK_DIAL_TIMEOUT_NS (3000 * INT64_C(1000000)) /* as Apache's connectTimeoutMillis */
+#define ZK_DEFAULT_DIAL_NS (3000 * INT64_C(1000000)) /* as Apache's connectTimeoutMillis */
 #define ZK_TIMEOUT_MAX_NS (86400 * INT64_C(1000000000))
 #define ZK_NO_LISTENER UINT32_MAX
 
@@ -209,7 +209,13 @@ struct zk_remoting_metrics {
     uint32_t requests, unknown, answers, bytes_in, bytes_out, malformed, connections, accepted, worker_queued, overloaded;
     uint32_t asks, asks_pending, asks_timeout, calls, calls_waiting, send_refused;
 };
+/* What an operator may set (section node); fixed while remoting runs. */
+struct zk_limits {
+    uint64_t frame, jobs, job_bytes;
+    int64_t dial_ns;
+};
 struct zk_remoting {
+    struct zk_limits limits;
     struct zk_remoting_events events;
     struct zk_remoting_metrics metrics;
     struct zk_port *ports;

@@ -93,6 +93,8 @@ static zr_status malformed(struct zr_session *s, const char *why)
 
 static const char *frame_fault(struct zr_span rest)
 {
+    if (rest.len >= 4 && zl_load32(rest.ptr) <= ZL_FRAME_MAX - 4 && zl_load32(rest.ptr) > zk_rem.limits.frame - 4)
+        return "its frame is larger than the node's max_frame";
     if (rest.len >= 4 && zl_load32(rest.ptr) > ZL_FRAME_MAX - 4)
         return "the first word is no frame length up to 16 MiB (is this another protocol?)";
     return "the header is longer than its frame, or of an unknown type";
@@ -178,6 +180,8 @@ static zr_status take_frames(struct zk_lane *lane, struct zr_session *s, struct 
     *ret_need = 0;
     while (rest.len) {
         struct zr_span frame = { NULL, 0 };
+        if (rest.len >= 4 && zl_load32(rest.ptr) > zk_rem.limits.frame - 4)
+            return malformed(s, frame_fault(rest));
         zr_status status = zl_frame_cut(rest, &frame, ret_need);
         if (status == ZR_EAGAIN)
             return ZR_OK;

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include "config/node.h"
 #include "remoting/internal.h"
 
 #define STOP_SESSIONS_NS (3 * INT64_C(1000000000))
@@ -192,8 +193,18 @@ static zr_status ports_add(void)
     return status;
 }
 
+static void limits_take(void)
+{
+    const struct zk_node_settings *set = &zk_node.set;
+    zk_rem.limits = (struct zk_limits){ set->max_frame ? (uint64_t)set->max_frame : ZL_FRAME_MAX,
+                                        set->worker_queue ? (uint64_t)set->worker_queue : ZK_DEFAULT_JOBS,
+                                        set->worker_memory ? (uint64_t)set->worker_memory : ZK_DEFAULT_JOB_BYTES,
+                                        set->connect_timeout ? set->connect_timeout * 1000000 : ZK_DEFAULT_DIAL_NS };
+}
+
 zr_status zk_remoting_start(void)
 {
+    limits_take();
     metrics_declare();
     all_free();
     zk_codes_free();

@@ -201,8 +201,8 @@ static void job_run(void *arg)
 
 static uint32_t job_admit(uint64_t size)
 {
-    if (atomic_fetch_add_explicit(&jobs_waiting, 1, memory_order_relaxed) < ZK_MAX_JOBS) {
-        if (atomic_fetch_add_explicit(&jobs_bytes, size, memory_order_relaxed) + size <= ZK_MAX_JOB_BYTES)
+    if (atomic_fetch_add_explicit(&jobs_waiting, 1, memory_order_relaxed) < zk_rem.limits.jobs) {
+        if (atomic_fetch_add_explicit(&jobs_bytes, size, memory_order_relaxed) + size <= zk_rem.limits.job_bytes)
             return 1;
         atomic_fetch_sub_explicit(&jobs_bytes, size, memory_order_relaxed);
     }

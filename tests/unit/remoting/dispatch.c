@@ -4,6 +4,7 @@
 #include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
+#include "config/node.h"
 #include "zl/text.h"
 
 static uint32_t n_calls;
@@ -295,6 +296,35 @@ Test(dispatch, worker_pool_full)
     cr_assert(n == 10000);
     zl_buf_free(&b);
     fake_stop();
+}
+
+Test(dispatch, limits_of_the_node_count)
+{
+    struct zl_buf b;
+    struct fake_frame f;
+    zk_node.set.max_frame = 65536;
+    zk_node.set.worker_queue = 3;
+    start();
+    zk_log_set(0, 0);
+    struct zr_conn *c = fake_open(0, 0), *d = fake_open(0, 0);
+    zl_buf_init(&b, 1 << 20);
+    fake_request(&b, 18, 1, 0, ZL_TYPE_JSON, "x");
+    for (uint32_t i = 0; i < 4; i++) {
+        cr_assert(fake_data(c, b.ptr, b.len, NULL) == ZR_OK);
+        fake_turn_end(0);
+    }
+    cr_assert(fake_next(c, &f) && f.h.code == 2);
+    cr_assert(!fake_next(c, &f), "exactly one over the limit");
+    for (uint32_t i = 0; i < 3; i++)
+        sem_post(&gate_sem);
+    uint64_t used = 1;
+    cr_expect(fake_data(c, "\0\0\xff\xfc\0\0\0\2", 8, &used) == ZR_OK && used == 0); /* 65,536 with its first word */
+    cr_expect(fake_data(d, "\0\0\xff\xfd\0\0\0\2", 8, &used) == ZR_EINVAL);
+    fake_turn_end(0);
+    zk_core_stop();
+    zl_buf_free(&b);
+    fake_stop();
+    zk_node.set.max_frame = zk_node.set.worker_queue = 0;
 }
 
 Test(dispatch, malformed_closes_that_connection_only)
