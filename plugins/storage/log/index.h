@@ -47,6 +47,7 @@ struct zs_imend {
     int64_t pos, until;   /* the part of the log being read */
     int64_t name;         /* the next file's name, as a number */
     uint64_t n_keys;
+    uint32_t n_left;      /* keys of the gap's last record that are still missing */
     uint32_t reading, checked;
     int64_t check_ms;     /* files that end later are read whole first; INT64_MAX: none */
 };

@@ -126,6 +126,17 @@ static int64_t newest_open(struct zr_inst *st)
     return 0;
 }
 
+/* How many keys of its newest record (last 1), or of its oldest, this file has. */
+static uint32_t keys_there(struct zr_inst *st, const struct zs_ifile *f, uint32_t last)
+{
+    int32_t n = 0;
+    int64_t fd = zs_index_file_open(st, f), phys = last ? f->end_phys : f->begin_phys;
+    if (fd < 0) return 0;
+    while (n + 1 < f->count && phys_of(st, (int32_t)fd, last ? f->count - 1 - n : n + 1) == phys) n++;
+    st->io->close(st->io->ctx, (int32_t)fd);
+    return (uint32_t)n;
+}
+
 void zs_index_repair(struct zr_inst *st)
 {
     struct zs_index *ix = st->index;
@@ -150,6 +161,7 @@ void zs_index_repair(struct zr_inst *st)
         if (ix->n == 0) return;
         atomic_store(&ix->last, zs_index_newest(ix)->end_phys);
         atomic_store(&ix->pos, zs_index_newest(ix)->end_phys);
+        ix->n_put = keys_there(st, zs_index_newest(ix), 1); /* the others may have been in the file that is gone */
         return;
     }
 }
@@ -407,6 +419,44 @@ static int64_t mend_put(struct zr_inst *st, int32_t hash, const struct zl_record
     return r;
 }
 
+static int64_t count_put(struct zr_inst *st, int32_t hash, const struct zl_record *rec)
+{
+    (void)hash;
+    (void)rec;
+    st->index->mend.n_left++;
+    return 0;
+}
+
+static int64_t few_put(struct zr_inst *st, int32_t hash, const struct zl_record *rec)
+{
+    if (st->index->mend.n_left == 0) return 0;
+    st->index->mend.n_left--;
+    return mend_put(st, hash, rec);
+}
+
+/* The keys of one record may lie in two files. Of the record before the gap the last ones, of the one behind it the first ones
+ * may have been in the file that is gone. 0 or -errno. */
+static int64_t gap_edges(struct zr_inst *st, struct zs_imend *m, struct zs_scan *s, uint32_t behind)
+{
+    struct zs_index *ix = st->index;
+    struct zl_record rec;
+    uint32_t n_put = 0, none = 0;
+    if (!behind && (m->at == 0 || ix->files[m->at - 1]->end_phys < atomic_load(&st->begin))) return 0;
+    zs_iwriter_flush(st, &ix->cur, 0);
+    int64_t at = behind ? m->until : ix->files[m->at - 1]->end_phys, r = 0;
+    uint32_t there = keys_there(st, ix->files[behind ? m->at : m->at - 1], !behind);
+    s->pos = at;
+    s->limit = atomic_load(&ix->pos);
+    if (zs_scan_next(s, &rec) != ZS_SCAN_RECORD || rec.physical_offset != at) return 0;
+    m->n_left = 0;
+    zs_index_keys(st, &rec, &none, count_put);
+    if (there >= m->n_left) return 0;
+    m->n_left -= there;
+    if (!behind) n_put = there;
+    r = zs_index_keys(st, &rec, &n_put, few_put);
+    return r < 0 ? r : 0;
+}
+
 /* Finds the next part of the log that no file speaks of. 0: there is none. */
 static uint32_t gap_find(struct zr_inst *st, struct zs_imend *m)
 {
@@ -478,10 +528,13 @@ uint32_t zs_index_mend(struct zr_inst *st, struct zs_scan *s)
         if (!gap_find(st, m)) return 0;
         m->reading = 1;
         m->n_keys = 0;
+        int64_t r = gap_edges(st, m, s, 0);
+        if (r < 0) mend_failed(st, m, r);
         return 1;
     }
     int64_t r = gap_read(st, m, s);
     if (r > 0) return 1;
+    if (r == 0) r = gap_edges(st, m, s, 1);
     int64_t until = m->until;
     if (r == 0) r = partial_keep(st, m);
     if (r < 0) {

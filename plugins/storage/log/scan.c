@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include "zs_pack.h"
 
+#define SECTOR 512u
 #define WINDOW (1u << 20)
 #define PAGE 4096
 #define HEADER 92u /* enough to judge a header: everything up to the body's length, and its own size */
@@ -89,6 +90,17 @@ static int bad(struct zs_scan *s, const char *why)
     return ZS_SCAN_BAD;
 }
 
+/* A sector of the record that never reached the disk is zero. The body's checksum shows it there, but nothing covers topic and
+ * properties: is one that begins within them, as far as the record goes, all zero? No text is. */
+static uint32_t tail_torn(const uint8_t *p, int64_t off, uint64_t from, uint64_t size)
+{
+    for (uint64_t at = from + (SECTOR - ((uint64_t)off + from) % SECTOR) % SECTOR; at < size; at += SECTOR) {
+        uint64_t n = size - at < SECTOR ? size - at : SECTOR;
+        if (p[at] == 0 && memcmp(p + at, p + at + 1, n - 1) == 0) return 1;
+    }
+    return 0;
+}
+
 /* The record at pos, which lies in s->seg. ZS_SCAN_END stands for a blank here. */
 static int judge(struct zs_scan *s, int64_t pos, struct zl_record *ret)
 {
@@ -112,6 +124,8 @@ static int judge(struct zs_scan *s, int64_t pos, struct zl_record *ret)
     struct zr_span bytes = { s->buf + (pos - s->buf_at), (uint64_t)n };
     zr_status rc = zl_record_parse(bytes, s->crc, ret, &why);
     if (rc != ZR_OK) return bad(s, rc == ZR_ECORRUPT ? why : "its lengths do not agree");
+    if (tail_torn(bytes.ptr, pos - s->seg->base, (uint64_t)((const uint8_t *)ret->topic.ptr - bytes.ptr), ret->size))
+        return bad(s, "a part of its properties was never written");
     return ZS_SCAN_RECORD;
 }
 
