@@ -34,6 +34,7 @@ struct mutation {
     const char *path;    /* part of it; NULL: none of this kind is dropped */
     const char *beside;  /* and not this part, if not NULL */
     uint32_t file_syncs, dir_syncs;
+    const char *work;    /* workloads that show it soonest */
 };
 struct walk {
     const struct sim_event *events;
