@@ -25,15 +25,6 @@ void zb_group_unref(struct zb_group *group)
         free(group);
 }
 
-static struct zr_str text_put(char **at, struct zr_str s)
-{
-    struct zr_str ret = { *at, s.len };
-    if (s.len)
-        memcpy(*at, s.ptr, s.len);
-    *at += s.len;
-    return ret;
-}
-
 static struct zb_group *group_new(const struct zr_group *conf)
 {
     uint64_t size = sizeof(struct zb_group) + conf->n_attributes * sizeof(struct zr_field) + conf->name.len +
@@ -46,12 +37,12 @@ static struct zb_group *group_new(const struct zr_group *conf)
     g->attributes = (struct zr_field *)(void *)(g + 1);
     g->n_attributes = conf->n_attributes;
     char *at = (char *)(g->attributes + conf->n_attributes);
-    g->name = text_put(&at, conf->name);
-    g->retry_policy = text_put(&at, conf->retry_policy_json);
-    g->subscriptions = text_put(&at, conf->subscription_data_json);
+    g->name = zb_text_put(&at, conf->name);
+    g->retry_policy = zb_text_put(&at, conf->retry_policy_json);
+    g->subscriptions = zb_text_put(&at, conf->subscription_data_json);
     for (uint32_t i = 0; i < conf->n_attributes; i++)
         g->attributes[i] =
-            (struct zr_field){ text_put(&at, conf->attributes[i].name), text_put(&at, conf->attributes[i].value) };
+            (struct zr_field){ zb_text_put(&at, conf->attributes[i].name), zb_text_put(&at, conf->attributes[i].value) };
     atomic_init(&g->refs, 1);
     g->hash = zb_hash(g->name);
     g->broker_id = conf->broker_id;
@@ -103,12 +94,6 @@ static void group_defaults(struct zr_group *ret, struct zr_str name)
                               .consume_timeout_minute = 15 };
 }
 
-static void version_next(void)
-{
-    zb.groups_version.timestamp = zk_wall_ms();
-    zb.groups_version.counter++;
-}
-
 /* only_new: one that is there stays. */
 static zr_status group_put(const struct zr_group *conf, uint32_t only_new, struct zb_group **ret)
 {
@@ -126,7 +111,7 @@ static zr_status group_put(const struct zr_group *conf, uint32_t only_new, struc
     } else if (!old && zb.groups.n >= (uint64_t)ZB_SET(max_groups)) {
         status = ZR_EFULL;
     } else if ((status = zb_map_put(&zb.groups, g->hash, g->name, g)) == ZR_OK) {
-        version_next();
+        zb_version_next(&zb.groups_version);
         if (old)
             atomic_fetch_add(&zb.groups_gen, 1);
         if (ret)
@@ -212,7 +197,7 @@ zr_status zb_group_remove(struct zr_str name)
     pthread_rwlock_wrlock(&zb.groups_lock);
     struct zb_group *g = zb_map_del(&zb.groups, hash, name);
     if (g) {
-        version_next();
+        zb_version_next(&zb.groups_version);
         atomic_fetch_add(&zb.groups_gen, 1);
         forbidden_clear(name);
         zk_metric_set(zb.meter.groups, (int64_t)zb.groups.n);
@@ -283,7 +268,7 @@ static void forbidden_set(struct zr_str key, struct zr_str group, struct zr_str 
         else
             free(f);
     }
-    version_next();
+    zb_version_next(&zb.groups_version);
 }
 
 int32_t zb_group_forbidden(struct zr_str group, struct zr_str topic, int32_t value)
@@ -366,38 +351,6 @@ static void forbidden_print(struct zl_jw *w)
     free(all);
 }
 
-static void group_print(struct zl_jw *w, const struct zb_group *g)
-{
-    zl_jw_key(w, g->name);
-    zl_jw_begin(w, '{');
-    zl_jw_key(w, zl_str("attributes"));
-    zl_jw_begin(w, '{');
-    for (uint32_t i = 0; i < g->n_attributes; i++) {
-        zl_jw_key(w, g->attributes[i].name);
-        zl_jw_str(w, g->attributes[i].value);
-    }
-    zl_jw_end(w, '}');
-    zl_jw_ki64(w, "brokerId", g->broker_id);
-    zl_jw_kbool(w, "consumeBroadcastEnable", g->broadcast);
-    zl_jw_kbool(w, "consumeEnable", g->consume);
-    zl_jw_kbool(w, "consumeFromMinEnable", g->from_min);
-    zl_jw_kbool(w, "consumeMessageOrderly", g->orderly);
-    zl_jw_ki64(w, "consumeTimeoutMinute", g->consume_timeout_minute);
-    zl_jw_kstr(w, "groupName", g->name);
-    zl_jw_key(w, zl_str("groupRetryPolicy"));
-    zl_jw_raw(w, g->retry_policy.len ? g->retry_policy : zl_str("{\"type\":\"CUSTOMIZED\"}"));
-    zl_jw_ki64(w, "groupSysFlag", g->sys_flag);
-    zl_jw_kbool(w, "notifyConsumerIdsChangedEnable", g->notify);
-    zl_jw_ki64(w, "retryMaxTimes", g->retry_max_times);
-    zl_jw_ki64(w, "retryQueueNums", g->retry_queues);
-    if (g->subscriptions.len) {
-        zl_jw_key(w, zl_str("subscriptionDataSet"));
-        zl_jw_raw(w, g->subscriptions);
-    }
-    zl_jw_ki64(w, "whichBrokerWhenConsumeSlowly", g->slow_broker_id);
-    zl_jw_end(w, '}');
-}
-
 void zb_groups_print(struct zl_buf *out)
 {
     struct zl_jw w;
@@ -413,15 +366,19 @@ void zb_groups_print(struct zl_buf *out)
     qsort(all, n, sizeof *all, group_compare);
     zl_jw_init(&w, out, 1);
     zl_jw_begin(&w, '{');
-    zb_version_print(&w, &version);
+    zl_version_print(&w, "dataVersion", &version);
     zl_jw_key(&w, zl_str("forbiddenTable"));
     zl_jw_begin(&w, '{');
     forbidden_print(&w);
     zl_jw_end(&w, '}');
     zl_jw_key(&w, zl_str("subscriptionGroupTable"));
     zl_jw_begin(&w, '{');
-    for (uint32_t i = 0; i < n; i++)
-        group_print(&w, all[i]);
+    for (uint32_t i = 0; i < n; i++) {
+        struct zr_group view;
+        zb_group_view(all[i], &view);
+        zl_jw_key(&w, view.name);
+        zl_group_print(&w, &view);
+    }
     zl_jw_end(&w, '}');
     zl_jw_end(&w, '}');
     zb_groups_free(all, n);
@@ -465,8 +422,9 @@ static zr_status group_read(const struct zl_json *node)
     return status == ZR_EINVAL ? ZR_OK : status;
 }
 
-static void forbidden_read(const struct zl_json *table)
+static void forbidden_read(const struct zl_json *root)
 {
+    const struct zl_json *table = zl_json_get(root, "forbiddenTable");
     for (const struct zl_json *g = table ? table->child : NULL; g; g = g->next)
         for (const struct zl_json *t = g->child; t; t = t->next) {
             char text[ZB_NAME_MAX];
@@ -480,45 +438,18 @@ static void forbidden_read(const struct zl_json *table)
         }
 }
 
-static zr_status groups_accept(void *ctx, struct zr_span bytes)
-{
-    struct zl_json_doc *doc;
-    const struct zl_json *root;
-    uint64_t at = 0;
-    zr_status *load = ctx;
-    zr_status status = zl_json_parse((struct zr_str){ (const char *)bytes.ptr, bytes.len }, &doc, &root, &at);
-    if (status != ZR_OK)
-        return status;
-    const struct zl_json *table = root->kind == ZL_JSON_OBJECT ? zl_json_get(root, "subscriptionGroupTable") : NULL;
-    if (!table || table->kind != ZL_JSON_OBJECT) {
-        zl_json_free(doc);
-        return ZR_EINVAL;
-    }
-    for (const struct zl_json *g = table->child; g && *load == ZR_OK; g = g->next)
-        *load = g->kind == ZL_JSON_OBJECT ? group_read(g) : ZR_OK;
-    forbidden_read(zl_json_get(root, "forbiddenTable"));
-    zb_version_read(zl_json_get(root, "dataVersion"), &zb.groups_version);
-    zl_json_free(doc);
-    return ZR_OK;
-}
-
 zr_status zb_groups_load(void)
 {
-    zr_status load = ZR_OK;
-    zr_status status = zk_state_read(zl_str("config/subscriptionGroup.json"), groups_accept, &load);
-    if (status == ZR_ENOENT)
-        return ZR_OK;
-    if (status != ZR_OK) {
-        zk_err_raise(status, 0,
-                     "config/subscriptionGroup.json cannot be read, and neither can its .bak: put back a good copy, or "
-                     "remove both "
-                     "to start with default groups");
-        return status;
-    }
-    if (load == ZR_EFULL)
-        zk_err_raise(load, 0, "config/subscriptionGroup.json holds more groups than maxGroups (%lld) allows",
-                     (long long)zb.set.max_groups);
-    return load;
+    const struct zb_table_doc doc = { .name = "config/subscriptionGroup.json",
+                                      .member = "subscriptionGroupTable",
+                                      .what = "groups",
+                                      .without = "with default groups",
+                                      .limit_name = "maxGroups",
+                                      .limit = zb.set.max_groups,
+                                      .entry = group_read,
+                                      .rest = forbidden_read,
+                                      .version = &zb.groups_version };
+    return zb_table_load(&doc);
 }
 
 void zb_groups_close(void)

@@ -30,6 +30,7 @@
 #include "zl/codec.h"
 #include "zl/json.h"
 #include "zl/record.h"
+#include "zl/tables.h"
 #include "zl/text.h"
 
 /* ---- response and request codes ---- */
@@ -181,8 +182,19 @@ void zb_topics_print(struct zl_buf *out);
 zr_status zb_topics_load(void);
 zr_status zb_topics_make_system(void);
 void zb_topics_close(void);
-void zb_version_print(struct zl_jw *w, const struct zr_data_version *v); /* the member dataVersion */
+/* ---- what the tables have in common (table.c) ---- */
+struct zr_str zb_text_put(char **at, struct zr_str s); /* copies s to *at, which moves on */
+void zb_version_next(struct zr_data_version *v);
 void zb_version_read(const struct zl_json *node, struct zr_data_version *ret);
+struct zb_table_doc {                                       /* a document of entries under one member */
+    const char *name, *member, *what, *without, *limit_name; /* what, without, limit_name: for its refusals */
+    int64_t limit;
+    zr_status (*entry)(const struct zl_json *node);
+    void (*rest)(const struct zl_json *root); /* of the document; may be NULL */
+    struct zr_data_version *version;
+};
+/* Not there: ZR_OK. Damaged together with its .bak, or more than the limit: raised. */
+zr_status zb_table_load(const struct zb_table_doc *doc);
 /* The text of Java's TopicConfig.toString(), for remarks. */
 void zb_topic_text(const struct zb_topic *topic, char *to, uint64_t cap);
 

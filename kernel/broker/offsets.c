@@ -450,7 +450,7 @@ void zb_offsets_print(struct zl_buf *out)
                                  __atomic_load_n(&version.counter, __ATOMIC_RELAXED), version.state_version };
     zl_jw_init(&w, out, 1);
     zl_jw_begin(&w, '{');
-    zb_version_print(&w, &v);
+    zl_version_print(&w, "dataVersion", &v);
     if (c.n)
         qsort(c.items, c.n, sizeof *c.items, by_group);
     print_group_topics(&w, &c);

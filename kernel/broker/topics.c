@@ -51,15 +51,6 @@ void zb_topic_unref(struct zb_topic *topic)
     free(topic);
 }
 
-static char *text_put(char **at, struct zr_str s, struct zr_str *ret)
-{
-    if (s.len)
-        memcpy(*at, s.ptr, s.len);
-    *ret = (struct zr_str){ *at, s.len };
-    *at += s.len;
-    return *at;
-}
-
 /* One block: struct, slots, attributes, text. live: shared, or NULL for a new one. */
 static struct zb_topic *topic_new(const struct zr_topic *conf, struct zb_live *live)
 {
@@ -84,10 +75,10 @@ static struct zb_topic *topic_new(const struct zr_topic *conf, struct zb_live *l
     t->attributes = (struct zr_field *)(void *)((char *)(t + 1) + slots * sizeof(void *));
     t->n_attributes = conf->n_attributes;
     char *at = (char *)(t->attributes + conf->n_attributes);
-    text_put(&at, conf->name, &t->name);
+    t->name = zb_text_put(&at, conf->name);
     for (uint32_t i = 0; i < conf->n_attributes; i++) {
-        text_put(&at, conf->attributes[i].name, &t->attributes[i].name);
-        text_put(&at, conf->attributes[i].value, &t->attributes[i].value);
+        t->attributes[i].name = zb_text_put(&at, conf->attributes[i].name);
+        t->attributes[i].value = zb_text_put(&at, conf->attributes[i].value);
         if (zl_is(t->attributes[i].name, "queue.type"))
             t->batch_cq = (uint8_t)zl_is(t->attributes[i].value, "BatchCQ");
         if (zl_is(t->attributes[i].name, "cleanup.policy"))
@@ -188,16 +179,10 @@ struct zb_topic *zb_lane_topic(struct zb_lane *lane, struct zr_str name)
     return t;
 }
 
-static void version_next(struct zr_data_version *v)
-{
-    v->timestamp = zk_wall_ms();
-    v->counter++;
-}
-
 void zb_topics_bump(void)
 {
     pthread_rwlock_wrlock(&zb.topics_lock);
-    version_next(&zb.topics_version);
+    zb_version_next(&zb.topics_version);
     pthread_rwlock_unlock(&zb.topics_lock);
 }
 
@@ -228,7 +213,7 @@ static zr_status topic_place(const struct zr_topic *conf, uint32_t how, struct z
         zb_topic_unref(t);
         return ZR_ENOMEM;
     }
-    version_next(&zb.topics_version);
+    zb_version_next(&zb.topics_version);
     if (old)
         atomic_fetch_add(&zb.topics_gen, 1);
     *ret_old = old;
@@ -319,7 +304,7 @@ zr_status zb_topic_remove(struct zr_str name)
     pthread_rwlock_wrlock(&zb.topics_lock);
     struct zb_topic *t = zb_map_del(&zb.topics, hash, name);
     if (t) {
-        version_next(&zb.topics_version);
+        zb_version_next(&zb.topics_version);
         atomic_fetch_add(&zb.topics_gen, 1);
         zk_metric_set(zb.meter.topics, (int64_t)zb.topics.n);
     }
@@ -488,6 +473,10 @@ static int topic_compare(const void *a, const void *b)
     return zl_compare((*(struct zb_topic *const *)a)->name, (*(struct zb_topic *const *)b)->name);
 }
 
+/* A table that a person may look at is written in order of names; for a larger one that would be half of the work. Nobody who
+ * reads it, RocketMQ included, minds the order. */
+#define SORTED_MAX 1024u
+
 /* By hand, in the layout that zl_jw gives elsewhere: the whole table is written for each topic that is made, so with
  * ten thousand topics this is most of what making one costs. */
 static void topic_print(struct zl_buf *out, const struct zb_topic *t)
@@ -517,23 +506,6 @@ static void topic_print(struct zl_buf *out, const struct zb_topic *t)
     zl_buf_cstr(out, "\n\t\t}");
 }
 
-void zb_version_print(struct zl_jw *w, const struct zr_data_version *v)
-{
-    zl_jw_key(w, zl_str("dataVersion"));
-    zl_jw_begin(w, '{');
-    zl_jw_ki64(w, "counter", v->counter);
-    zl_jw_ki64(w, "stateVersion", v->state_version);
-    zl_jw_ki64(w, "timestamp", v->timestamp);
-    zl_jw_end(w, '}');
-}
-
-void zb_version_read(const struct zl_json *node, struct zr_data_version *ret)
-{
-    ret->counter = zl_json_get_i64(node, "counter", 0);
-    ret->state_version = zl_json_get_i64(node, "stateVersion", 0);
-    ret->timestamp = zl_json_get_i64(node, "timestamp", zk_wall_ms());
-}
-
 void zb_topics_print(struct zl_buf *out)
 {
     uint32_t n = 0;
@@ -545,7 +517,8 @@ void zb_topics_print(struct zl_buf *out)
         out->failed = 1;
         return;
     }
-    qsort(all, n, sizeof *all, topic_compare);
+    if (n <= SORTED_MAX)
+        qsort(all, n, sizeof *all, topic_compare);
     zl_buf_reserve(out, 320ull * n + 256);
     zl_buf_fmt(out,
                "{\n\t\"dataVersion\":{\n\t\t\"counter\":%lld,\n\t\t\"stateVersion\":%lld,\n\t\t\"timestamp\":%lld\n\t},"
@@ -585,44 +558,17 @@ static zr_status topic_read(const struct zl_json *node)
     return status;
 }
 
-static zr_status topics_accept(void *ctx, struct zr_span bytes)
-{
-    struct zl_json_doc *doc;
-    const struct zl_json *root;
-    uint64_t at = 0;
-    zr_status *load = ctx;
-    zr_status status = zl_json_parse((struct zr_str){ (const char *)bytes.ptr, bytes.len }, &doc, &root, &at);
-    if (status != ZR_OK)
-        return status;
-    const struct zl_json *table = root->kind == ZL_JSON_OBJECT ? zl_json_get(root, "topicConfigTable") : NULL;
-    if (!table || table->kind != ZL_JSON_OBJECT) {
-        zl_json_free(doc);
-        return ZR_EINVAL;
-    }
-    for (const struct zl_json *t = table->child; t && *load == ZR_OK; t = t->next)
-        *load = t->kind == ZL_JSON_OBJECT ? topic_read(t) : ZR_OK;
-    zb_version_read(zl_json_get(root, "dataVersion"), &zb.topics_version);
-    zl_json_free(doc);
-    return ZR_OK;
-}
-
 zr_status zb_topics_load(void)
 {
-    zr_status load = ZR_OK;
-    zr_status status = zk_state_read(zl_str("config/topics.json"), topics_accept, &load);
-    if (status == ZR_ENOENT)
-        return ZR_OK;
-    if (status != ZR_OK) {
-        zk_err_raise(status, 0,
-                     "config/topics.json cannot be read, and neither can its .bak: put back a good copy, or remove "
-                     "both to start "
-                     "without topics (messages stay, topics have to be made again)");
-        return status;
-    }
-    if (load == ZR_EFULL)
-        zk_err_raise(load, 0, "config/topics.json holds more topics than maxTopics (%lld) allows",
-                     (long long)zb.set.max_topics);
-    return load;
+    const struct zb_table_doc doc = { .name = "config/topics.json",
+                                      .member = "topicConfigTable",
+                                      .what = "topics",
+                                      .without = "without topics (messages stay, topics have to be made again)",
+                                      .limit_name = "maxTopics",
+                                      .limit = zb.set.max_topics,
+                                      .entry = topic_read,
+                                      .version = &zb.topics_version };
+    return zb_table_load(&doc);
 }
 
 void zb_topics_close(void)

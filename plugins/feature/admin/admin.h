@@ -10,6 +10,7 @@
 #include "zl/buf.h"
 #include "zl/codec.h"
 #include "zl/json.h"
+#include "zl/tables.h"
 #include "zl/text.h"
 
 #define CODE_OK 0
@@ -55,9 +56,6 @@ void names_sort(struct names *names);
 void names_free(struct names *names);
 
 /* ---- printing (print.c) ---- */
-void print_data_version(struct zl_jw *w, const char *key, const struct zr_data_version *version);
-void print_topic(struct zl_jw *w, const struct zr_topic *topic);
-void print_group(struct zl_jw *w, const struct zr_group *group);
 void print_subscription(struct zl_jw *w, const struct zr_subscription *sub);
 void print_names(struct zl_jw *w, const char *key, const struct names *names);
 /* {"brokerName":..,"queueId":..,"topic":..} as the key of a map's next value. */

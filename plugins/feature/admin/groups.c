@@ -112,7 +112,7 @@ static zr_status handle_delete(struct zr_inst *inst, const struct zr_request *re
     return admin_ok(inst, req);
 }
 
-static void print_one(void *ctx, const struct zr_group *g) { print_group(ctx, g); }
+static void print_one(void *ctx, const struct zr_group *g) { zl_group_print(ctx, g); }
 
 static zr_status handle_get(struct zr_inst *inst, const struct zr_request *req)
 {
@@ -180,7 +180,7 @@ static zr_status handle_get_all(struct zr_inst *inst, const struct zr_request *r
     zl_buf_init(&out, ADMIN_MAX_BODY);
     zl_jw_init(&w, &out, 0);
     zl_jw_begin(&w, '{');
-    print_data_version(&w, "dataVersion", &version);
+    zl_version_print(&w, "dataVersion", &version);
     print_forbidden(inst, &w, &names);
     zl_jw_key(&w, zl_str("subscriptionGroupTable"));
     zl_jw_begin(&w, '{');

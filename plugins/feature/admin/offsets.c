@@ -55,7 +55,7 @@ static zr_status handle_all(struct zr_inst *inst, const struct zr_request *req)
     zl_jw_init(&w, &out, 0);
     zl_jw_begin(&w, '{');
     inst->broker->group_version(inst->host, &version);
-    print_data_version(&w, "dataVersion", &version);
+    zl_version_print(&w, "dataVersion", &version);
     zl_jw_key(&w, zl_str("offsetTable"));
     zl_jw_begin(&w, '{');
     for (uint64_t i = 0; i < c.n; i++) {

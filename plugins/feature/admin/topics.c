@@ -263,7 +263,7 @@ static zr_status handle_delete(struct zr_inst *inst, const struct zr_request *re
     return admin_ok(inst, req);
 }
 
-static void print_one(void *ctx, const struct zr_topic *t) { print_topic(ctx, t); }
+static void print_one(void *ctx, const struct zr_topic *t) { zl_topic_print(ctx, t); }
 
 static zr_status handle_get(struct zr_inst *inst, const struct zr_request *req)
 {
@@ -341,8 +341,8 @@ static zr_status handle_get_all(struct zr_inst *inst, const struct zr_request *r
     zl_buf_init(&out, ADMIN_MAX_BODY);
     zl_jw_init(&w, &out, 0);
     zl_jw_begin(&w, '{');
-    print_data_version(&w, "dataVersion", &version);
-    print_data_version(&w, "mappingDataVersion", &(struct zr_data_version){ .timestamp = version.timestamp });
+    zl_version_print(&w, "dataVersion", &version);
+    zl_version_print(&w, "mappingDataVersion", &(struct zr_data_version){ .timestamp = version.timestamp });
     zl_jw_key(&w, zl_str("topicConfigTable"));
     zl_jw_begin(&w, '{');
     for (uint64_t i = from; i < to; i++) {
