@@ -546,6 +546,8 @@ static struct zr_msg *msg_begin(struct zb_lane *lane, const struct zr_request *r
                           .reconsume_times = h->reconsume,
                           .inner_num = 1 };
     m->sys_flag = hosts_flag(h->sys_flag, &m->born_host, &m->store_host);
+    if (topic->batch_cq)
+        m->flags |= ZR_MSG_BATCH_QUEUE;
     return m;
 }
 

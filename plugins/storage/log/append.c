@@ -13,7 +13,7 @@
  *
  * LOCKING: append_lock over placing and writing; inside it each queue's lock for a push. stage_lock for the list of staging
  * buffers alone. Nothing is held while the host is told of the new end. */
-#include "zs_int.h"
+#include "bcq.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -122,12 +122,21 @@ static void stage_cut(struct zs_stage *s, uint32_t from, uint32_t to)
 
 /* ---- judging and encoding, outside the lock --------------------------------------------------------------------------- */
 
+/* A recovery must find the same count in the record. */
+static uint32_t inner_batch_ok(const struct zr_msg *m)
+{
+    struct zl_record r = { .sys_flag = m->sys_flag, .properties = m->properties };
+    return m->inner_num >= 1 && m->inner_num <= ZS_BATCH_MAX && zl_record_offsets(&r) == m->inner_num && zs_has_entry(m->sys_flag) &&
+           m->properties.len + ZL_RECORD_TAIL <= ZL_MAX_PROPERTIES;
+}
+
 static zr_status msg_check(struct zr_inst *st, const struct zr_msg *m, uint64_t *ret_size)
 {
     if (zs_queue_name_ok(m->topic) != ZR_OK || m->queue_id < 0) return ZR_EINVAL;
     if (m->body.len > (uint64_t)st->conf.max_message_size || m->properties.len > ZL_MAX_PROPERTIES) return ZR_EINVAL;
-    if (m->inner_num > 1 || (m->sys_flag & ZR_SYSFLAG_INNER_BATCH)) return ZR_EINVAL; /* they need queues of another kind */
-    uint64_t size = zl_record_size(m);
+    if (m->inner_num > 1 && !(m->sys_flag & ZR_SYSFLAG_INNER_BATCH)) return ZR_EINVAL;
+    if ((m->sys_flag & ZR_SYSFLAG_INNER_BATCH) && !inner_batch_ok(m)) return ZR_EINVAL;
+    uint64_t size = zl_record_size_sealed(m, st->conf.property_crc);
     if (size > (uint64_t)st->conf.max_message_size + ZS_RECORD_OVER || size + ZS_BLANK > (uint64_t)st->segs.size)
         return ZR_EINVAL;
     *ret_size = size;
@@ -174,10 +183,17 @@ static zr_status group_encode(const struct run *r, uint32_t from, uint32_t to)
             s->len = len;
             return ZR_ENOMEM;
         }
-        uint32_t size = (uint32_t)zl_record_size(m);
+        if (((m->sys_flag & ZR_SYSFLAG_INNER_BATCH) || (m->flags & ZR_MSG_BATCH_QUEUE)) && !atomic_load(&q->batch) &&
+            atomic_load(&q->next) == 0 && zs_bcq_mark(r->st, m->topic) != ZR_OK) {
+            s->n = first;
+            s->len = len;
+            return ZR_EIO;
+        }
+        uint32_t size = (uint32_t)zl_record_size_sealed(m, r->st->conf.property_crc);
         s->items[s->n++] = (struct zs_item){ .q = q, .at = s->len, .tags = m->tags_code, .size = size, .index = i,
-                                             .entry = zs_has_entry(m->sys_flag), .joined = i > from };
-        zl_record_encode(s->buf + s->len, m);
+                                             .entry = !zs_has_entry(m->sys_flag) ? 0 : (m->inner_num > 1 ? m->inner_num : 1),
+                                             .joined = i > from };
+        zl_record_encode_sealed(s->buf + s->len, m, r->st->conf.property_crc);
         s->len += size;
     }
     return ZR_OK;
@@ -261,9 +277,8 @@ static void unassign(struct zs_stage *s, uint32_t from, uint32_t to)
 {
     while (to > from) {
         struct zs_item *it = &s->items[--to];
-        if (!it->entry) continue;
-        it->q->assign--;
-        zs_queue_unreserve(it->q);
+        it->q->assign -= it->entry;
+        for (uint32_t i = 0; i < it->entry; i++) zs_queue_unreserve(it->q);
     }
 }
 
@@ -274,13 +289,17 @@ static zr_status group_assign(struct run *r, uint32_t from, uint32_t to, int64_t
     for (uint32_t k = from; k < to; k++) {
         struct zs_item *it = &s->items[k];
         zr_status rc = atomic_load_explicit(&it->q->dead, memory_order_relaxed) ? ZR_ENOENT : ZR_OK;
-        if (rc == ZR_OK && it->entry) rc = zs_queue_reserve(r->st, it->q);
+        uint32_t room = 0;
+        for (; rc == ZR_OK && room < it->entry; room += rc == ZR_OK) rc = zs_queue_reserve(r->st, it->q);
         if (rc != ZR_OK) {
+            while (room--) zs_queue_unreserve(it->q);
             unassign(s, from, k);
             return rc;
         }
-        it->qoff = it->entry ? it->q->assign++ : 0;
+        it->qoff = it->entry ? it->q->assign : 0;
+        it->q->assign += it->entry;
         zl_record_finish(s->buf + it->at, it->qoff, pos, ms);
+        if (r->st->conf.property_crc) zl_record_seal(s->buf + it->at);
         pos += it->size;
     }
     return ZR_OK;
@@ -322,7 +341,7 @@ static void publish(struct run *r, uint32_t from, uint32_t to, int64_t pos, int6
         struct zr_put *p = run_put(r, it->index);
         if (it->entry) {
             struct zs_entry e = { .phys = pos, .tags = it->tags, .size = (int32_t)it->size };
-            zs_queue_push(st, it->q, &e);
+            for (uint32_t i = 0; i < it->entry; i++) zs_queue_push(st, it->q, &e);
         }
         p->status = ZR_OK;
         p->size = it->size;

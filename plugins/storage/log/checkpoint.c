@@ -12,7 +12,7 @@
  *
  * What stays true: offsets 8 and 40 are never ahead of what is on disk in all queues, nor of what is flushed in the log.
  * abort is there from the moment the store can be changed until everything of it is on disk. */
-#include "zs_int.h"
+#include "bcq.h"
 #include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -70,6 +70,11 @@ int64_t zs_save(struct zr_inst *st, uint32_t clean)
     int64_t r = zs_queues_drain(st);
     if (r >= 0 && !zs_flush_wait(st, pos)) r = -EIO;
     if (r >= 0) r = zs_queues_sync(st);
+    if (r >= 0 && zs_bcq_any(st)) {
+        pthread_mutex_lock(&st->drain_lock);
+        r = zs_bcq_export(st);
+        pthread_mutex_unlock(&st->drain_lock);
+    }
     if (r >= 0) r = zs_removed_save(st);
     if (r >= 0) r = zs_snapshot_save(st, pos, last_phys, last_ms, clean);
     if (r >= 0) {

@@ -9,7 +9,7 @@
  *
  * LOCKING: files.lock for the descriptors; not held over an open, a read or a write. Writing, cutting and deleting are the
  * business of the holder of drain_lock (or of a recovery, which is alone). */
-#include "zs_int.h"
+#include "bcq.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -17,12 +17,14 @@ static int64_t per_file(const struct zr_inst *st) { return st->conf.queue_file_s
 
 void zs_queue_path(struct zr_inst *st, const struct zr_queue *q, char *to)
 {
-    if (!zs_path(to, "%s/%s/%d", st->queue_dir, q->topic, q->id)) to[0] = 0;
+    char root[ZS_PATH];
+    if (!zs_path(to, "%s/%s/%d", zs_queue_root(st, q, root), q->topic, q->id)) to[0] = 0;
 }
 
 void zs_qfile_path(struct zr_inst *st, const struct zr_queue *q, int64_t no, char *to)
 {
-    if (!zs_path(to, "%s/%s/%d/%020lld", st->queue_dir, q->topic, q->id, (long long)(no * st->conf.queue_file_size))) to[0] = 0;
+    char root[ZS_PATH];
+    if (!zs_path(to, "%s/%s/%d/%020lld", zs_queue_root(st, q, root), q->topic, q->id, (long long)(no * st->conf.queue_file_size))) to[0] = 0;
 }
 
 /* ---- descriptors ------------------------------------------------------------------------------------------------------- */
@@ -158,9 +160,12 @@ void zs_qfiles_free(struct zr_inst *st)
 
 static int64_t make_folder(struct zr_inst *st, struct zr_queue *q)
 {
-    char path[ZS_PATH];
-    if (!zs_path(path, "%s/%s", st->queue_dir, q->topic)) return -ENAMETOOLONG;
-    int64_t r = st->io->mkdir(st->io->ctx, path, 0755);
+    char path[ZS_PATH], buf[ZS_PATH];
+    const char *root = zs_queue_root(st, q, buf);
+    int64_t r = root == buf ? st->io->mkdir(st->io->ctx, root, 0755) : 0;
+    if (r < 0 && r != -EEXIST) return r;
+    if (!zs_path(path, "%s/%s", root, q->topic)) return -ENAMETOOLONG;
+    r = st->io->mkdir(st->io->ctx, path, 0755);
     if (r < 0 && r != -EEXIST) return r;
     zs_queue_path(st, q, path);
     r = st->io->mkdir(st->io->ctx, path, 0755);
@@ -274,12 +279,14 @@ int64_t zs_qfile_write(struct zr_inst *st, struct zr_queue *q, int64_t offset, u
 
 static int64_t sync_names(struct zr_inst *st, struct zr_queue *q)
 {
-    char path[ZS_PATH];
+    char path[ZS_PATH], buf[ZS_PATH];
+    const char *root = zs_queue_root(st, q, buf);
     atomic_store(&q->name_unsynced, 0); /* first: a file made meanwhile marks it again */
     zs_queue_path(st, q, path);
     int64_t r = st->io->sync_dir(st->io->ctx, path);
-    if (r >= 0 && zs_path(path, "%s/%s", st->queue_dir, q->topic)) r = st->io->sync_dir(st->io->ctx, path);
-    if (r >= 0) r = st->io->sync_dir(st->io->ctx, st->queue_dir);
+    if (r >= 0 && zs_path(path, "%s/%s", root, q->topic)) r = st->io->sync_dir(st->io->ctx, path);
+    if (r >= 0) r = st->io->sync_dir(st->io->ctx, root);
+    if (r >= 0 && root == buf) r = st->io->sync_dir(st->io->ctx, st->own_dir);
     if (r < 0) atomic_store(&q->name_unsynced, 1);
     return r;
 }
@@ -364,6 +371,7 @@ int64_t zs_qfiles_remove(struct zr_inst *st, struct zr_queue *q)
     q->first_file = q->last_file = ZS_NONE;
     zs_queue_path(st, q, path);
     st->io->rmdir(st->io->ctx, path);
-    if (zs_path(path, "%s/%s", st->queue_dir, q->topic)) st->io->rmdir(st->io->ctx, path); /* goes with its last queue */
+    char root[ZS_PATH];
+    if (zs_path(path, "%s/%s", zs_queue_root(st, q, root), q->topic)) st->io->rmdir(st->io->ctx, path); /* goes with its last queue */
     return worst;
 }

@@ -12,7 +12,7 @@
  *   5. A handle is never freed before the store ends. A removed topic's handles are out of the table and `dead`.
  *
  * LOCKING: see zs_int.h. queue->lock is never held over a file operation; drain_lock is (that is its purpose). */
-#include "zs_int.h"
+#include "bcq.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -77,6 +77,7 @@ static struct zr_queue *queue_make(struct zr_inst *st, struct zr_str topic, int3
     q->hash = hash;
     q->serial = st->serials++;
     q->first_file = q->last_file = ZS_NONE;
+    atomic_init(&q->batch, zs_bcq_is(st, topic));
     atomic_init(&q->min_begin, -1);
     q->hash_next = st->buckets[hash & (st->n_buckets - 1)];
     st->buckets[hash & (st->n_buckets - 1)] = q;
@@ -167,6 +168,7 @@ static void queue_end(struct zr_queue *q)
 {
     pthread_mutex_destroy(&q->lock);
     free(q->ring);
+    free(q->bcq);
     free(q);
 }
 
@@ -182,6 +184,7 @@ void zs_queues_free(struct zr_inst *st)
         next = q->hash_next;
         queue_end(q);
     }
+    zs_bcq_free(st);
     free(st->buckets);
     free(st->drain_sort);
     free(st->drain_buf);

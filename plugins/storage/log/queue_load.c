@@ -13,7 +13,7 @@
  * a file then shows when it is read, and is mended there.
  *
  * Runs alone, before any thread of the store. */
-#include "zs_int.h"
+#include "bcq.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +34,8 @@ struct walk {
     struct found_queue *at;
     uint64_t n, cap;
     char path[ZS_PATH];
+    char root[ZS_PATH]; /* consumequeue, or where queues of batches are kept */
+    uint32_t batch;
     zr_status rc;
 };
 
@@ -124,23 +126,38 @@ static void walk_topic(struct walk *w, uint64_t topic_at)
 {
     const char *topic = (const char *)w->names.ptr + topic_at;
     uint64_t first = w->n;
-    if (!zs_path(w->path, "%s/%s", w->st->queue_dir, topic)) return;
+    if (zs_bcq_is(w->st, zl_str(topic)) != w->batch) {
+        if (!w->batch)
+            zs_log(w->st, ZR_LOG_WARN, "%s/%s is not used: batchconsumequeue has a folder of that topic too", w->root, topic);
+        return;
+    }
+    if (!zs_path(w->path, "%s/%s", w->root, topic)) return;
     int64_t r = w->st->io->list(w->st->io->ctx, w->path, queue_name, w);
     if (r == -ENOTDIR) return; /* some file; none of ours */
     if (r < 0) w->rc = zs_raise(w->st, zs_status_of(r), r, "%s cannot be read: %s", w->path, zs_errno_text(r));
     for (uint64_t i = first; i < w->n && w->rc == ZR_OK; i++) {
         w->at[i].topic_at = topic_at;
-        if (zs_path(w->path, "%s/%s/%d", w->st->queue_dir, topic, w->at[i].id)) look_at_files(w, &w->at[i]);
+        if (zs_path(w->path, "%s/%s/%d", w->root, topic, w->at[i].id)) look_at_files(w, &w->at[i]);
     }
+}
+
+static void walk_root(struct walk *w, uint32_t batch)
+{
+    uint64_t from = w->names.len;
+    w->batch = batch;
+    if (batch ? !zs_bcq_own_root(w->st, w->root) : !zs_path(w->root, "%s", w->st->queue_dir)) return;
+    int64_t r = w->st->io->list(w->st->io->ctx, w->root, topic_name, w);
+    if (batch && r == -ENOENT) return;
+    if (w->names.failed) w->rc = ZR_ENOMEM;
+    else if (r < 0) w->rc = zs_raise(w->st, zs_status_of(r), r, "%s cannot be read: %s", w->root, zs_errno_text(r));
+    for (uint64_t at = from; at < w->names.len && w->rc == ZR_OK; at += strlen((char *)w->names.ptr + at) + 1) walk_topic(w, at);
 }
 
 static void walk_all(struct walk *w)
 {
     zl_buf_init(&w->names, MAX_NAMES);
-    int64_t r = w->st->io->list(w->st->io->ctx, w->st->queue_dir, topic_name, w);
-    if (w->names.failed) w->rc = ZR_ENOMEM;
-    else if (r < 0) w->rc = zs_raise(w->st, zs_status_of(r), r, "%s cannot be read: %s", w->st->queue_dir, zs_errno_text(r));
-    for (uint64_t at = 0; at < w->names.len && w->rc == ZR_OK; at += strlen((char *)w->names.ptr + at) + 1) walk_topic(w, at);
+    walk_root(w, 0);
+    if (w->rc == ZR_OK && zs_bcq_any(w->st)) walk_root(w, 1);
 }
 
 /* The file size that these queues were made with. */

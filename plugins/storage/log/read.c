@@ -39,6 +39,7 @@ struct reading {
     uint32_t max_messages, max_scan, scanned;
     uint64_t max_bytes;
     int64_t next, max, end, last_phys;
+    int64_t behind; /* the queue offset behind the last record given */
     int64_t healed; /* offset + 1 of the last healing: one for each place */
     const uint8_t *window; /* residency of WINDOW_PAGES pages from here, as last asked */
     uint8_t in_core[WINDOW_PAGES];
@@ -119,7 +120,9 @@ static uint32_t record_good(const uint8_t *ptr, int64_t phys, uint64_t size, uin
 static uint32_t record_belongs(const struct reading *r, const uint8_t *ptr)
 {
     if (r->q->topic[0] == '%' && strncmp(r->q->topic, "%LMQ%", 5) == 0) return 1;
-    return (int32_t)zl_load32(ptr + 12) == r->q->id && (int64_t)zl_load64(ptr + 20) == r->next;
+    int64_t in = r->next - (int64_t)zl_load64(ptr + 20); /* a batch has entries for each of its messages */
+    uint32_t most = zl_load32(ptr + 36) & ZR_SYSFLAG_INNER_BATCH ? 32767 : 1;
+    return (int32_t)zl_load32(ptr + 12) == r->q->id && in >= 0 && in < most;
 }
 
 /* ---- one record -------------------------------------------------------------------------------------------------------------- */
@@ -227,6 +230,17 @@ static uint32_t answer_full(const struct reading *r, const struct zs_entry *e)
     return ret->bytes + (uint64_t)e->size > r->max_bytes || ret->bytes + (uint64_t)e->size > (uint64_t)bytes;
 }
 
+/* The queue offset behind this record, whose entry is at r->next. */
+static int64_t offset_behind(const struct reading *r, const uint8_t *ptr, uint64_t size)
+{
+    struct zl_record rec;
+    const char *why;
+    if (!(zl_load32(ptr + 36) & ZR_SYSFLAG_INNER_BATCH) || zl_record_parse((struct zr_span){ ptr, size }, 0, &rec, &why) != ZR_OK)
+        return r->next + 1;
+    int64_t behind = rec.queue_offset + zl_record_offsets(&rec);
+    return behind > r->next ? behind : r->next + 1;
+}
+
 /* Looks at one entry. 1: go on; 0: the answer ends before it; -1: it would have to wait. */
 static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verdict)
 {
@@ -255,6 +269,7 @@ static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verd
     }
     if (!piece_add(r, hold, ptr, (uint64_t)e->size)) return 0;
     r->ret->what = ZR_READ_FOUND;
+    r->behind = offset_behind(r, ptr, (uint64_t)e->size);
     return 1;
 }
 
@@ -314,7 +329,9 @@ static int walk(struct reading *r)
             }
             int go = entry_take(r, &entries[i], verdicts[i]);
             if (go <= 0) return go < 0 && r->ret->n_messages == 0 ? -1 : 0;
-            r->next++;
+            int64_t behind = r->behind > r->next ? r->behind : r->next + 1; /* the other entries of a batch are passed over */
+            i += behind - r->next - 1;
+            r->next = behind;
             r->scanned++;
         }
         if (!lost) continue;

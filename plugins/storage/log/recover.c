@@ -20,6 +20,7 @@
 #include "zs_pack.h"
 #include <errno.h>
 #include <stdlib.h>
+#include "bcq.h"
 
 #define SNAPSHOT_REACH (1ll << 30) /* a snapshot that is further behind the checkpoint than this was made before another broker ran */
 #define HEAL_MAX 65536
@@ -98,6 +99,18 @@ static zr_status fill_gap(struct zr_inst *st, struct zr_queue *q, const struct z
     return rc;
 }
 
+/* The entries of a record from queue offset `from` on. */
+static zr_status push_entries(struct recovery *rec, struct zr_queue *q, const struct zl_record *r, int64_t from)
+{
+    struct zs_entry e = { .phys = r->physical_offset, .size = (int32_t)r->size, .tags = zs_tags_of(rec->st, r) };
+    zr_status rc = ZR_OK;
+    for (int64_t end = r->queue_offset + zl_record_offsets(r); from < end && rc == ZR_OK; from++) {
+        rec->n_entries++;
+        rc = push_entry(rec->st, q, &e);
+    }
+    return rc;
+}
+
 static zr_status dispatch(struct recovery *rec, const struct zl_record *r)
 {
     struct zr_inst *st = rec->st;
@@ -106,20 +119,20 @@ static zr_status dispatch(struct recovery *rec, const struct zl_record *r)
     if (zs_queue_name_ok(r->topic) != ZR_OK || zs_removed_covers(st, r->topic, r->physical_offset)) return ZR_OK;
     struct zr_queue *q = zs_queue(st, r->topic, r->queue_id, 1);
     if (!q) return ZR_ENOMEM;
-    int64_t next = atomic_load(&q->next);
+    int64_t next = atomic_load(&q->next), least = zl_record_offsets(r) > 1 || atomic_load(&q->batch) ? 1 : LEAST_RECORD;
+    uint32_t parted = next > r->queue_offset && next < r->queue_offset + zl_record_offsets(r) && r->physical_offset + r->size == q->end_phys;
+    if (parted) return push_entries(rec, q, r, next); /* a batch of which some entries were written */
     if (next > 0 && r->physical_offset + r->size <= q->end_phys) return ZR_OK; /* has its entry */
     /* Every message takes at least LEAST_RECORD bytes of log: what claims to be further than that is damaged (no checksum
      * covers a header), and what claims an offset that is taken is a second history of its queue. */
-    if ((r->queue_offset < next && r->queue_offset > 0) || r->queue_offset - next > (r->physical_offset - q->end_phys) / LEAST_RECORD) {
+    if ((r->queue_offset < next && r->queue_offset > 0) || r->queue_offset - next > (r->physical_offset - q->end_phys) / least) {
         rec->n_conflicts++;
         return ZR_OK;
     }
     if (r->queue_offset == 0 && next > 0) rc = restart_queue(st, q, 0, r->physical_offset);
     else if (r->queue_offset > next) rc = fill_gap(st, q, r);
     if (rc != ZR_OK) return rc;
-    struct zs_entry e = { .phys = r->physical_offset, .size = (int32_t)r->size, .tags = zs_tags_of(st, r) };
-    rec->n_entries++;
-    return push_entry(st, q, &e);
+    return push_entries(rec, q, r, r->queue_offset);
 }
 
 /* ---- where to begin reading ------------------------------------------------------------------------------------------------ */
@@ -206,7 +219,7 @@ static void find_start(struct recovery *rec)
     struct zr_inst *st = rec->st;
     int64_t reach = queues_reach(st);
     rec->last_phys = -1;
-    if (!rec->use_snap && (reach == 0 || (!rec->clean && reach <= st->checkpoint.logics_phys))) {
+    if (!rec->use_snap && (reach == 0 || zs_bcq_any(st) || (!rec->clean && reach <= st->checkpoint.logics_phys))) {
         zs_log(st, ZR_LOG_WARN, "queues are missing: the whole log is read");
         rec->start = zs_segs_first(st);
         return;
@@ -214,7 +227,7 @@ static void find_start(struct recovery *rec)
     if (rec->clean) {
         if (start_by_snapshot(rec)) { /* another broker may have gone on from there: then the queues know more */
             int64_t pos = rec->start;
-            if (!start_by_queues(rec) || rec->start < pos) start_by_snapshot(rec);
+            if (zs_bcq_any(st) || !start_by_queues(rec) || rec->start < pos) start_by_snapshot(rec);
             return;
         }
         if (!start_by_queues(rec)) start_by_segments(rec, 1);
@@ -477,6 +490,7 @@ zr_status zs_recover(struct zr_inst *st)
     int64_t first = rc == ZR_OK ? zs_segs_first(st) : -1;
     atomic_store(&st->begin, first < 0 ? 0 : first);
     if (rc == ZR_OK) choose_snapshot(&rec);
+    if (rc == ZR_OK) rc = zs_bcq_load(st);
     if (rc == ZR_OK) zs_removed_load(st);
     if (rc == ZR_OK) rc = load_queues(&rec, &found);
     if (rc == ZR_OK && first < 0) rc = empty_log(&rec, found);
@@ -559,11 +573,12 @@ static uint32_t heal_scan(struct heal *h)
             }
             continue;
         }
-        if (r.queue_id != h->q->id || r.queue_offset < h->from || r.queue_offset >= h->to || !zs_has_entry(r.sys_flag)) continue;
+        int64_t behind = r.queue_offset + zl_record_offsets(&r);
+        if (r.queue_id != h->q->id || behind <= h->from || r.queue_offset >= h->to || !zs_has_entry(r.sys_flag)) continue;
         if (!zl_eq(r.topic, topic) || zs_removed_covers(h->st, r.topic, r.physical_offset)) continue;
         struct zs_entry e = { .phys = r.physical_offset, .size = (int32_t)r.size, .tags = zs_tags_of(h->st, &r) };
-        zs_entry_store(h->raw + (uint64_t)(r.queue_offset - h->from) * ZS_ENTRY, &e);
-        h->n_found++;
+        for (int64_t o = r.queue_offset < h->from ? h->from : r.queue_offset; o < behind && o < h->to; o++, h->n_found++)
+            zs_entry_store(h->raw + (uint64_t)(o - h->from) * ZS_ENTRY, &e);
     }
     zs_scan_close(&s);
     return what == ZS_SCAN_END || h->n_found == (uint64_t)(h->to - h->from);

@@ -6,7 +6,7 @@
  * renamed to <root>/zarya/gone/ in the same hold of drain_lock in which its queues left the table, so no entry of the new
  * topic can be in it; the deleting is done outside of all locks. What a killed process left in gone/ is deleted by the first
  * round of retention. */
-#include "zs_int.h"
+#include "bcq.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -85,6 +85,7 @@ static int64_t take_away(struct zr_inst *st, struct zr_str topic, uint64_t *ret_
     if (gone && *ret_n) {
         r = zs_removed_add(st, topic, *ret_position);
         int64_t files = remove_files(st, topic, gone, *ret_n, *ret_position, moved);
+        zs_bcq_remove(st, topic);
         if (r < 0 && r != -ENOMEM) r = zs_removed_save(st); /* on a full disk the files may have made room for the note */
         if (r >= 0) r = files;
     }

@@ -124,6 +124,8 @@ static int judge(struct zs_scan *s, int64_t pos, struct zl_record *ret)
     struct zr_span bytes = { s->buf + (pos - s->buf_at), (uint64_t)n };
     zr_status rc = zl_record_parse(bytes, s->crc, ret, &why);
     if (rc != ZR_OK) return bad(s, rc == ZR_ECORRUPT ? why : "its lengths do not agree");
+    if (s->crc && s->st->conf.property_crc_check && zl_record_sealed((struct zr_span){ bytes.ptr, size }) != 1)
+        return bad(s, "its property CRC is missing or wrong");
     if (tail_torn(bytes.ptr, pos - s->seg->base, (uint64_t)((const uint8_t *)ret->topic.ptr - bytes.ptr), ret->size))
         return bad(s, "a part of its properties was never written");
     return ZS_SCAN_RECORD;

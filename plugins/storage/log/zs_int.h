@@ -101,6 +101,8 @@ struct zr_queue {
     _Atomic uint32_t name_unsynced; /* a folder of its files must be synced before they count as durable */
     uint8_t dirty, unsynced, ringed;
     _Atomic uint32_t dead;
+    _Atomic uint32_t batch;   /* of a topic with queue.type=BatchCQ (bcq.h) */
+    struct zs_bcq_files *bcq; /* where RocketMQ's files of it end; NULL: not looked at yet */
     int32_t id;
     uint32_t topic_len;
     char topic[];
@@ -133,7 +135,7 @@ struct zs_item {
     int64_t tags;
     uint32_t size;
     uint32_t index;    /* of the message */
-    uint32_t entry;    /* 1: gets a queue entry and a queue offset */
+    uint32_t entry;    /* queue entries and offsets it gets: 0, 1, or as many as its batch has messages */
     uint32_t joined;   /* 1: belongs to the item before */
 };
 struct zs_stage {
@@ -231,6 +233,7 @@ struct zr_inst {
     struct zr_queue **buckets;
     struct zr_queue *dead;       /* handles of removed topics, until the end; by hash_next */
     uint64_t n_buckets, n_queues;
+    struct zl_buf batch_topics; /* names of topics with queue.type=BatchCQ, each with a NUL; under table_lock */
     uint64_t serials;
     pthread_mutex_t dirty_lock;  /* the three lists below; leaf */
     struct zr_queue *dirty, *unsynced, *ringed;

@@ -17,7 +17,7 @@ struct zs_settings {
     int64_t open_queue_files, open_segments, tail_memory;
     struct zr_str path_commitlog, delete_when, delay_levels;
     double memory_ratio, disk_clean_ratio, disk_force_ratio, disk_refuse_ratio;
-    uint8_t preallocate, index, clean_forcibly;
+    uint8_t preallocate, index, clean_forcibly, property_crc, property_crc_check;
 };
 
 /* Checks what a row cannot, and raises what is wrong. */
@@ -40,8 +40,10 @@ extern const struct zr_storage_v1 zs_storage;
     ZS_ROW(path_commitlog, ZR_OPT_STR, 0, NULL, NULL, NULL, NULL, "Folder of the log, absolute, if it is not commitlog in the data directory."), \
     ZS_ROW(preallocate, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "Reserve the whole of a log file on the disk when it is made ahead."), \
     ZS_ROW(index, ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL, "Keep the index by message key."), \
-    ZS_ROW(index_slots, ZR_OPT_I64, 0, "5000000", "16", "500000000", NULL, "Hash slots of an index file. Files of another shape are not used."), \
-    ZS_ROW(index_entries, ZR_OPT_I64, 0, "20000000", "16", "1000000000", NULL, "Entries of an index file. Files of another shape are not used."), \
+    ZS_ROW(property_crc, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "End each record in a checksum of all of it, RocketMQ's enabledAppendPropCRC."), \
+    ZS_ROW(property_crc_check, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "Take only records with a right one in a recovery, RocketMQ's forceVerifyPropCRC."), \
+    ZS_ROW(index_slots, ZR_OPT_I64, 0, "5000000", "16", "500000000", NULL, "Hash slots of an index file. Files of another shape are made anew."), \
+    ZS_ROW(index_entries, ZR_OPT_I64, 0, "20000000", "16", "1000000000", NULL, "Entries of an index file. Files of another shape are made anew."), \
     ZS_ROW(retention_hours, ZR_OPT_I64, ZR_OPT_LIVE, "72", "0", "1000000", NULL, "Hours after its last write that a log file is kept."), \
     ZS_ROW(retention_bytes, ZR_OPT_I64, ZR_OPT_LIVE, "0", "0", "1152921504606846976", "bytes", "Bytes of the log that are kept: the oldest files go, whatever their age and the hour, while more is there without them. 0: no limit."), \
     ZS_ROW(delete_when, ZR_OPT_STR, ZR_OPT_LIVE, "04", NULL, NULL, NULL, "Hours of the local day in which expired files are deleted, joined by semicolons."), \

@@ -21,6 +21,7 @@ extern "C" {
 #define ZR_SYSFLAG_INNER_BATCH 0x80
 
 #define ZR_MSG_JOINED 0x1u  /* belongs to the same client batch as the message before it: same segment, next queue offset */
+#define ZR_MSG_BATCH_QUEUE 0x4u /* its topic has queue.type=BatchCQ */
 #define ZR_MSG_NO_WAIT 0x2u /* WAIT=false: answer without waiting for flush or replicas */
 
 struct zr_msg {

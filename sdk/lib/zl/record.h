@@ -40,6 +40,7 @@ void zl_record_finish(uint8_t *record, int64_t queue_offset, int64_t physical_of
  * An inner batch (sysFlag INNER_BATCH) gets INNER_BASE, its first queue offset, which finish fills in: 19 digits. With
  * sealed 1, and zl_record_seal after finish, a record ends in RocketMQ's property CRC: "__CRC32#" 0x01 ten digits, the least
  * first, 0x02: the checksum of all before it. One that a client sent is left out then. */
+#define ZL_RECORD_TAIL 52u /* no more than this is added */
 uint64_t zl_record_size_sealed(const struct zr_msg *msg, uint32_t sealed);
 void zl_record_encode_sealed(uint8_t *to, const struct zr_msg *msg, uint32_t sealed);
 void zl_record_seal(uint8_t *record);
