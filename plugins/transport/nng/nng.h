@@ -23,6 +23,7 @@
 #include <stdatomic.h>
 #include "../common/address.h"
 #include "../common/admit.h"
+#include "../common/options.h"
 #include "../common/queue.h"
 #include "../common/report.h"
 #include "../common/wheel.h"
@@ -41,9 +42,8 @@
 #define TNG_DRAIN_GRACE_NS 100000000ll
 
 struct tng_settings {
-    struct zr_list listen, serves;
-    int64_t lanes, idle_timeout, drain_timeout, max_connections, max_per_address, accept_rate;
-    int64_t read_buffer, input_memory, output_high, output_low, output_limit, output_memory;
+    TR_SETTINGS;
+    int64_t lanes;
 };
 
 enum tng_stage {

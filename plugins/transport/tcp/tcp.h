@@ -23,6 +23,7 @@
 #include "zarya/zarya.h"
 #include "../common/address.h"
 #include "../common/admit.h"
+#include "../common/options.h"
 #include "../common/queue.h"
 #include "../common/report.h"
 #include "../common/wheel.h"
@@ -39,10 +40,9 @@
 #define TCP_MAX_DIALS 1024u           /* look-ups and connects under way in one instance */
 
 struct tcp_settings {
-    struct zr_list listen, serves, fast;
-    int64_t threads, idle_timeout, drain_timeout, max_connections, max_per_address, accept_rate, backlog;
-    int64_t read_buffer, input_memory, output_high, output_low, output_limit, output_memory;
-    int64_t sndbuf, rcvbuf, proxy_protocol;
+    TR_SETTINGS;
+    struct zr_list fast;
+    int64_t threads, backlog, sndbuf, rcvbuf, proxy_protocol;
 };
 #define TCP_PROXY_OFF 0
 #define TCP_PROXY_AUTO 1
