@@ -148,8 +148,16 @@ static void names_synced(struct walk *w, const char *folder, uint32_t upto)
     uint32_t kept = 0;
     for (uint32_t i = 0; i < w->n_pending; i++) {
         const struct sim_event *e = &w->events[w->pending[i]];
-        if (w->pending[i] < upto && (!folder || lies_in(e->path, folder))) list_apply(l, e);
-        else w->pending[kept++] = w->pending[i];
+        if (w->pending[i] >= upto || (folder && !lies_in(e->path, folder))) {
+            w->pending[kept++] = w->pending[i];
+            continue;
+        }
+        list_apply(l, e);
+        if (e->kind != EV_RENAME) continue;
+        uint32_t stay = 0; /* what was made before in a folder that went away is not in the one that takes its place */
+        for (uint32_t k = 0; k < kept; k++)
+            if (!below(w->events[w->pending[k]].path, e->path)) w->pending[stay++] = w->pending[k];
+        kept = stay;
     }
     w->n_pending = kept;
 }
@@ -337,7 +345,7 @@ static uint32_t name_reached(const struct walk *w, const struct plan *p, uint32_
 static uint32_t is_barred(const char *const *barred, uint32_t n, const char *path)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (strcmp(barred[i], path) == 0) return 1;
+        if (strcmp(barred[i], path) == 0 || below(path, barred[i])) return 1;
     return 0;
 }
 
