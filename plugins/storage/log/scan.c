@@ -126,7 +126,8 @@ static int judge(struct zs_scan *s, int64_t pos, struct zl_record *ret)
     if (rc != ZR_OK) return bad(s, rc == ZR_ECORRUPT ? why : "its lengths do not agree");
     if (s->crc && s->st->conf.property_crc_check && zl_record_sealed((struct zr_span){ bytes.ptr, size }) != 1)
         return bad(s, "its property CRC is missing or wrong");
-    if (tail_torn(bytes.ptr, pos - s->seg->base, (uint64_t)((const uint8_t *)ret->topic.ptr - bytes.ptr), ret->size))
+    uint64_t topic_at = (uint64_t)((const uint8_t *)ret->topic.ptr - bytes.ptr); /* without properties their length is zero, as it must be */
+    if (tail_torn(bytes.ptr, pos - s->seg->base, topic_at, ret->properties.len ? ret->size : topic_at + ret->topic.len))
         return bad(s, "a part of its properties was never written");
     return ZS_SCAN_RECORD;
 }
