@@ -16,7 +16,6 @@
 
 #define RETRY_NS 10000000000ll /* after a failure; twice as long after each further one */
 #define RETRY_MAX_NS 600000000000ll
-#define LEAST_SPACE (16u << 20)
 #define PIECE (4u << 20)       /* bytes between two looks at the rate */
 
 struct change {
@@ -54,7 +53,6 @@ static uint32_t has_space(struct change *ch)
     struct zr_inst *st = ch->st;
     struct zr_io_disk disk;
     uint64_t floor = (uint64_t)st->segs.size / 8;
-    if (floor < LEAST_SPACE) floor = LEAST_SPACE;
     if (st->io->disk(st->io->ctx, st->log_dir, &disk) < 0 || disk.available >= floor) return 1;
     ch->no_space = 1;
     return 0;
