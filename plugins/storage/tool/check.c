@@ -16,6 +16,8 @@ int zt_check_run(struct zt_check *c, const char *dir, const struct zt_options *o
     if (zt_log_open(&c->log) != ZT_CLEAN) return ZT_CANNOT;
     if (zt_index_load(&c->index, &c->view, &c->report, c->log.n_segs ? c->log.segs[0].base : 0, c->log.seg_size, c->log.n_segs) != ZT_CLEAN) return ZT_CANNOT;
     if (zt_log_read(&c->log) != ZT_CLEAN) return ZT_CANNOT;
+    for (struct zt_queue *q = atomic_load(&c->queues->all); q; q = q->all) /* entries of inner batches: the log is checked, they are not */
+        q->other = zt_docs_batch(&c->docs, zl_str(q->topic));
     for (struct zt_queue *q = atomic_load(&c->queues->all); q; q = q->all) /* Apache deletes a topic's folder and says so nowhere */
         q->removed = q->n_files == 0 && !q->hint && !zt_docs_topic(&c->docs, zl_str(q->topic));
     zt_queues_compare(c->queues, &c->log);
@@ -67,7 +69,7 @@ static void head_print(const struct zt_check *c)
     printf("read    %.2f s, %.0f MB/s with %u threads\n", c->log.seconds, c->log.seconds > 0 ? (double)c->log.n_bytes / 1e6 / c->log.seconds : 0.0, c->view.opt.threads);
 }
 
-static void json_print(struct zt_check *c, int status)
+static void json_print(struct zt_check *c, int status, const char *did)
 {
     struct zl_buf out;
     struct zl_jw w;
@@ -88,10 +90,27 @@ static void json_print(struct zt_check *c, int status)
     zl_jw_ki64(&w, "indexFiles", (int64_t)c->index.n);
     zl_jw_key(&w, zl_str("seconds"));
     zl_jw_f64(&w, c->log.seconds);
+    if (did) {
+        zl_jw_key(&w, zl_str("done"));
+        zl_jw_raw(&w, zl_str(did));
+    }
     zt_report_json(&c->report, &w);
     zl_jw_end(&w, '}');
     printf("%.*s\n", (int)out.len, (const char *)out.ptr);
     zl_buf_free(&out);
+}
+
+int zt_check_print(struct zt_check *c, const char *did)
+{
+    int rc = zt_report_status(&c->report);
+    if (c->view.opt.json) {
+        json_print(c, rc, did);
+        return rc;
+    }
+    head_print(c);
+    zt_report_text(&c->report);
+    printf("%s\n", result_of(rc));
+    return rc;
 }
 
 int zt_cmd_check(const char *dir, const struct zt_options *opt)
@@ -99,16 +118,7 @@ int zt_cmd_check(const char *dir, const struct zt_options *opt)
     struct zt_check *c = calloc(1, sizeof *c);
     if (!c) return ZT_CANNOT;
     int rc = zt_check_run(c, dir, opt);
-    if (rc == ZT_CLEAN) {
-        rc = zt_report_status(&c->report);
-        if (opt->json) {
-            json_print(c, rc);
-        } else {
-            head_print(c);
-            zt_report_text(&c->report);
-            printf("%s\n", result_of(rc));
-        }
-    }
+    if (rc == ZT_CLEAN) rc = zt_check_print(c, NULL);
     zt_check_free(c);
     free(c);
     return rc;

@@ -4,7 +4,6 @@
  *
  * Each segment is done by itself, in steps that a kill or a power failure may interrupt anywhere; run again, it goes on. */
 #include "tool.h"
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -81,20 +80,6 @@ static uint64_t measure(const char *log_dir, uint32_t to_plain, struct progress 
     return growth + largest + (64u << 20);
 }
 
-static int lock_take(const char *dir, int *ret_fd)
-{
-    char path[ZS_PATH];
-    int32_t pid = 0;
-    struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1 };
-    *ret_fd = zs_path(path, "%s/lock", dir) ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644) : -1;
-    if (*ret_fd >= 0 && fcntl(*ret_fd, F_SETLK, &l) == 0) return ZT_CLEAN;
-    uint32_t held = zt_lock_holder(dir, &pid);
-    fprintf(stderr, "zaryactl-store: %s: %s", dir, held ? "a broker has this store open" : strerror(errno));
-    fprintf(stderr, held ? " (process %d); stop it first\n" : "\n", pid);
-    if (*ret_fd >= 0) close(*ret_fd);
-    return ZT_CANNOT;
-}
-
 static void result_print(const struct progress *p, uint32_t json, int64_t n)
 {
     char a[16], b[16];
@@ -115,19 +100,18 @@ int zt_cmd_convert(const char *dir, const struct zt_options *opt, uint32_t to_pl
     struct stat st;
     struct zr_io_disk disk;
     struct progress p = { .json = opt->json };
-    int lock;
     if (!zs_path(log_dir, "%s/commitlog", dir) || stat(log_dir, &st) < 0) {
         fprintf(stderr, "zaryactl-store: %s: it has no folder commitlog: not a store's data directory\n", dir);
         return ZT_CANNOT;
     }
-    if (lock_take(dir, &lock) != ZT_CLEAN) return ZT_CANNOT;
+    if (zt_lock_take(dir) != ZT_CLEAN) return ZT_CANNOT;
     uint64_t space = measure(log_dir, to_plain, &p);
     const struct zr_io_v1 *io = zl_io_posix();
     if (p.n_files && io->disk(io->ctx, log_dir, &disk) >= 0 && disk.available < space) {
         zt_size_text(need, space);
         zt_size_text(there, disk.available);
         fprintf(stderr, "zaryactl-store: %s: %s of free space are needed, %s are there; nothing was changed\n", log_dir, need, there);
-        close(lock);
+        zt_lock_drop();
         return ZT_CANNOT;
     }
     signal(SIGINT, on_signal); /* the segment in work is given up, those done stay done */
@@ -136,7 +120,7 @@ int zt_cmd_convert(const char *dir, const struct zt_options *opt, uint32_t to_pl
     struct zp_convert c = { .io = io, .log_dir = log_dir, .to_plain = to_plain, .conf = { .level = level, .dict_size = 112640, .block_size = 65536 },
                             .pace = &paced, .say = say, .say_arg = &p };
     int64_t n = zp_convert(&c);
-    close(lock);
+    zt_lock_drop();
     if (n < 0 && !p.failed) fprintf(stderr, "zaryactl-store: %s: %s\n", log_dir, zs_errno_text(n));
     result_print(&p, opt->json, n);
     return n < 0 || p.failed ? (stop_asked ? ZT_CANNOT : p.first_error == -EBADMSG ? ZT_LOST : ZT_CANNOT) : ZT_CLEAN;

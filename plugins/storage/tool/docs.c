@@ -80,6 +80,14 @@ uint32_t zt_docs_topic(const struct zt_docs *d, struct zr_str topic)
     return !d->at[ZT_DOC_TOPICS].root || topic_of(d, topic) != NULL;
 }
 
+uint32_t zt_docs_batch(const struct zt_docs *d, struct zr_str topic)
+{
+    const struct zl_json *t = topic_of(d, topic), *a = zl_json_get(t, "attributes");
+    for (const struct zl_json *o = a ? a->child : NULL; o; o = o->next)
+        if (zl_ends(o->key, "queue.type") && zl_is(zl_json_str(o), "BatchCQ")) return 1;
+    return 0;
+}
+
 /* ---- with the queues ------------------------------------------------------------------------------------------------------------ */
 
 static void topic_tell(struct zt_docs *d, struct zr_str topic, uint64_t queues, uint64_t messages, int64_t max_id)
@@ -113,6 +121,7 @@ static void topics_tell(struct zt_docs *d, struct zt_queues *qs)
     struct row *rows = calloc(atomic_load(&qs->n) + 1, sizeof *rows);
     if (!rows) return;
     for (struct zt_queue *q = atomic_load(&qs->all); q; q = q->all) {
+        if (q->other) continue;
         uint64_t messages = q->n_records > q->n_entries ? q->n_records : q->n_entries;
         if (!q->removed && (messages || q->n_files)) rows[n++] = (struct row){ q->topic, 1, messages, q->id };
     }
@@ -139,6 +148,7 @@ static void offset_tell(struct zt_docs *d, struct zt_queues *qs, uint32_t doc, s
 {
     struct zt_queue *q = zt_queue_get(qs, topic, id, 0);
     int64_t max = q ? max_of(q) : 0;
+    if (q && q->other) return;
     if (offset > max && !d->v->live)
         zt_find(d->report, ZT_LEVEL_MEND, "offset.beyond", names[doc], -1, 0, "--repair sets it to the queue's end; else its consumers wait until the queue has grown to there",
                 "%s %.*s is at offset %lld of topic %.*s queue %d, which ends at %lld", doc == ZT_DOC_DELAY ? "delay level" : "group", (int)group.len, group.ptr,
@@ -203,7 +213,6 @@ static void checkpoint_tell(struct zt_docs *d, const struct zt_log *lg)
     } else if (v->snap.valid && v->snap.clean && !v->live && !v->unclean && v->snap.pos == lg->end && v->snap.last_phys >= 0) {
         if (c[1] != v->snap.last_ms) checkpoint_bad(d, 8, "its time is not that of the last message of a clean stop");
         else if (c[5] != v->snap.last_phys) checkpoint_bad(d, 40, "its position is not that of the last message of a clean stop");
-        else if (c[0] != v->snap.last_ms) checkpoint_bad(d, 0, "its time is not that of the last message of a clean stop");
     }
 }
 

@@ -119,16 +119,24 @@ static uint32_t shape_guess(struct zt_view *v, struct zt_ifile *f)
     return found;
 }
 
-static void shape_set(struct zt_index *ix, struct zt_ifile *f)
+/* One shape for all: as told, or as usual, or as a file shows it that has the size of most. */
+static void shape_choose(struct zt_index *ix)
 {
-    const struct zt_options *o = &ix->v->opt;
-    f->slots = o->index_slots ? o->index_slots : ix->v->st->conf.index_slots;
-    f->entries = o->index_entries ? o->index_entries : ix->v->st->conf.index_entries;
-    f->usable = f->size == (uint64_t)(HEAD + 4 * f->slots + ENTRY * f->entries);
-    if (!f->usable && !o->index_slots && f->count > 1 && shape_guess(ix->v, f)) {
-        f->usable = 1;
-        ix->v->st->conf.index_slots = f->slots; /* most likely the others have it too */
-        ix->v->st->conf.index_entries = f->entries;
+    struct zs_conf *c = &ix->v->st->conf;
+    uint64_t best = 0, votes = 0;
+    if (ix->v->opt.index_slots || ix->v->opt.index_entries) return;
+    for (uint64_t i = 0; i < ix->n; i++) {
+        if (ix->files[i].size == best) votes++;
+        else if (votes) votes--;
+        else best = ix->files[i].size, votes = 1;
+    }
+    if (best == (uint64_t)(HEAD + 4 * c->index_slots + ENTRY * c->index_entries)) return;
+    for (uint64_t i = 0; i < ix->n; i++) {
+        struct zt_ifile *f = &ix->files[i];
+        if (f->size != best || f->fd < 0 || f->count <= 1 || !shape_guess(ix->v, f)) continue;
+        c->index_slots = f->slots;
+        c->index_entries = f->entries;
+        return;
     }
 }
 
@@ -289,7 +297,7 @@ static void file_read(void *ctx, uint32_t thread, uint64_t job)
 
 static void head_read(struct zt_index *ix, struct zt_ifile *f)
 {
-    char path[ZS_PATH], text[160];
+    char path[ZS_PATH];
     uint8_t raw[HEAD];
     struct stat st;
     f->fd = zs_path(path, "%s/index/%s", ix->v->dir, f->name) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
@@ -308,7 +316,16 @@ static void head_read(struct zt_index *ix, struct zt_ifile *f)
     f->end_phys = (int64_t)zl_load64(raw + 24);
     f->slots_used = (int32_t)zl_load32(raw + 32);
     f->count = (int32_t)zl_load32(raw + 36);
-    shape_set(ix, f);
+}
+
+static void shape_judge(struct zt_index *ix, struct zt_ifile *f)
+{
+    char text[160];
+    if (f->fd < 0 || f->size < HEAD) return;
+    f->slots = ix->v->st->conf.index_slots;
+    f->entries = ix->v->st->conf.index_entries;
+    f->usable = f->size == (uint64_t)(HEAD + 4 * f->slots + ENTRY * f->entries);
+    if (!f->usable && is_moving(ix) && f->count <= 1) return; /* its header is not written yet, and no other file tells the shape */
     if (!f->usable) {
         snprintf(text, sizeof text, "it has %llu bytes; a file of %lld slots and %lld entries has %lld (--index-slots and --index-entries tell another shape)",
                  (unsigned long long)f->size, (long long)f->slots, (long long)f->entries, (long long)(HEAD + 4 * f->slots + ENTRY * f->entries));
@@ -359,6 +376,8 @@ int zt_index_load(struct zt_index *ix, struct zt_view *v, struct zt_report *repo
         head_read(ix, f);
     }
     zt_names_free(&names);
+    shape_choose(ix);
+    for (uint64_t i = 0; i < ix->n; i++) shape_judge(ix, &ix->files[i]);
     zt_parallel(v, ix->n, file_read, &l);
     lag_set(ix);
     return ZT_CLEAN;
@@ -424,10 +443,12 @@ struct zt_cursor *zt_cursor_new(struct zt_index *ix, uint64_t no, int64_t seg_ba
     return c;
 }
 
-static void foreign(struct zt_cursor *c, const uint8_t *e, struct zt_segment *g)
+static void foreign(struct lane *l, const uint8_t *e, struct zt_segment *g)
 {
-    (void)c;
-    if (g->n_foreign++ == 0) g->foreign_at = (int64_t)zl_load64(e + 4);
+    if (g->n_foreign++) return;
+    g->foreign_phys = (int64_t)zl_load64(e + 4);
+    g->foreign_file = (struct zt_ifile *)l->f;
+    g->foreign_at = entry_off(l->f, l->n);
 }
 
 /* Passes the entries of l that lie before phys; then takes those of phys, crossing out the keys that they name. */
@@ -440,13 +461,13 @@ static void lane_meet(struct zt_cursor *c, struct lane *l, int64_t phys, struct 
         if (at > phys) return;
         l->before = at;
         if (at < phys) {
-            if (at < c->prev_end) foreign(c, e, g); /* else it lies in a damaged place */
+            if (at < c->prev_end) foreign(l, e, g); /* else it lies in a damaged place */
             continue;
         }
         int32_t hash = (int32_t)zl_load32(e);
         uint32_t i = 0;
         while (i < c->keys->n && c->keys->hash[i] != hash) i++;
-        if (i == c->keys->n) foreign(c, e, g);
+        if (i == c->keys->n) foreign(l, e, g);
         else c->keys->hash[i] = -1 - hash; /* there */
     }
 }
@@ -454,6 +475,7 @@ static void lane_meet(struct zt_cursor *c, struct lane *l, int64_t phys, struct 
 void zt_cursor_record(struct zt_cursor *c, const struct zl_record *r, struct zt_segment *g)
 {
     if (!c->keys || !c->lanes) return;
+    if (zt_is_filler(r)) return; /* what the index has for it was of a record that is lost */
     uint32_t need = keys_of(c->keys, r), missing = 0;
     for (uint32_t i = 0; i < c->n_lanes; i++) lane_meet(c, c->lanes[i], r->physical_offset, g);
     for (uint32_t i = 0; i < need; i++) { /* a key that is named twice may be crossed out twice or once */
@@ -496,9 +518,13 @@ void zt_index_tell(struct zt_index *ix, struct zt_log *lg)
         if (g->n_unindexed)
             zt_find(ix->report, ZT_LEVEL_MEND, "index.lacks", rel, g->unindexed_from - g->base, g->unindexed_to - g->unindexed_from, INDEX_DO,
                     "the index lacks %llu keys of messages from position %lld to %lld", (unsigned long long)g->n_unindexed, (long long)g->unindexed_from, (long long)g->unindexed_to);
-        if (g->n_foreign)
-            zt_find(ix->report, ZT_LEVEL_MEND, "index.foreign", rel, g->foreign_at - g->base, 0, INDEX_DO,
-                    "the index has %llu entries for positions whose messages do not have these keys, the first for %lld", (unsigned long long)g->n_foreign, (long long)g->foreign_at);
+        for (uint64_t k = 0; k < ix->n && g->n_unindexed; k++) /* files that should have them cannot be believed */
+            if (ix->files[k].usable && ix->files[k].first < g->unindexed_to && ix->files[k].last >= g->unindexed_from) ix->files[k].bad = 1;
+        if (!g->n_foreign) continue;
+        rel_name(g->foreign_file, rel);
+        g->foreign_file->bad = 1;
+        zt_find(ix->report, ZT_LEVEL_MEND, "index.foreign", rel, g->foreign_at, ENTRY, INDEX_DO,
+                "%llu entries are for positions whose messages do not have these keys, the first for %lld", (unsigned long long)g->n_foreign, (long long)g->foreign_phys);
     }
 }
 

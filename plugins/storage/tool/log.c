@@ -6,6 +6,7 @@
  * behind, or what Apache's broker leaves when it cuts: records of an older history, which are told apart as the store does it (older
  * than their predecessor, and their queue has their offset elsewhere). */
 #include "tool.h"
+#include "zs_pack.h"
 #include <sys/stat.h>
 #include <time.h>
 
@@ -19,7 +20,8 @@ static double now(void)
 void zt_segment_file(struct zt_log *lg, int64_t pos, char *to)
 {
     int64_t base = zt_seg_base(lg->v, pos);
-    if (!zs_path(to, "commitlog/%020lld", (long long)(base < 0 ? pos : base))) to[0] = 0;
+    uint32_t packed = base >= 0 && lg->n_segs && lg->segs[(base - lg->segs[0].base) / lg->seg_size < (int64_t)lg->n_segs ? (base - lg->segs[0].base) / lg->seg_size : 0].packed;
+    if (!zs_path(to, "commitlog/%020lld%s", (long long)(base < 0 ? pos : base), packed ? ZS_PACKED : "")) to[0] = 0;
 }
 
 /* ---- what lies in the folder ---------------------------------------------------------------------------------------------- */
@@ -34,12 +36,19 @@ static void names_judge(struct zt_log *lg)
         struct stat st;
         int64_t base;
         if (!zs_path(rel, "commitlog/%s", names.at[i]) || !zs_path(path, "%s/%s", lg->v->dir, rel) || stat(path, &st) < 0) continue;
-        if (!zs_name_offset(names.at[i], &base)) {
+        char plain[ZS_PATH];
+        uint32_t packed = zl_ends(zl_str(names.at[i]), ZS_PACKED);
+        snprintf(plain, sizeof plain, "%.*s", (int)(strlen(names.at[i]) - (packed ? strlen(ZS_PACKED) : 0)), names.at[i]);
+        if (!zs_name_offset(plain, &base)) {
             zt_find(lg->report, ZT_LEVEL_NOTE, "log.stranger", rel, -1, 0, "if you did not put it there, move it away", "it is no segment of the log and is left alone");
             continue;
         }
         for (uint64_t k = 0; k < lg->n_segs; k++)
-            if (lg->segs[k].base == base) lg->segs[k].size = (uint64_t)st.st_size, lg->segs[k].missing = 0;
+            if (lg->segs[k].base == base) {
+                lg->segs[k].size = packed ? (uint64_t)lg->seg_size : (uint64_t)st.st_size;
+                lg->segs[k].packed = packed;
+                lg->segs[k].missing = 0;
+            }
     }
     zt_names_free(&names);
 }
@@ -116,6 +125,22 @@ static uint32_t is_stale(struct zt_log *lg, struct zt_windows *w, const struct z
     return q && zt_entry_at(lg->queues, w, q, r->queue_offset, &e) && zs_entry_real(&e) && e.phys != r->physical_offset;
 }
 
+/* A message that is in light queues too (%LMQ%...): their names and offsets are among its properties. */
+static void multi_use(struct zt_log *lg, struct zt_windows *w, const struct zl_record *r)
+{
+    struct zr_str names, offsets, name, offset;
+    if (!r->properties.len || !memmem(r->properties.ptr, r->properties.len, "INNER_MULTI_D", 13) || !zs_has_entry(r->sys_flag)) return;
+    names = zl_props_get(r->properties, "INNER_MULTI_DISPATCH");
+    offsets = zl_props_get(r->properties, "INNER_MULTI_QUEUE_OFFSET");
+    while (names.len && zl_split(&names, ',', &name)) {
+        struct zl_record light = *r;
+        struct zt_queue *q;
+        if (!zl_split(&offsets, ',', &offset) || zl_parse_i64(offset, &light.queue_offset) != ZR_OK || !zl_starts(name, "%LMQ%")) continue;
+        q = zt_queue_get(lg->queues, name, 0, 0); /* only those there are: a broker may have them switched off */
+        if (q) zt_queue_record(lg->queues, w, q, &light);
+    }
+}
+
 static void record_use(struct zt_log *lg, struct zt_windows *w, struct zt_segment *g, const struct zl_record *r)
 {
     if (g->n_records == 0) {
@@ -127,6 +152,7 @@ static void record_use(struct zt_log *lg, struct zt_windows *w, struct zt_segmen
     g->n_bodies += r->body.len;
     if (r->store_ms > 0 && r->store_ms < ZS_MAX_POSITION) g->last_ms = r->store_ms;
     g->end = r->physical_offset + r->size;
+    multi_use(lg, w, r);
     if (!zs_has_entry(r->sys_flag) || r->queue_id < 0 || zs_queue_name_ok(r->topic) != ZR_OK) return;
     if (atomic_load(&lg->v->st->removals.n) && zs_removed_covers(lg->v->st, r->topic, r->physical_offset)) return;
     struct zt_queue *q = zt_queue_get(lg->queues, r->topic, r->queue_id, 1);
@@ -142,7 +168,7 @@ static void tail_look(struct zt_log *lg, struct zt_segment *g, int64_t from)
     int64_t at = -1;
     struct zs_seg *seg = zs_seg_get(lg->v->st, g->base, 0, &busy);
     if (!seg) return;
-    if (zs_is_zero(lg->v->st, seg->fd, from - g->base, g->base + lg->seg_size - from, &at) == 0) g->tail_nonzero = g->base + at;
+    if (!seg->packed && zs_is_zero(lg->v->st, seg->fd, from - g->base, g->base + lg->seg_size - from, &at) == 0) g->tail_nonzero = g->base + at;
     zs_seg_put(lg->v->st, seg);
 }
 

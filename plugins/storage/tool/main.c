@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: zaryactl store check DIR [--json] [--threads N]\n"
+    "usage: zaryactl store check DIR [--repair] [--json] [--threads N]\n"
     "       zaryactl store show DIR --at POSITION [-n N]\n"
     "       zaryactl store show DIR --queue TOPIC/ID [--from N] [-n N]\n"
     "       zaryactl store show DIR --key TOPIC KEY [-n N]\n"
@@ -14,14 +14,14 @@ static const char usage[] =
     "       zaryactl store stats DIR [--retention HOURS]\n"
     "       zaryactl store convert DIR --to plain|zstd [--level N]\n"
     "DIR is a broker's data directory (the folder with commitlog in it). check, show and stats write nothing and work on the\n"
-    "directory of a running broker too. check ends with 0: clean, 1: a start puts it right, 2: messages were lost,\n"
+    "directory of a running broker too. check ends with 0: clean, 1: a start or --repair puts it right, 2: messages were lost,\n"
     "3: could not be checked. More options of all: --json, --segment-size N, --queue-file-size N, --index-slots N,\n"
     "--index-entries N (all four are found out as a rule). See zaryactl-store(1).\n";
 
-enum { O_JSON = 256, O_THREADS, O_AT, O_QUEUE, O_FROM, O_KEY, O_ID, O_SEGMENT, O_RETENTION, O_TO, O_LEVEL, O_SEGMENT_SIZE,
+enum { O_REPAIR = 256, O_JSON, O_THREADS, O_AT, O_QUEUE, O_FROM, O_KEY, O_ID, O_SEGMENT, O_RETENTION, O_TO, O_LEVEL, O_SEGMENT_SIZE,
        O_QUEUE_SIZE, O_SLOTS, O_ENTRIES };
 static const struct option options[] = {
-    { "json", 0, NULL, O_JSON }, { "threads", 1, NULL, O_THREADS }, { "at", 1, NULL, O_AT },
+    { "repair", 0, NULL, O_REPAIR }, { "json", 0, NULL, O_JSON }, { "threads", 1, NULL, O_THREADS }, { "at", 1, NULL, O_AT },
     { "queue", 1, NULL, O_QUEUE }, { "from", 1, NULL, O_FROM }, { "key", 1, NULL, O_KEY }, { "id", 1, NULL, O_ID },
     { "segment", 0, NULL, O_SEGMENT }, { "retention", 1, NULL, O_RETENTION }, { "to", 1, NULL, O_TO }, { "level", 1, NULL, O_LEVEL },
     { "segment-size", 1, NULL, O_SEGMENT_SIZE }, { "queue-file-size", 1, NULL, O_QUEUE_SIZE }, { "index-slots", 1, NULL, O_SLOTS },
@@ -32,7 +32,7 @@ struct args {
     struct zt_options opt;
     struct zt_show show;
     const char *words[4]; /* command, folder, and the key of --key */
-    uint32_t n_words, help;
+    uint32_t n_words, repair, help;
     int64_t retention, level, threads;
     const char *to;
 };
@@ -58,6 +58,7 @@ static uint32_t take(struct args *a, int o)
         a->words[a->n_words++] = optarg;
         return 1;
     case 'n': return number(optarg, 1, 1 << 24, &a->show.n);
+    case O_REPAIR: a->repair = 1; return 1;
     case O_JSON: opt->json = 1; return 1;
     case O_THREADS: return number(optarg, 1, ZT_MAX_THREADS, &a->threads);
     case O_AT: return number(optarg, 0, ZS_MAX_POSITION, &a->show.at);
@@ -81,7 +82,7 @@ static int run(struct args *a)
 {
     const char *command = a->words[0], *dir = a->words[1];
     a->opt.threads = (uint32_t)a->threads;
-    if (!strcmp(command, "check")) return a->n_words == 2 ? zt_cmd_check(dir, &a->opt) : wrong("check takes one folder");
+    if (!strcmp(command, "check")) return a->n_words == 2 ? (a->repair ? zt_cmd_repair : zt_cmd_check)(dir, &a->opt) : wrong("check takes one folder");
     if (!strcmp(command, "stats")) return a->n_words == 2 ? zt_cmd_stats(dir, &a->opt, a->retention) : wrong("stats takes one folder");
     if (!strcmp(command, "show")) {
         if (a->show.topic && a->n_words == 3) a->show.key = a->words[2];

@@ -295,7 +295,7 @@ static void one(void *ctx, uint32_t thread, uint64_t job)
     (void)thread;
     struct zt_queue *q = all->list[job];
     struct pass p = { .qs = all->qs, .lg = all->lg, .q = q, .from = -1, .to = -1, .floor = INT64_MAX, .order = -1, .fd = -1 };
-    if (q->removed) return;
+    if (q->removed || q->other) return;
     if (q->hint && q->hint->min < q->hint->next && p.qs->v->snap.begin == p.lg->begin) p.floor = q->hint->min;
     if (chunks_list(&p)) walk(&p);
     else p.qs->report->failed = 1;

@@ -28,6 +28,7 @@
 #define ZT_CHUNK 1024u             /* offsets of a chunk */
 #define ZT_WINDOW 128u             /* queue entries read at once while the log is read */
 #define ZT_BUCKETS 65536u
+#define ZT_MAX_FDS 65536u
 #define ZT_MAX_DOCUMENT (256ull << 20)
 
 /* Exit status. */
@@ -55,6 +56,7 @@ struct zt_view {
     int64_t checkpoint[6];
     uint32_t checkpoint_state;   /* 0: missing, 1: read, 2: of another length, 3: values that no store has */
     char lines[8192];            /* what the store's code said */
+    _Atomic uint8_t padded[ZT_MAX_FDS]; /* descriptors of plain segments: zeroes follow behind their end */
 };
 /* ZT_CLEAN, or ZT_CANNOT with a line on stderr. */
 int zt_view_open(struct zt_view *v, const char *dir, const struct zt_options *opt);
@@ -128,7 +130,7 @@ struct zt_queue {
     int64_t min, max;           /* offsets that can be read; -1: unknown */
     uint32_t bad;               /* the files do not say what the log says */
     uint32_t removed;           /* the topic is gone on purpose */
-    uint32_t hidden;            /* no files at all */
+    uint32_t other;             /* entries of another kind (BatchCQ) */
     int32_t id;
     uint32_t topic_len;
     char topic[];
@@ -168,11 +170,13 @@ struct zt_segment {
     int64_t first, end;    /* first record, end of the last; -1: none */
     uint32_t whole;        /* a blank (or a record) reaches its end */
     uint32_t missing;      /* no file */
+    uint32_t packed;
     int64_t tail_nonzero;  /* the first byte behind end that is not zero, -1: none */
     const char *tail_why;
     int64_t stale_from;    /* remains of an older log, -1: none */
     uint64_t n_unindexed, n_foreign; /* keys the index lacks; index entries without their record */
-    int64_t unindexed_from, unindexed_to, foreign_at;
+    int64_t unindexed_from, unindexed_to, foreign_phys, foreign_at;
+    struct zt_ifile *foreign_file;
 };
 struct zt_log {
     struct zt_view *v;
@@ -196,6 +200,12 @@ struct zt_log {
 /* Finds the segments; reads them. */
 int zt_log_open(struct zt_log *lg);
 int zt_log_read(struct zt_log *lg);
+/* A record that --repair puts into a damaged place: in no queue, in no index. */
+#define ZT_FILLER_TOPIC "L"
+static inline uint32_t zt_is_filler(const struct zl_record *r)
+{
+    return (r->sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) == ZR_SYSFLAG_ROLLBACK && zl_is(r->topic, ZT_FILLER_TOPIC);
+}
 void zt_log_free(struct zt_log *lg);
 /* Is phys in a damaged place? */
 const struct zt_damage *zt_log_damaged(const struct zt_log *lg, int64_t phys);
@@ -265,6 +275,7 @@ struct zt_docs {
 void zt_docs_load(struct zt_docs *d, struct zt_view *v, struct zt_report *report);
 void zt_docs_free(struct zt_docs *d);
 uint32_t zt_docs_topic(const struct zt_docs *d, struct zr_str topic); /* is it configured? (or unknown, without the document) */
+uint32_t zt_docs_batch(const struct zt_docs *d, struct zr_str topic); /* has it queue.type=BatchCQ? */
 void zt_docs_agree(struct zt_docs *d, struct zt_queues *qs, struct zt_log *lg);
 
 /* ---- check.c ---- */
@@ -280,6 +291,26 @@ struct zt_check {
 int zt_check_run(struct zt_check *c, const char *dir, const struct zt_options *opt);
 void zt_check_free(struct zt_check *c);
 int zt_cmd_check(const char *dir, const struct zt_options *opt);
+int zt_check_print(struct zt_check *c, const char *did); /* did: a JSON list of what was done, or NULL; the status */
+
+/* ---- repair.c, repair_files.c ---- */
+int zt_cmd_repair(const char *dir, const struct zt_options *opt);
+struct zt_repair {
+    struct zt_check *c;
+    char dir[ZS_PATH], aside[ZS_PATH], mend[ZS_PATH];
+    struct zl_buf said; /* JSON strings of what was done, comma-separated */
+    uint32_t json, n_done, failed, changed;
+};
+void zt_did(struct zt_repair *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void zt_repair_fail(struct zt_repair *r, const char *what, int64_t error);
+/* Keeps what is at rel (below the folder) in the aside folder: moved, or linked so that it stays in place too. 0 or -errno. */
+int64_t zt_aside(struct zt_repair *r, const char *rel, uint32_t keep);
+void zt_repair_log(struct zt_repair *r);    /* damaged places get records that stand for nothing */
+void zt_repair_queues(struct zt_repair *r); /* bad queues anew from the log */
+void zt_repair_docs(struct zt_repair *r);
+/* The lock of a store; of this process from then on. ZT_CANNOT: said on stderr. */
+int zt_lock_take(const char *dir);
+void zt_lock_drop(void);
 
 /* ---- the other commands ---- */
 struct zt_show {

@@ -12,20 +12,26 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "zp_store.h"
+#include "zs_pack.h"
 
 /* ---- I/O that writes nothing ------------------------------------------------------------------------------------------ */
 
+static uint32_t is_padded(struct zt_view *v, int32_t fd) { return fd >= 0 && fd < (int32_t)ZT_MAX_FDS && atomic_load(&v->padded[fd]); }
+
 static int64_t look_open(void *self, const char *path, uint32_t flags, uint32_t mode)
 {
-    (void)self;
     if (flags & ZR_IO_CREATE) return -EROFS;
-    return zl_io_posix()->open(zl_io_posix()->ctx, path, (flags & ~ZR_IO_WRITE) | ZR_IO_READ, mode);
+    struct zt_view *v = self;
+    const char *slash = strrchr(path, '/');
+    int64_t base, fd = zl_io_posix()->open(zl_io_posix()->ctx, path, (flags & ~ZR_IO_WRITE) | ZR_IO_READ, mode);
+    if (fd >= 0 && fd < (int64_t)ZT_MAX_FDS) atomic_store(&v->padded[fd], slash && zs_name_offset(slash + 1, &base));
+    return fd;
 }
 static int64_t look_pread(void *self, int32_t fd, void *buf, uint64_t len, int64_t off)
 {
-    (void)self;
     int64_t r = zl_io_posix()->pread(zl_io_posix()->ctx, fd, buf, len, off);
-    if (r != 0) return r;
+    if (r != 0 || !is_padded(self, fd)) return r;
     memset(buf, 0, len); /* behind the end of the file */
     return (int64_t)len;
 }
@@ -38,7 +44,7 @@ static int64_t look_fstat(void *self, int32_t fd, struct zr_io_stat *ret)
 {
     struct zt_view *v = self;
     int64_t r = zl_io_posix()->fstat(zl_io_posix()->ctx, fd, ret);
-    if (r >= 0 && v->st && ret->size < (uint64_t)v->st->segs.size) ret->size = (uint64_t)v->st->segs.size;
+    if (r >= 0 && v->st && is_padded(v, fd) && ret->size < (uint64_t)v->st->segs.size) ret->size = (uint64_t)v->st->segs.size;
     return r;
 }
 static int64_t look_map(void *self, int32_t fd, int64_t off, uint64_t len, const void **ret)
@@ -313,18 +319,43 @@ void zt_names_free(struct zt_names *names)
 
 /* ---- opening ----------------------------------------------------------------------------------------------------------------- */
 
+/* The lock of this process, while it mends: a POSIX lock goes when any descriptor of its file is closed, so nobody opens it then. */
+static int own_lock = -1;
+
 uint32_t zt_lock_holder(const char *dir, int32_t *ret_pid)
 {
     char path[ZS_PATH];
     struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1 };
     *ret_pid = 0;
-    if (!zs_path(path, "%s/lock", dir)) return 0;
+    if (own_lock >= 0 || !zs_path(path, "%s/lock", dir)) return 0;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return 0;
     uint32_t held = fcntl(fd, F_GETLK, &l) == 0 && l.l_type != F_UNLCK;
     if (held) *ret_pid = l.l_pid;
     close(fd);
     return held;
+}
+
+int zt_lock_take(const char *dir)
+{
+    char path[ZS_PATH];
+    int32_t pid;
+    struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1 };
+    int fd = zs_path(path, "%s/lock", dir) ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644) : -1, e = errno;
+    if (fd >= 0 && fcntl(fd, F_SETLK, &l) == 0) {
+        own_lock = fd;
+        return ZT_CLEAN;
+    }
+    if (fd >= 0) close(fd);
+    if (zt_lock_holder(dir, &pid)) fprintf(stderr, "zaryactl-store: %s: a broker has this store open (process %d); stop it first\n", dir, pid);
+    else fprintf(stderr, "zaryactl-store: %s: %s\n", path, strerror(e));
+    return ZT_CANNOT;
+}
+
+void zt_lock_drop(void)
+{
+    if (own_lock >= 0) close(own_lock);
+    own_lock = -1;
 }
 
 /* The segment size, when nobody says it: the length that most files have, rounded up to a page, if all names are multiples of it;
@@ -378,6 +409,7 @@ static void conf_make(struct zt_view *v, struct zs_conf *c)
         .max_hot_bytes = 262144, .max_hot_messages = 32, .max_cold_bytes = 65536, .max_cold_messages = 8,
         .max_open_queue_files = 256, .max_open_segments = 256,
         .max_tail_bytes = 64 << 20,
+        .pack = &zp_store_ops, .pack_level = 3, .pack_dict_size = 112640, .pack_block_size = 65536, .pack_cache_bytes = 64 << 20, .max_open_packs = 64,
         .ratio_memory = 0.4, .ratio_clean = 1, .ratio_force = 1, .ratio_refuse = 1,
     };
     zs_parse_levels(zl_str("1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h"), c->level_ms, &c->n_levels);
@@ -449,14 +481,12 @@ int zt_view_open(struct zt_view *v, const char *dir, const struct zt_options *op
     conf_make(v, &conf);
     checkpoint_read(v);
     v->st = zs_create(&v->host, &conf);
-    if (!v->st) return cannot(v, "not enough memory");
+    if (!v->st || zs_pack_init(v->st) != ZR_OK) return cannot(v, "not enough memory");
     if (zs_segs_load(v->st) != ZR_OK) return cannot(v, "its log cannot be opened");
     int64_t first = zs_segs_first(v->st);
     atomic_store(&v->st->begin, first < 0 ? 0 : first);
-    v->st->io = zl_io_posix(); /* documents end where they end */
     zs_snapshot_load(v->st, &v->snap);
     zs_removed_load(v->st);
-    v->st->io = &v->io;
     lag_find(v);
     v->lines[0] = 0; /* what was said so far, the report says better */
     return ZT_CLEAN;
@@ -468,6 +498,7 @@ void zt_view_close(struct zt_view *v)
     zs_snapshot_free(&v->snap);
     zs_removed_free(v->st);
     zs_segs_free(v->st);
+    zs_pack_free(v->st);
     zs_destroy(v->st);
     v->st = NULL;
 }

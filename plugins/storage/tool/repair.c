@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* repair.c - `check --repair`: what can be derived is derived again; what is replaced is kept in zarya/aside-<time>/.
+ *
+ *   lock ─> check ─> documents ─> damaged places of the log ─> bad queues ─> bad index files, checkpoint aside
+ *        ─> the store itself: recovers (tail, lengths), makes the index whole, is closed cleanly ─> check
+ *
+ * What stays true:
+ *   1. A segment or a document is replaced by a rename onto its name; the old one has a second name in the aside folder by then. A
+ *      queue's folder is moved away and the new one moved in: ended between the two, the queue is missing, and is made again.
+ *   2. Nothing is made from anything but what is valid in the log and in the documents. What was lost stays lost: its queue offsets
+ *      are marked so, and are not given a second time.
+ *   3. Run again, at any moment, it goes on or finds nothing to do. */
+#include "index.h"
+#include "tool.h"
+#include "zs_pack.h"
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+void zt_did(struct zt_repair *r, const char *fmt, ...)
+{
+    char text[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (!r->json) printf("%s\n", text);
+    if (r->said.len) zl_buf_u8(&r->said, ',');
+    zl_json_quote(&r->said, zl_str(text));
+    r->n_done++;
+}
+
+void zt_repair_fail(struct zt_repair *r, const char *what, int64_t error)
+{
+    fprintf(stderr, "zaryactl-store: %s: %s\n", what, zs_errno_text(error));
+    r->failed = 1;
+}
+
+static uint32_t parent_make(const char *path)
+{
+    char folder[ZS_PATH];
+    snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (!slash) return 0;
+    *slash = 0;
+    return zl_io_mkdirs(zl_io_posix(), folder) >= 0;
+}
+
+int64_t zt_aside(struct zt_repair *r, const char *rel, uint32_t keep)
+{
+    char from[ZS_PATH], to[ZS_PATH];
+    struct stat st;
+    if (!zs_path(from, "%s/%s", r->dir, rel) || !zs_path(to, "%s/%s", r->aside, rel)) return -ENAMETOOLONG;
+    if (lstat(from, &st) < 0) return errno == ENOENT ? 0 : -errno;
+    if (!parent_make(to)) return -EIO;
+    if (keep) return link(from, to) < 0 && errno != EEXIST ? -errno : 0;
+    return rename(from, to) < 0 ? -errno : 0;
+}
+
+/* ---- the store itself ---------------------------------------------------------------------------------------------------- */
+
+/* Waits until the index has every key of the log. */
+static void index_wait(struct zr_inst *st)
+{
+    struct zs_index *ix = st->index;
+    if (!ix) return;
+    pthread_mutex_lock(&ix->lock);
+    while ((ix->mending || ix->repair || atomic_load(&ix->pos) < zs_visible(st)) && !ix->broken) {
+        ix->hurry = 1;
+        pthread_cond_signal(&ix->cond);
+        zs_cond_wait_ns(&ix->caught, &ix->lock, 1000000000);
+    }
+    pthread_mutex_unlock(&ix->lock);
+}
+
+/* Recovers, makes the index whole, closes cleanly: all with the broker's own code, on the real files. */
+static void store_run(struct zt_repair *r, struct zs_conf *conf)
+{
+    struct zt_view *v = calloc(1, sizeof *v);
+    if (!v) return zt_repair_fail(r, r->dir, -ENOMEM);
+    v->io = *zl_io_posix();
+    v->host = (struct zr_host){ ZR_HDR(struct zr_host, 0), v, zt_host_query, "zaryactl-store", r->dir };
+    conf->root = r->dir;
+    struct zr_inst *st = zs_create(&v->host, conf);
+    if (!st || zs_warm(st) != ZR_OK) {
+        fprintf(stderr, "zaryactl-store: the store does not open:\n%s", v->lines);
+        r->failed = 1;
+    } else {
+        index_wait(st);
+        zs_cool(st);
+        struct stat s;
+        char path[ZS_PATH];
+        if (zs_path(path, "%s/abort", r->dir) && stat(path, &s) == 0) {
+            fprintf(stderr, "zaryactl-store: the store could not be closed cleanly:\n%s", v->lines);
+            r->failed = 1;
+        } else {
+            zt_did(r, "the store was recovered, its index and checkpoint brought up to the log, and closed cleanly");
+        }
+    }
+    zs_destroy(st);
+    free(v);
+}
+
+/* ---- what is put aside so that it is made again ------------------------------------------------------------------------------ */
+
+static void index_aside(struct zt_repair *r)
+{
+    for (uint64_t i = 0; i < r->c->index.n; i++) {
+        char rel[ZS_PATH];
+        struct zt_ifile *f = &r->c->index.files[i];
+        if (!f->bad || !zs_path(rel, "index/%s", f->name)) continue;
+        int64_t e = zt_aside(r, rel, 0);
+        if (e < 0) zt_repair_fail(r, rel, e);
+        else zt_did(r, "%s: moved aside; its keys are read from the log again", rel);
+    }
+}
+
+static uint32_t found(const struct zt_check *c, const char *kind)
+{
+    for (uint64_t i = 0; i < c->report.n; i++)
+        if (!strcmp(c->report.rows[i].kind, kind) && c->report.rows[i].level > ZT_LEVEL_NOTE) return 1;
+    return 0;
+}
+
+static void rest_aside(struct zt_repair *r)
+{
+    static const char *const own[] = { "zarya/queues", "zarya/queues.bak" };
+    if (found(r->c, "checkpoint")) {
+        int64_t e = zt_aside(r, "checkpoint", 0);
+        if (e < 0) zt_repair_fail(r, "checkpoint", e);
+        else zt_did(r, "checkpoint: moved aside; written anew");
+    }
+    if (!r->changed && !found(r->c, "snapshot") && !found(r->c, "log.short")) return;
+    for (uint64_t i = 0; i < 2; i++) { /* what it says of the queues is no longer so */
+        int64_t e = zt_aside(r, own[i], 0);
+        if (e < 0) zt_repair_fail(r, own[i], e);
+    }
+}
+
+/* Files that an interrupted run had half made. */
+static void tree_remove(const char *folder, uint32_t depth)
+{
+    struct zt_names names;
+    zt_names_load(&names, folder);
+    for (uint64_t i = 0; i < names.n; i++) {
+        char path[ZS_PATH];
+        if (!zs_path(path, "%s/%s", folder, names.at[i])) continue;
+        if (unlink(path) < 0 && depth) tree_remove(path, depth - 1);
+    }
+    zt_names_free(&names);
+    rmdir(folder);
+}
+
+static uint32_t begin(struct zt_repair *r)
+{
+    char stamp[32];
+    time_t now = time(NULL);
+    struct tm tm;
+    localtime_r(&now, &tm);
+    strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", &tm);
+    snprintf(r->dir, sizeof r->dir, "%s", r->c->view.dir);
+    if (!zs_path(r->mend, "%s/zarya/mending", r->dir)) return 0;
+    for (int i = 0; i < 100; i++) {
+        struct stat st;
+        if (!zs_path(r->aside, "%s/zarya/aside-%s-%d", r->dir, stamp, i)) return 0;
+        if (lstat(r->aside, &st) < 0) break;
+    }
+    tree_remove(r->mend, 4);
+    return zl_io_mkdirs(zl_io_posix(), r->mend) >= 0;
+}
+
+static void mend(struct zt_repair *r)
+{
+    struct zs_conf conf = r->c->view.st->conf;
+    conf.index = !(r->c->index.n == 0 && r->c->view.snap.valid && r->c->view.snap.index_pos == 0 && r->c->log.n_records);
+    conf.segment_size = r->c->log.seg_size ? r->c->log.seg_size : conf.segment_size;
+    conf.queue_file_size = r->c->queues->file_size;
+    conf.compress = 1;            /* packed segments stay packed */
+    conf.pack_keep = 1 << 20;     /* and none is packed now */
+    zt_repair_docs(r);
+    if (!r->failed) zt_repair_log(r);
+    if (!r->failed) zt_repair_queues(r);
+    if (!r->failed) index_aside(r);
+    if (!r->failed) rest_aside(r);
+    if (!r->failed) store_run(r, &conf);
+    tree_remove(r->mend, 4);
+}
+
+static int again(struct zt_repair *r, const struct zt_options *opt, const struct zt_options *shape)
+{
+    struct zl_buf list;
+    struct zt_check *c = calloc(1, sizeof *c);
+    struct zt_options with = *opt;
+    if (!c) return ZT_CANNOT;
+    with.segment_size = shape->segment_size;
+    with.queue_file_size = shape->queue_file_size;
+    with.index_slots = shape->index_slots;
+    with.index_entries = shape->index_entries;
+    zl_buf_init(&list, 64u << 20);
+    zl_buf_u8(&list, '[');
+    zl_buf_str(&list, zl_buf_as_str(&r->said));
+    zl_buf_add(&list, "]", 2);
+    int rc = zt_check_run(c, r->dir, &with);
+    if (rc == ZT_CLEAN) rc = zt_check_print(c, (const char *)list.ptr);
+    zt_check_free(c);
+    free(c);
+    zl_buf_free(&list);
+    return r->failed ? ZT_CANNOT : rc;
+}
+
+int zt_cmd_repair(const char *dir, const struct zt_options *opt)
+{
+    struct zt_repair *r = calloc(1, sizeof *r);
+    struct stat st;
+    char path[ZS_PATH];
+    int rc = ZT_CANNOT;
+    if (!r || !zs_path(path, "%s/commitlog", dir) || stat(path, &st) < 0) {
+        fprintf(stderr, "zaryactl-store: %s: it has no folder commitlog: not a store's data directory\n", dir);
+        free(r);
+        return ZT_CANNOT;
+    }
+    zl_buf_init(&r->said, 16u << 20);
+    r->json = opt->json;
+    r->c = calloc(1, sizeof *r->c);
+    if (r->c && zt_lock_take(dir) == ZT_CLEAN) {
+        rc = zt_check_run(r->c, dir, opt);
+        if (rc == ZT_CLEAN && r->c->report.failed) {
+            fprintf(stderr, "zaryactl-store: %s could not be checked wholly; nothing is changed\n", dir);
+            rc = zt_check_print(r->c, "[]");
+        } else if (rc == ZT_CLEAN && zt_report_status(&r->c->report) == ZT_CLEAN) {
+            rc = zt_check_print(r->c, "[]");
+        } else if (rc == ZT_CLEAN && begin(r)) {
+            struct zt_options shape = { .segment_size = r->c->log.seg_size, .queue_file_size = r->c->queues->file_size,
+                                        .index_slots = r->c->view.st->conf.index_slots, .index_entries = r->c->view.st->conf.index_entries };
+            mend(r);
+            if (!r->json && stat(r->aside, &st) == 0) printf("what was replaced is in %s\n", r->aside);
+            rc = again(r, opt, &shape);
+        }
+        zt_lock_drop();
+    }
+    if (r->c) zt_check_free(r->c);
+    free(r->c);
+    zl_buf_free(&r->said);
+    free(r);
+    return rc;
+}

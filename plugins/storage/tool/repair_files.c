@@ -1,0 +1,447 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* repair_files.c - single parts made anew: damaged places of the log, queues, documents. See repair.c for what stays true. */
+#include "tool.h"
+#include "zs_pack.h"
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FILLER_MAX (1u << 20) /* one record that stands for nothing is not larger */
+#define FILLER_MIN 92
+#define COPY (1u << 20)
+#define OPEN_FILES 256u
+
+static uint32_t write_at(int fd, const void *from, uint64_t len, int64_t off)
+{
+    return zl_io_write_all(zl_io_posix(), fd, from, len, off) >= 0;
+}
+
+/* ---- damaged places of the log ---------------------------------------------------------------------------------------------- */
+
+/* A copy of a segment in its full size, holes kept. */
+static int64_t segment_copy(const char *from, const char *to, int64_t size)
+{
+    int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    uint8_t *buf = malloc(COPY);
+    int64_t r = buf && out >= 0 && ftruncate(out, size) == 0 ? 0 : -EIO;
+    for (int64_t at = 0; r == 0 && in >= 0 && at < size;) {
+        off_t data = lseek(in, at, SEEK_DATA);
+        if (data < 0) break; /* nothing but a hole, or behind its end */
+        ssize_t n = pread(in, buf, COPY, data);
+        if (n < 0) r = -errno;
+        if (n <= 0) break;
+        if (data + n > size) n = (ssize_t)(size - data);
+        if (n > 0 && !write_at(out, buf, (uint64_t)n, data)) r = -errno;
+        at = data + n;
+    }
+    free(buf);
+    if (in >= 0) close(in);
+    if (r < 0 && out >= 0) close(out);
+    return r < 0 ? r : out;
+}
+
+/* A record that no queue and no index holds (of the kind that ends a transaction by taking it back), of exactly len bytes. */
+static uint32_t filler_write(int fd, int64_t base, int64_t at, uint32_t len, int64_t store_ms)
+{
+    uint8_t *rec = calloc(1, len);
+    struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str(ZT_FILLER_TOPIC), .sys_flag = ZR_SYSFLAG_ROLLBACK, .inner_num = 1, .born_ms = store_ms,
+                        .born_host = { .family = 4 }, .store_host = { .family = 4 } };
+    uint8_t *body = calloc(1, len);
+    uint32_t ok = 0;
+    if (rec && body) {
+        m.body = (struct zr_span){ body, len - FILLER_MIN };
+        if (zl_record_size(&m) == len) {
+            zl_record_encode(rec, &m);
+            zl_record_finish(rec, 0, at, store_ms);
+            ok = write_at(fd, rec, len, at - base);
+        }
+    }
+    free(rec);
+    free(body);
+    return ok;
+}
+
+/* To the segment's end a blank does; between records, records that stand for nothing. */
+static uint32_t place_fill(int fd, int64_t base, int64_t size, int64_t from, int64_t to, int64_t store_ms)
+{
+    if (to == base + size) {
+        uint8_t blank[8];
+        if (to - from < 8) return 0;
+        zl_store32(blank, (uint32_t)(to - from));
+        zl_store32(blank + 4, ZL_MAGIC_BLANK);
+        return write_at(fd, blank, 8, from - base);
+    }
+    while (from < to) {
+        int64_t len = to - from > 2 * (int64_t)FILLER_MAX ? (int64_t)FILLER_MAX : to - from;
+        if (len < FILLER_MIN || !filler_write(fd, base, from, (uint32_t)len, store_ms)) return 0;
+        from += len;
+    }
+    return 1;
+}
+
+static void segment_mend(struct zt_repair *r, uint64_t no, uint64_t first, uint64_t last)
+{
+    struct zt_log *lg = &r->c->log;
+    struct zt_segment *g = &lg->segs[no];
+    char rel[ZS_PATH], from[ZS_PATH], to[ZS_PATH], place[ZS_PATH];
+    uint32_t ok = 1;
+    if (!zs_path(rel, "commitlog/%020lld", (long long)g->base) || !zs_path(from, "%s/%s", r->dir, rel) ||
+        !zs_path(to, "%s/%020lld", r->mend, (long long)g->base) || !zs_path(place, "%s/commitlog", r->dir)) return zt_repair_fail(r, rel, -ENAMETOOLONG);
+    if (g->packed) {
+        zt_did(r, "%s" ZS_PACKED ": its damaged blocks stay as they are; zaryactl store convert --to plain, and then --repair, mends what can be", rel);
+        return;
+    }
+    int64_t store_ms = g->first_ms > 0 ? g->first_ms : no && lg->segs[no - 1].last_ms > 0 ? lg->segs[no - 1].last_ms : 1;
+    int64_t fd = segment_copy(from, to, lg->seg_size);
+    if (fd < 0) return zt_repair_fail(r, to, fd);
+    for (uint64_t i = first; i < last; i++) ok &= place_fill((int)fd, g->base, lg->seg_size, lg->damage[i].from, lg->damage[i].to, store_ms);
+    int64_t e = ok ? fsync((int)fd) < 0 ? -errno : 0 : -EIO;
+    close((int)fd);
+    if (e == 0) e = zt_aside(r, rel, 1);
+    if (e == 0 && rename(to, from) < 0) e = -errno;
+    if (e == 0) e = zl_io_posix()->sync_dir(NULL, place);
+    if (e < 0) return zt_repair_fail(r, rel, e);
+    r->changed = 1;
+    zt_did(r, "%s: %llu damaged places now hold records that stand for nothing", rel, (unsigned long long)(last - first));
+}
+
+void zt_repair_log(struct zt_repair *r)
+{
+    struct zt_log *lg = &r->c->log;
+    for (uint64_t i = 0, next; i < lg->n_damage && !r->failed; i = next) {
+        int64_t base = zt_seg_base(&r->c->view, lg->damage[i].from);
+        for (next = i + 1; next < lg->n_damage && zt_seg_base(&r->c->view, lg->damage[next].from) == base;) next++;
+        segment_mend(r, (uint64_t)((base - lg->segs[0].base) / lg->seg_size), i, next);
+    }
+}
+
+/* ---- queues --------------------------------------------------------------------------------------------------------------------- */
+
+struct build {
+    struct zt_queue *q;
+    int64_t lo, hi;  /* offsets it is to have */
+    int fd;          /* of the file in work, -1 */
+    int64_t fd_base;
+};
+struct builds {
+    struct zt_repair *r;
+    struct build *at;
+    uint64_t n;
+    uint64_t n_open, hand;
+};
+
+static void build_path(const struct builds *b, const struct zt_queue *q, int64_t base, char *to)
+{
+    uint32_t ok = base < 0 ? zs_path(to, "%s/%s/%d", b->r->mend, q->topic, q->id) : zs_path(to, "%s/%s/%d/%020lld", b->r->mend, q->topic, q->id, (long long)base);
+    if (!ok) to[0] = 0;
+}
+
+/* All files of the queue, every offset marked as lost. */
+static int64_t build_files(struct builds *b, struct build *u)
+{
+    const struct zs_entry filler = { .phys = 0, .size = ZS_FILLER, .tags = 0 };
+    uint8_t raw[ZS_ENTRY * 1024];
+    char path[ZS_PATH];
+    int64_t size = b->r->c->queues->file_size, end = u->hi * (int64_t)ZS_ENTRY;
+    for (uint32_t i = 0; i < 1024; i++) zs_entry_store(raw + i * ZS_ENTRY, &filler);
+    build_path(b, u->q, -1, path);
+    if (zl_io_mkdirs(zl_io_posix(), path) < 0) return -EIO;
+    for (int64_t base = u->lo * (int64_t)ZS_ENTRY / size * size; base < end; base += size) {
+        build_path(b, u->q, base, path);
+        int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+        if (fd < 0) return -errno;
+        uint32_t ok = ftruncate(fd, size) == 0;
+        int64_t to = end - base < size ? end - base : size;
+        for (int64_t at = 0; ok && at < to; at += (int64_t)sizeof raw)
+            ok = write_at(fd, raw, (uint64_t)(to - at < (int64_t)sizeof raw ? to - at : (int64_t)sizeof raw), at);
+        ok = ok && fsync(fd) == 0;
+        close(fd);
+        if (!ok) return -EIO;
+    }
+    return 0;
+}
+
+static int build_fd(struct builds *b, struct build *u, int64_t base)
+{
+    char path[ZS_PATH];
+    if (u->fd >= 0 && u->fd_base == base) return u->fd;
+    if (u->fd >= 0) {
+        fdatasync(u->fd);
+        close(u->fd);
+        b->n_open--;
+    }
+    while (b->n_open >= OPEN_FILES) { /* the next open one in turn gives way */
+        struct build *other = &b->at[b->hand++ % b->n];
+        if (other->fd < 0) continue;
+        fdatasync(other->fd);
+        close(other->fd);
+        other->fd = -1;
+        b->n_open--;
+    }
+    build_path(b, u->q, base, path);
+    u->fd = open(path, O_RDWR | O_CLOEXEC);
+    u->fd_base = base;
+    b->n_open += u->fd >= 0;
+    return u->fd;
+}
+
+static int by_queue(const void *a, const void *b)
+{
+    const struct zt_queue *x = ((const struct build *)a)->q, *y = ((const struct build *)b)->q;
+    return x < y ? -1 : x > y;
+}
+
+static void entry_write(struct builds *b, const struct zl_record *rec)
+{
+    if (!zs_has_entry(rec->sys_flag) || rec->queue_id < 0 || zs_queue_name_ok(rec->topic) != ZR_OK) return;
+    struct zr_inst *st = b->r->c->view.st;
+    struct build key = { .q = zt_queue_get(b->r->c->queues, rec->topic, rec->queue_id, 0) };
+    struct build *u = key.q ? bsearch(&key, b->at, b->n, sizeof key, by_queue) : NULL;
+    if (!u || rec->queue_offset < u->lo || rec->queue_offset >= u->hi || zs_removed_covers(st, rec->topic, rec->physical_offset)) return;
+    uint8_t raw[ZS_ENTRY];
+    struct zs_entry e = { .phys = rec->physical_offset, .size = (int32_t)rec->size, .tags = zs_tags_of(st, rec) };
+    int64_t size = b->r->c->queues->file_size, at = rec->queue_offset * (int64_t)ZS_ENTRY, base = at / size * size;
+    int fd = build_fd(b, u, base);
+    zs_entry_store(raw, &e);
+    if (fd < 0 || !write_at(fd, raw, sizeof raw, at - base)) b->r->failed = 1;
+}
+
+static void log_walk(struct builds *b)
+{
+    struct zt_view *v = &b->r->c->view;
+    struct zt_log *lg = &b->r->c->log;
+    struct zs_scan s;
+    struct zl_record rec;
+    zs_scan_open(&s, v->st, lg->begin, lg->end, 1);
+    for (int what; (what = zs_scan_next(&s, &rec)) != ZS_SCAN_END && what != ZS_SCAN_STOP && !b->r->failed;) {
+        if (what == ZS_SCAN_BAD) {
+            if (!zs_scan_resync(&s)) break;
+            continue;
+        }
+        entry_write(b, &rec);
+    }
+    zs_scan_close(&s);
+    for (uint64_t i = 0; i < b->n; i++)
+        if (b->at[i].fd >= 0) {
+            if (fdatasync(b->at[i].fd) < 0) b->r->failed = 1;
+            close(b->at[i].fd);
+        }
+}
+
+static void swap_in(struct builds *b, const struct build *u)
+{
+    char rel[ZS_PATH], from[ZS_PATH], to[ZS_PATH], topic[ZS_PATH];
+    zt_queue_file(u->q, rel, -1);
+    build_path(b, u->q, -1, from);
+    if (!zs_path(to, "%s/%s", b->r->dir, rel) || !zs_path(topic, "%s/consumequeue/%s", b->r->dir, u->q->topic)) return;
+    const struct zr_io_v1 *io = zl_io_posix();
+    int64_t e = io->sync_dir(io->ctx, from);
+    if (e >= 0) e = zl_io_mkdirs(io, topic);
+    if (e >= 0) e = zt_aside(b->r, rel, 0);
+    if (e >= 0 && rename(from, to) < 0) e = -errno;
+    if (e >= 0) e = io->sync_dir(io->ctx, topic);
+    if (e < 0) return zt_repair_fail(b->r, rel, e);
+    b->r->changed = 1;
+    zt_did(b->r, "%s: made anew from the log, offsets %lld to %lld", rel, (long long)u->lo, (long long)u->hi - 1);
+}
+
+/* The offsets a queue is to have: from its first message on, to the end that anything knew. */
+static uint32_t bounds(struct zt_repair *r, struct build *u)
+{
+    struct zt_queue *q = u->q;
+    int64_t next = atomic_load(&q->max_offset) + 1;
+    u->hi = q->max > next ? q->max : next;
+    u->lo = q->min >= 0 && q->min < u->hi ? q->min : 0;
+    u->fd = -1;
+    if (u->hi - u->lo <= (int64_t)q->n_records + (r->c->log.end - r->c->log.begin) / 91 + 1000000) return u->hi > 0;
+    u->hi = next; /* an end that no log of this size can have given */
+    return u->hi > u->lo;
+}
+
+void zt_repair_queues(struct zt_repair *r)
+{
+    struct zt_queues *qs = r->c->queues;
+    struct builds b = { .r = r, .at = calloc(atomic_load(&qs->n) + 1, sizeof *b.at) };
+    if (!b.at) return zt_repair_fail(r, "queues", -ENOMEM);
+    for (struct zt_queue *q = atomic_load(&qs->all); q; q = q->all) {
+        struct build u = { .q = q };
+        if (q->bad && !q->removed && !q->other && !zl_starts(zl_str(q->topic), "%LMQ%") && bounds(r, &u)) b.at[b.n++] = u;
+    }
+    if (b.n) {
+        qsort(b.at, b.n, sizeof *b.at, by_queue);
+        for (uint64_t i = 0; i < b.n && !r->failed; i++) {
+            int64_t e = build_files(&b, &b.at[i]);
+            if (e < 0) zt_repair_fail(r, b.at[i].q->topic, e);
+        }
+        if (!r->failed) log_walk(&b);
+        for (uint64_t i = 0; i < b.n && !r->failed; i++) swap_in(&b, &b.at[i]);
+    }
+    free(b.at);
+}
+
+/* ---- documents -------------------------------------------------------------------------------------------------------------------- */
+
+static void doc_write(struct zt_repair *r, const struct zt_doc *doc, struct zr_span text, const char *what)
+{
+    char path[ZS_PATH];
+    if (!zs_path(path, "%s/%s", r->dir, doc->name) || zl_io_mkdirs(zl_io_posix(), r->dir) < 0) return;
+    int64_t e = zl_io_replace(zl_io_posix(), path, text);
+    if (e < 0) zt_repair_fail(r, doc->name, e);
+    else zt_did(r, "%s: %s", doc->name, what);
+}
+
+static void doc_aside(struct zt_repair *r, const struct zt_doc *doc)
+{
+    char backup[ZS_PATH];
+    int64_t e = doc->state == 2 ? zt_aside(r, doc->name, 0) : zt_aside(r, doc->name, 1);
+    if (e >= 0 && doc->backup == 2 && zs_path(backup, "%s.bak", doc->name)) e = zt_aside(r, backup, 0);
+    if (e < 0) zt_repair_fail(r, doc->name, e);
+}
+
+static void topic_add(struct zl_jw *w, struct zr_str name, int64_t queues)
+{
+    zl_jw_key(w, name);
+    zl_jw_begin(w, '{');
+    zl_jw_key(w, zl_str("attributes"));
+    zl_jw_begin(w, '{');
+    zl_jw_end(w, '}');
+    zl_jw_kbool(w, "order", 0);
+    zl_jw_ki64(w, "perm", 6);
+    zl_jw_ki64(w, "readQueueNums", queues);
+    zl_jw_kstr(w, "topicFilterType", zl_str("SINGLE_TAG"));
+    zl_jw_kstr(w, "topicName", name);
+    zl_jw_ki64(w, "topicSysFlag", 0);
+    zl_jw_ki64(w, "writeQueueNums", queues);
+    zl_jw_end(w, '}');
+}
+
+static int by_topic(const void *a, const void *b)
+{
+    const struct zt_queue *x = *(struct zt_queue *const *)a, *y = *(struct zt_queue *const *)b;
+    int c = strcmp(x->topic, y->topic);
+    return c ? c : x->id < y->id ? -1 : x->id > y->id;
+}
+
+/* The document with the topics that only the queues know added. */
+static void topics_mend(struct zt_repair *r, struct zt_doc *doc)
+{
+    struct zt_queues *qs = r->c->queues;
+    struct zt_queue **list = calloc(atomic_load(&qs->n) + 1, sizeof *list);
+    struct zl_buf out, part;
+    struct zl_jw w;
+    uint64_t n = 0, added = 0;
+    const struct zl_json *table = zl_json_get(doc->root, "topicConfigTable");
+    if (!list) return zt_repair_fail(r, doc->name, -ENOMEM);
+    for (struct zt_queue *q = atomic_load(&qs->all); q; q = q->all)
+        if (!q->removed && (q->n_records || q->n_files) && !zl_starts(zl_str(q->topic), "%LMQ%")) list[n++] = q;
+    qsort(list, n, sizeof *list, by_topic);
+    zl_buf_init(&out, ZT_MAX_DOCUMENT);
+    zl_buf_init(&part, ZT_MAX_DOCUMENT);
+    zl_jw_init(&w, &out, 1);
+    zl_jw_begin(&w, '{');
+    for (const struct zl_json *o = doc->root ? doc->root->child : NULL; o; o = o->next) {
+        if (o == table) continue;
+        zl_buf_clear(&part);
+        zl_json_print(&part, o);
+        zl_jw_key(&w, o->key);
+        zl_jw_raw(&w, zl_buf_as_str(&part));
+    }
+    zl_jw_key(&w, zl_str("topicConfigTable"));
+    zl_jw_begin(&w, '{');
+    for (const struct zl_json *t = table ? table->child : NULL; t; t = t->next) {
+        zl_buf_clear(&part);
+        zl_json_print(&part, t);
+        zl_jw_key(&w, t->key);
+        zl_jw_raw(&w, zl_buf_as_str(&part));
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        if (i + 1 < n && !strcmp(list[i]->topic, list[i + 1]->topic)) continue; /* the last of a topic has the greatest id */
+        if (table && zt_docs_topic(&r->c->docs, zl_str(list[i]->topic))) continue;
+        topic_add(&w, zl_str(list[i]->topic), list[i]->id + 1);
+        added++;
+    }
+    zl_jw_end(&w, '}');
+    zl_jw_end(&w, '}');
+    if (added && !out.failed) doc_write(r, doc, zl_buf_as_span(&out), "topics that have queues were added");
+    zl_buf_free(&out);
+    zl_buf_free(&part);
+    free(list);
+}
+
+static int64_t clamped(struct zt_repair *r, struct zr_str topic, int32_t id, int64_t offset)
+{
+    struct zt_queue *q = zt_queue_get(r->c->queues, topic, id, 0);
+    int64_t max = q && q->max > 0 ? q->max : 0, next = q ? atomic_load(&q->max_offset) + 1 : 0;
+    if (q && q->other) return offset;
+    if (next > max) max = next;
+    return offset > max ? max : offset < 0 ? 0 : offset;
+}
+
+/* Writes the document with every offset inside its queue. */
+static void offsets_mend(struct zt_repair *r, struct zt_doc *doc, uint32_t delay)
+{
+    struct zl_buf out, part;
+    struct zl_jw w;
+    zl_buf_init(&out, ZT_MAX_DOCUMENT);
+    zl_buf_init(&part, ZT_MAX_DOCUMENT);
+    zl_jw_init(&w, &out, 1);
+    zl_jw_begin(&w, '{');
+    for (const struct zl_json *o = doc->root->child; o; o = o->next) {
+        zl_jw_key(&w, o->key);
+        if (!zl_is(o->key, "offsetTable")) {
+            zl_buf_clear(&part);
+            zl_json_print(&part, o);
+            zl_jw_raw(&w, zl_buf_as_str(&part));
+            continue;
+        }
+        zl_jw_begin(&w, '{');
+        for (const struct zl_json *row = o->child; row; row = row->next) {
+            struct zr_str group = row->key, topic = { NULL, 0 };
+            int32_t id;
+            if (delay) {
+                if (zl_parse_i32(row->key, &id) != ZR_OK) continue;
+                zl_jw_key_int(&w, id);
+                zl_jw_i64(&w, clamped(r, zl_str("SCHEDULE_TOPIC_XXXX"), id - 1, zl_json_i64(row, 0)));
+                continue;
+            }
+            zl_split(&group, '@', &topic);
+            zl_jw_key(&w, row->key);
+            zl_jw_begin(&w, '{');
+            for (const struct zl_json *q = row->child; q; q = q->next) {
+                if (zl_parse_i32(q->key, &id) != ZR_OK) continue;
+                zl_jw_key_int(&w, id);
+                zl_jw_i64(&w, clamped(r, topic, id, zl_json_i64(q, 0)));
+            }
+            zl_jw_end(&w, '}');
+        }
+        zl_jw_end(&w, '}');
+    }
+    zl_jw_end(&w, '}');
+    if (!out.failed) doc_write(r, doc, zl_buf_as_span(&out), "offsets outside their queues were set to the queues' bounds");
+    zl_buf_free(&out);
+    zl_buf_free(&part);
+}
+
+static uint32_t told(const struct zt_check *c, const char *kind, const char *file)
+{
+    for (uint64_t i = 0; i < c->report.n; i++)
+        if (!strncmp(c->report.rows[i].kind, kind, strlen(kind)) && c->report.rows[i].level > ZT_LEVEL_NOTE && !strcmp(c->report.rows[i].file, file)) return 1;
+    return 0;
+}
+
+void zt_repair_docs(struct zt_repair *r)
+{
+    for (uint32_t i = 0; i < ZT_DOCS && !r->failed; i++) {
+        struct zt_doc *doc = &r->c->docs.at[i];
+        uint32_t content = (i == ZT_DOC_TOPICS && told(r->c, "topic.unknown", doc->name)) ||
+                           ((i == ZT_DOC_OFFSETS || i == ZT_DOC_DELAY) && doc->root && told(r->c, "offset.", doc->name));
+        if (!told(r->c, "doc.", doc->name) && !content) continue;
+        doc_aside(r, doc);
+        if (r->failed) return;
+        if (content && i == ZT_DOC_TOPICS) topics_mend(r, doc);
+        else if (content) offsets_mend(r, doc, i == ZT_DOC_DELAY);
+        else if (doc->backup == 1) doc_write(r, doc, zl_buf_as_span(&doc->text), "the .bak was put in place");
+        else if (i == ZT_DOC_TOPICS) topics_mend(r, doc);
+        else zt_did(r, "%s: moved aside; there is no good copy of it", doc->name);
+    }
+}
