@@ -64,9 +64,10 @@ def allowed(name, own):
 
 
 def local(path, name, folders):
-    """An include in quotes, found in the file's own folder tree."""
+    """An include in quotes, found in the file's own folder tree; or generated from a grammar or lexer file there."""
     places = [os.path.dirname(path)] + folders
-    return any(os.path.exists(os.path.join(ROOT, p, name)) for p in places)
+    stem = name[:-2] if name.endswith(".h") else name
+    return any(os.path.exists(os.path.join(ROOT, p, n)) for p in places for n in (name, stem + ".y", stem + ".l"))
 
 
 def check_includes():
