@@ -412,7 +412,7 @@ const struct zk_apache_key zk_apache_keys[] = {
     KEY("putThreadPoolQueueCapacity", 'i', B),
     KEY("queryMessageThreadPoolNums", 'i', B),
     KEY("queryThreadPoolQueueCapacity", 'i', B),
-    KEY("readOnlyCommitLogStorePaths", 's', B),
+    SPECIAL("readOnlyCommitLogStorePaths", 's', B),
     KEY("readUnCommitted", 'b', B),
     KEY("realTimeNotifyConsumerChange", 'b', B),
     KEY("realTimePersistRocksDBConfig", 'b', B),

@@ -231,17 +231,20 @@ static void put_namesrv(struct zk_conf *root, const struct zk_config_source *sou
         zk_conf_put(settings, zk_conf_new_str("namesrv", zl_str(namesrv), from, source->namesrv || !p ? 0 : p->line));
 }
 
-static void put_log_path(struct zk_conf *root, const char *file)
+/* Folders of the log: one, or several joined by commas. */
+static void put_log_paths(struct zk_conf *root, const char *key, const char *option, const char *file)
 {
-    const struct zl_property *p = pair("storePathCommitLog");
+    const struct zl_property *p = pair(key);
     struct zk_conf *settings = settings_of(root, "storage-commitlog");
-    struct zr_str path = p ? zk_expand(zl_trim(p->value)) : (struct zr_str){ NULL, 0 };
-    if (path.len == 0 || !settings)
-        return;
-    if (memchr(path.ptr, ',', path.len))
-        zk_problem(file, p->line, "storePathCommitLog: this store keeps its log in one folder, and what lies in the others would not be seen");
-    else
-        zk_conf_put(settings, zk_conf_new_str("path_commitlog", zl_str(zk_absolute(path)), file, p->line));
+    struct zr_str rest = p ? zk_expand(zl_trim(p->value)) : (struct zr_str){ NULL, 0 }, part;
+    struct zl_buf list;
+    zl_buf_init(&list, 65536);
+    while (rest.len && zl_split(&rest, ',', &part)) {
+        part = zl_trim(part);
+        if (part.len) zl_buf_fmt(&list, "%s%s", list.len ? "," : "", zk_absolute(part));
+    }
+    if (list.len && settings) zk_conf_put(settings, zk_conf_new_str(option, zl_buf_as_str(&list), file, p->line));
+    zl_buf_free(&list);
 }
 
 /* Paths of documents that lie elsewhere in Apache's layout: an option of the plugin if it has one. */
@@ -371,7 +374,8 @@ void zk_import(struct zk_conf *root, const struct zk_config_source *source, cons
     put_namesrv(root, source, namesrv);
     if (source->face == ZK_FACE_BROKER) {
         check_role(root, file);
-        put_log_path(root, file);
+        put_log_paths(root, "storePathCommitLog", "path_commitlog", file);
+        put_log_paths(root, "readOnlyCommitLogStorePaths", "path_commitlog_read_only", file);
     } else {
         put_path(root, "kvConfigPath", "kv_path", file);
         put_path(root, "configStorePath", "config_path", file);

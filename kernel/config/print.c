@@ -92,11 +92,11 @@ static void print_special(const char *key, struct zl_buf *out)
         for (uint64_t i = 0; i < ns->n; i++)
             zl_buf_fmt(out, "%s%.*s", i ? ";" : "", (int)ns->items[i].len, ns->items[i].ptr);
         zl_buf_cstr(out, "\n");
-    } else if (strcmp(key, "storePathCommitLog") == 0) {
+    } else if (strcmp(key, "storePathCommitLog") == 0 || strcmp(key, "readOnlyCommitLogStorePaths") == 0) {
         const struct zk_instance *in = instance_named("storage-commitlog");
         struct zk_rows rows = { in ? in->plugin->options : NULL, in ? in->plugin->n_options : 0, 0, "" };
         if (in)
-            print_row(key, &rows, "path_commitlog", in->settings, out);
+            print_row(key, &rows, key[0] == 's' ? "path_commitlog" : "path_commitlog_read_only", in->settings, out);
     } else if (strcmp(key, "storePathRootDir") == 0) {
         zl_buf_fmt(out, "storePathRootDir=%s\n", zk_node.data_dir);
     }

@@ -310,10 +310,9 @@ if have:
     write(BROKER, "brokerName=b\n")
     check("namesrvAddr=10.8.8.8:9876\n" in zarya("broker", "-c", BROKER, "-p", env={"NAMESRV_ADDR": "10.8.8.8:9876"})[1], "NAMESRV_ADDR is taken when the file names none")
     check("namesrvAddr" not in zarya("broker", "-c", BROKER, "-p", env={"NAMESRV_ADDR": ""})[1], "without a name server the broker runs alone")
-    write(BROKER, "brokerName=b\nstorePathCommitLog=/a/x,/b/y\n")
-    status, out, err = zarya("broker", "-c", BROKER, "--check")
-    check(status == 1 and f"zarya: {BROKER}:2: storePathCommitLog: this store keeps its log in one folder, and what lies in the others would not be seen" in err.splitlines(),
-          "a log in several folders is refused", err)
+    write(BROKER, "brokerName=b\nstorePathCommitLog=/a/x, st/y\nreadOnlyCommitLogStorePaths=/old/\n")
+    out = zarya("broker", "-c", BROKER, "--print-config")[1]
+    check(f'path_commitlog = "/a/x,{os.getcwd()}/st/y";' in out and 'path_commitlog_read_only = "/old";' in out, "a log in several folders", out)
     write(BROKER, "brokerName=b\nmaxMessageSize=8388608\nserverChannelMaxIdleTimeSeconds=60\ndiskMaxUsedSpaceRatio=80\nstorePathCommitLog=st/log\n")
     out = zarya("broker", "-c", BROKER, "--print-config")[1]
     check(all(t in out for t in ('maxMessageSize = "8 MiB";', 'max_message_size = "8 MiB";', 'idle_timeout = "1 min";', "disk_clean_ratio = 0.8;",

@@ -22,7 +22,7 @@
 /* ---- the disk ------------------------------------------------------------------------------------------------------------- */
 
 /* Used share as df says it: of what users other than root could have. */
-static double used_ratio(struct zr_inst *st, const char *path, struct zr_io_disk *ret)
+double zs_used_ratio(struct zr_inst *st, const char *path, struct zr_io_disk *ret)
 {
     if (st->io->disk(st->io->ctx, path, ret) < 0) return -1;
     double used = (double)(ret->total - ret->free), all = used + (double)ret->available;
@@ -40,7 +40,14 @@ static void ratios_of(struct zr_inst *st, double *ret_log, double *ret_queue)
 void zs_disk_look(struct zr_inst *st)
 {
     struct zr_io_disk log = { 0 }, queue = { 0 };
-    double log_ratio = used_ratio(st, st->log_dir, &log), queue_ratio = used_ratio(st, st->queue_dir, &queue);
+    double log_ratio = -1, queue_ratio = zs_used_ratio(st, st->queue_dir, &queue);
+    for (uint32_t i = 0; i < st->dirs.n; i++) { /* as long as one of the log's disks has room, there is room */
+        struct zr_io_disk disk = { 0 };
+        double ratio = st->dirs.read_only & 1u << i ? -1 : zs_used_ratio(st, st->dirs.path[i], &disk);
+        if (ratio < 0 || (log_ratio >= 0 && ratio >= log_ratio)) continue;
+        log_ratio = ratio;
+        log = disk;
+    }
     double worst = log_ratio > queue_ratio ? log_ratio : queue_ratio;
     uint32_t over = worst > st->conf.ratio_refuse;
     pthread_mutex_lock(&st->work_lock);
@@ -124,7 +131,7 @@ static uint64_t clean(struct zr_inst *st, uint32_t expired, uint32_t force)
     zs_gone_sweep(st);
     uint64_t removed = drop_segments(st, expired, force);
     if (removed) {
-        st->io->sync_dir(st->io->ctx, st->log_dir);
+        zs_dirs_sync(st);
         clean_queues(st, &removed);
         zs_index_clean(st, &removed);
         zs_removed_prune(st);

@@ -50,7 +50,7 @@ static int64_t sync_segment(struct zr_inst *st, struct zs_seg *seg)
 {
     if (seg->packed) return 0; /* was synced before it got its name */
     if (atomic_load(&seg->name_unsynced)) {
-        int64_t r = st->io->sync_dir(st->io->ctx, st->log_dir);
+        int64_t r = st->io->sync_dir(st->io->ctx, zs_dir_of(st, seg->base));
         if (r < 0) return r;
         atomic_store(&seg->name_unsynced, 0);
     }

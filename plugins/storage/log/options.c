@@ -14,11 +14,23 @@ static zr_status refuse(const struct zr_host *host, const char *text)
     return ZR_EINVAL;
 }
 
+static uint32_t paths_ok(struct zr_str list)
+{
+    struct zr_str part;
+    uint32_t n = 0;
+    while (zl_split(&list, ',', &part)) {
+        part = zl_trim(part);
+        if (part.len && (part.ptr[0] != '/' || part.len > 900 || ++n > 8)) return 0;
+    }
+    return 1;
+}
+
 zr_status zs_conf_fill(const struct zr_host *host, const struct zs_settings *s, struct zs_conf *c)
 {
     *c = (struct zs_conf){
         .root = host->data_dir,
         .log_dir = s->path_commitlog.len ? s->path_commitlog.ptr : "",
+        .log_dirs_read_only = s->path_commitlog_read_only.len ? s->path_commitlog_read_only.ptr : "",
         .sync = s->flush == 1,
         .preallocate = s->preallocate,
         .index = s->index,
@@ -48,7 +60,8 @@ zr_status zs_conf_fill(const struct zr_host *host, const struct zs_settings *s, 
         .ratio_refuse = s->disk_refuse_ratio,
     };
     if (!host->data_dir || host->data_dir[0] != '/') return refuse(host, "the data directory of a store is not absolute");
-    if (c->log_dir[0] && c->log_dir[0] != '/') return refuse(host, "path_commitlog: not an absolute path");
+    if (!paths_ok(s->path_commitlog) || !paths_ok(s->path_commitlog_read_only))
+        return refuse(host, "path_commitlog, path_commitlog_read_only: up to 8 absolute paths each, joined by commas");
     if (zs_parse_hours(s->delete_when, &c->delete_hours) != ZR_OK)
         return refuse(host, "delete_when: hours from 00 to 23 joined by semicolons, such as \"04\" or \"04;16\"");
     if (zs_parse_levels(s->delay_levels, c->level_ms, &c->n_levels) != ZR_OK)

@@ -94,11 +94,11 @@ static int64_t change_over(struct change *ch, uint32_t packed)
     int64_t r = ch->base < atomic_load(&st->begin) ? -ECANCELED : 0;
     if (r >= 0 && ch->temporary[0]) r = st->io->rename(st->io->ctx, ch->temporary, name);
     if (r >= 0) ch->temporary[0] = 0;
-    if (r >= 0) r = st->io->sync_dir(st->io->ctx, st->log_dir);
+    if (r >= 0) r = zs_dirs_sync(st);
     if (r >= 0 && packed) r = st->conf.pack->peek(st->io, name, &info);
     if (r >= 0) r = (swapped = zs_seg_swap(st, ch->seg, packed, info.mtime_ns)) ? 0 : -ENOMEM;
     if (r >= 0) r = unlink_there(st, old); /* if it cannot go now, the next start sees to it: both forms are whole */
-    if (r >= 0) r = st->io->sync_dir(st->io->ctx, st->log_dir);
+    if (r >= 0) r = zs_dirs_sync(st);
     pthread_mutex_unlock(&st->clean_lock);
     return swapped ? 0 : r;
 }
@@ -233,7 +233,7 @@ static void drop_twins(struct zr_inst *st)
         if (!ch.seg->packed) n += drop_twin(&ch);
         zs_seg_put(st, ch.seg);
     }
-    if (n) st->io->sync_dir(st->io->ctx, st->log_dir);
+    if (n) zs_dirs_sync(st);
 }
 
 /* Until there may be something to do. ns 0: until woken. */

@@ -417,6 +417,16 @@ static zr_status empty_log(struct recovery *rec, uint64_t found)
     return ZR_OK;
 }
 
+/* The log ended farther than its files reach, and one of its folders is empty: that disk is not mounted. */
+static zr_status missing_folder(struct recovery *rec)
+{
+    struct zr_inst *st = rec->st;
+    const char *empty = zs_dir_empty(st);
+    if (!empty || !rec->snap.valid || rec->snap.pos <= zs_segs_last(st) + st->segs.size) return ZR_OK;
+    return zs_raise(st, ZR_ECORRUPT, 0, "the log ended at %lld, but its files reach to %lld only, and %s is empty: is that disk mounted?",
+                    (long long)rec->snap.pos, (long long)(zs_segs_last(st) + st->segs.size), empty);
+}
+
 static void choose_snapshot(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
@@ -494,6 +504,7 @@ zr_status zs_recover(struct zr_inst *st)
     if (rc == ZR_OK) zs_removed_load(st);
     if (rc == ZR_OK) rc = load_queues(&rec, &found);
     if (rc == ZR_OK && first < 0) rc = empty_log(&rec, found);
+    if (rc == ZR_OK && first >= 0) rc = missing_folder(&rec);
     if (rc == ZR_OK && first < 0) rc = give_up_entries(&rec);
     if (rc == ZR_OK && first >= 0) {
         find_start(&rec);

@@ -17,7 +17,7 @@
 
 void zs_seg_path(struct zr_inst *st, int64_t base, char *to)
 {
-    if (!zs_path(to, "%s/%020lld", st->log_dir, (long long)base)) to[0] = 0;
+    if (!zs_path(to, "%s/%020lld", zs_dir_of(st, base), (long long)base)) to[0] = 0;
 }
 
 uint32_t zs_seg_packed_path(struct zr_inst *st, int64_t base, char *to)
@@ -277,7 +277,7 @@ zr_status zs_seg_drop(struct zr_inst *st, uint32_t first)
         pthread_mutex_unlock(&s->lock);
         return ZR_ENOENT;
     }
-    int64_t r = 0;
+    int64_t r = 0, base = seg->base;
     for (uint32_t form = 0; form < (st->conf.pack ? 2u : 1u) && (r >= 0 || r == -ENOENT); form++) { /* an interrupted change leaves both */
         if (form) zs_seg_packed_path(st, seg->base, path);
         else zs_seg_path(st, seg->base, path);
@@ -306,6 +306,7 @@ zr_status zs_seg_drop(struct zr_inst *st, uint32_t first)
     }
     uint64_t n = s->n;
     pthread_mutex_unlock(&s->lock);
+    zs_dir_forget(st, base);
     if (end) free(seg);
     zs_gauge(st, ZS_M_SEGMENTS, (int64_t)n);
     return ZR_OK;
@@ -329,11 +330,12 @@ void zs_segs_free(struct zr_inst *st)
 struct found {
     int64_t base;
     uint64_t size; /* of the plain form, as its file or the packed one's header tells; 0: the header is damaged */
-    uint32_t packed;
+    uint32_t packed, dir;
     int64_t mtime_ns;
 };
 struct found_list {
     struct zr_inst *st;
+    uint32_t dir; /* the folder that is being read */
     struct found *at;
     uint64_t n, cap;
     uint32_t no_memory;
@@ -360,11 +362,11 @@ static int32_t found_name(void *ctx, const char *name)
     uint32_t form = name_form(name, &base);
     if (form == 3) {
         char path[ZS_PATH];
-        if (zs_path(path, "%s/%s", l->st->log_dir, name)) l->st->io->unlink(l->st->io->ctx, path);
+        if (zs_path(path, "%s/%s", l->st->dirs.path[l->dir], name)) l->st->io->unlink(l->st->io->ctx, path);
         return 0;
     }
     if (form == 0) {
-        zs_log(l->st, ZR_LOG_WARN, "%s/%s is no segment of the log and is left alone", l->st->log_dir, name);
+        zs_log(l->st, ZR_LOG_WARN, "%s/%s is no segment of the log and is left alone", l->st->dirs.path[l->dir], name);
         return 0;
     }
     if (l->n == l->cap) {
@@ -374,7 +376,7 @@ static int32_t found_name(void *ctx, const char *name)
         l->at = at;
         l->cap = cap;
     }
-    l->at[l->n++] = (struct found){ .base = base, .packed = form == 2 };
+    l->at[l->n++] = (struct found){ .base = base, .packed = form == 2, .dir = l->dir };
     return 0;
 }
 
@@ -397,6 +399,11 @@ static zr_status found_twins(struct zr_inst *st, struct found_list *l)
             continue;
         }
         struct found *plain = &l->at[n - 1], *packed = &l->at[i];
+        if (plain->dir != packed->dir) {
+            zs_log(st, ZR_LOG_ERROR, "segment %020lld is in %s and in %s: the former is used", (long long)plain->base,
+                   st->dirs.path[plain->dir], st->dirs.path[packed->dir]);
+            continue;
+        }
         if (packed->size == 0 || plain->size == packed->size || !zs_seg_packed_path(st, packed->base, path)) continue;
         if (st->conf.pack->verify(st->io, path, NULL) != 0) continue;
         zs_seg_path(st, packed->base, path);
@@ -457,6 +464,7 @@ static zr_status found_add(struct zr_inst *st, const struct found_list *l)
             return zs_raise(st, ZR_ECORRUPT, 0, "%s/%020lld does not lie on a multiple of the segment size %lld",
                             st->log_dir, (long long)f->base, (long long)st->segs.size);
         }
+        if (!zs_dir_set(st, f->base, f->dir)) return ZR_ENOMEM;
         zr_status rc = found_mend(st, f);
         if (rc != ZR_OK) return rc;
         struct zs_seg *seg = zs_seg_add(st, f->base, -1);
@@ -477,6 +485,7 @@ static zr_status found_look(struct zr_inst *st, struct found *f)
     char path[ZS_PATH];
     struct zr_io_stat stat;
     struct zs_pack_info info = { 0 };
+    if (!zs_dir_set(st, f->base, f->dir)) return ZR_ENOMEM;
     zs_seg_path(st, f->base, path);
     if (f->packed && !st->conf.pack)
         return zs_raise(st, ZR_EINVAL, 0, "%s" ZS_PACKED " is a compressed segment: open this log with storage-zstd, or expand it with "
@@ -504,9 +513,12 @@ zr_status zs_segs_load(struct zr_inst *st)
     struct found_list l = { .st = st };
     zr_status rc = ZR_OK;
     st->segs.size = st->conf.segment_size;
-    int64_t r = st->io->list(st->io->ctx, st->log_dir, found_name, &l);
-    if (l.no_memory) rc = ZR_ENOMEM;
-    else if (r < 0) rc = zs_raise(st, zs_status_of(r), r, "%s cannot be read: %s", st->log_dir, zs_errno_text(r));
+    for (; l.dir < st->dirs.n && rc == ZR_OK; l.dir++) {
+        const char *dir = st->dirs.path[l.dir];
+        int64_t r = st->io->list(st->io->ctx, dir, found_name, &l);
+        if (l.no_memory) rc = ZR_ENOMEM;
+        else if (r < 0) rc = zs_raise(st, zs_status_of(r), r, "%s cannot be read: %s", dir, zs_errno_text(r));
+    }
     for (uint64_t i = 0; rc == ZR_OK && i < l.n; i++) rc = found_look(st, &l.at[i]);
     if (rc == ZR_OK && l.n) {
         qsort(l.at, l.n, sizeof *l.at, by_base);
@@ -528,6 +540,7 @@ zr_status zs_segs_load(struct zr_inst *st)
 int64_t zs_seg_create(struct zr_inst *st, int64_t base, uint32_t preallocate)
 {
     char path[ZS_PATH];
+    if (!zs_dir_choose(st, base)) return -EROFS;
     zs_seg_path(st, base, path);
     int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE | ZR_IO_CREATE, 0644);
     if (fd < 0) return fd;
@@ -581,7 +594,7 @@ void zs_prepare_main(void *arg)
         pthread_mutex_unlock(&st->prep_lock);
         zs_disk_look(st); /* a fast sender must not fill the disk between two looks by the clock */
         int64_t fd = zs_seg_create(st, base, st->conf.preallocate);
-        if (fd >= 0) st->io->sync_dir(st->io->ctx, st->log_dir);
+        if (fd >= 0) st->io->sync_dir(st->io->ctx, zs_dir_of(st, base));
         else zs_log(st, ZR_LOG_WARN, "the next segment %020lld cannot be made yet: %s", (long long)base, zs_errno_text(fd));
         pthread_mutex_lock(&st->prep_lock);
         if (st->prep_want == base) {

@@ -37,7 +37,7 @@ static void make_locks(struct zr_inst *st)
     pthread_mutexattr_destroy(&attr);
     pthread_mutex_t *const plain[] = { &st->segs.lock, &st->files.lock, &st->stage_lock, &st->prep_lock, &st->dirty_lock,
                                        &st->drain_lock, &st->removed_lock, &st->heal_lock, &st->flush_lock, &st->work_lock,
-                                       &st->clean_lock };
+                                       &st->clean_lock, &st->dirs.lock };
     for (uint64_t i = 0; i < sizeof plain / sizeof *plain; i++) pthread_mutex_init(plain[i], NULL);
     pthread_rwlock_init(&st->table_lock, NULL);
     pthread_cond_t *const conds[] = { &st->prep_cond, &st->flush_cond, &st->flushed_cond, &st->work_cond, &st->clean_cond };
@@ -48,7 +48,7 @@ static void end_locks(struct zr_inst *st)
 {
     pthread_mutex_t *const all[] = { &st->append_lock, &st->segs.lock, &st->files.lock, &st->stage_lock, &st->prep_lock,
                                      &st->dirty_lock, &st->drain_lock, &st->removed_lock, &st->heal_lock, &st->flush_lock,
-                                     &st->work_lock, &st->clean_lock };
+                                     &st->work_lock, &st->clean_lock, &st->dirs.lock };
     for (uint64_t i = 0; i < sizeof all / sizeof *all; i++) pthread_mutex_destroy(all[i]);
     pthread_rwlock_destroy(&st->table_lock);
     pthread_cond_t *const conds[] = { &st->prep_cond, &st->flush_cond, &st->flushed_cond, &st->work_cond, &st->clean_cond };
@@ -58,9 +58,7 @@ static void end_locks(struct zr_inst *st)
 static uint32_t make_paths(struct zr_inst *st)
 {
     const char *root = st->conf.root;
-    uint32_t ok = st->conf.log_dir && st->conf.log_dir[0] ? zs_path(st->log_dir, "%s", st->conf.log_dir)
-                                                          : zs_path(st->log_dir, "%s/commitlog", root);
-    return ok && zs_path(st->queue_dir, "%s/consumequeue", root) && zs_path(st->index_dir, "%s/index", root) &&
+    return zs_dirs_init(st) && zs_path(st->queue_dir, "%s/consumequeue", root) && zs_path(st->index_dir, "%s/index", root) &&
            zs_path(st->own_dir, "%s/zarya", root);
 }
 
@@ -118,10 +116,12 @@ void zs_destroy(struct zr_inst *st)
 
 static zr_status make_folders(struct zr_inst *st)
 {
-    const char *const all[] = { st->conf.root, st->log_dir, st->queue_dir, st->index_dir, st->own_dir };
-    for (uint64_t i = 0; i < sizeof all / sizeof *all; i++) {
-        int64_t r = zl_io_mkdirs(st->io, all[i]);
-        if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be made: %s", all[i], zs_errno_text(r));
+    const char *const all[] = { st->conf.root, st->queue_dir, st->index_dir, st->own_dir };
+    const uint32_t n = sizeof all / sizeof *all;
+    for (uint32_t i = 0; i < n + st->dirs.n; i++) {
+        const char *dir = i < n ? all[i] : st->dirs.path[i - n];
+        int64_t r = zl_io_mkdirs(st->io, dir);
+        if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be made: %s", dir, zs_errno_text(r));
     }
     return ZR_OK;
 }
@@ -198,6 +198,7 @@ static void release_all(struct zr_inst *st)
     zs_qfiles_free(st);
     zs_queues_free(st);
     zs_segs_free(st);
+    zs_dirs_free(st);
     zs_pack_free(st);
     zs_removed_free(st);
     zs_stages_free(st);

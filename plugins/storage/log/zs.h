@@ -42,7 +42,8 @@ struct zs_pack_ops {
 
 struct zs_conf {
     const char *root;    /* the store's folder, absolute */
-    const char *log_dir; /* the log's folder, or "" for <root>/commitlog */
+    const char *log_dir; /* the log's folder, or several joined by commas, or "" for <root>/commitlog */
+    const char *log_dirs_read_only; /* folders of the log that take no new files, joined by commas, or "" or NULL */
     uint32_t sync;       /* 1: visible follows flushed */
     uint32_t preallocate; /* 1: fallocate segments when they are prepared */
     uint32_t index;      /* 1: keep hash index files */

@@ -77,6 +77,20 @@ struct zs_segs {
     uint64_t serials, n_packs_open;
 };
 
+/* ---- the folders of the log (dirs.c) ---- */
+#define ZS_MAX_DIRS 16u
+struct zs_dir_entry {
+    int64_t base;
+    uint32_t dir, reserved;
+};
+struct zs_dirs {
+    pthread_mutex_t lock; /* over at */
+    char path[ZS_MAX_DIRS][ZS_PATH];
+    uint32_t n, read_only;      /* read_only: bit i for folder i */
+    struct zs_dir_entry *at;    /* which file lies where, by base; nothing when there is one folder */
+    uint64_t n_at, cap;
+};
+
 /* ---- queues (queue.c) ---- */
 struct zr_queue {
     pthread_mutex_t lock;
@@ -192,6 +206,7 @@ struct zr_inst {
     const struct zr_metrics_v1 *metrics;
     struct zs_conf conf;
     uint32_t metric0, metrics_on;
+    struct zs_dirs dirs;
     char log_dir[ZS_PATH], queue_dir[ZS_PATH], index_dir[ZS_PATH], own_dir[ZS_PATH];
     int32_t lock_fd;
     uint32_t lock_ours;  /* the one who had the lock before was Zarya: no other broker wrote since our snapshot */
@@ -304,6 +319,16 @@ uint32_t zs_name_offset(const char *name, int64_t *ret);
 /* Is [fd off, +len) all zero? Skips holes where the seam can. 1, 0, or -errno; *ret_at the first byte that is not. */
 int64_t zs_is_zero(struct zr_inst *st, int32_t fd, int64_t off, int64_t len, int64_t *ret_at);
 int64_t zs_zero(struct zr_inst *st, int32_t fd, int64_t off, int64_t len);
+
+/* ---- dirs.c ---- */
+uint32_t zs_dirs_init(struct zr_inst *st); /* 0: too many of them, or too long */
+void zs_dirs_free(struct zr_inst *st);
+const char *zs_dir_of(struct zr_inst *st, int64_t base); /* where the file lies */
+uint32_t zs_dir_set(struct zr_inst *st, int64_t base, uint32_t dir);
+void zs_dir_forget(struct zr_inst *st, int64_t base);
+uint32_t zs_dir_choose(struct zr_inst *st, int64_t base); /* says where a new file is to lie; 0: nowhere */
+int64_t zs_dirs_sync(struct zr_inst *st);
+const char *zs_dir_empty(struct zr_inst *st); /* at a start: one of several folders that holds no file of the log, or NULL */
 
 /* ---- segment.c ---- */
 zr_status zs_segs_load(struct zr_inst *st);
@@ -502,6 +527,7 @@ int64_t zs_store_ms(const uint8_t *record); /* needs 80 bytes */
 void zs_clean_start(struct zr_inst *st);
 void zs_clean_stop(struct zr_inst *st);
 void zs_disk_look(struct zr_inst *st);
+double zs_used_ratio(struct zr_inst *st, const char *path, struct zr_io_disk *ret); /* as df says it; -1: not to be had */
 void zs_clean_hurry(struct zr_inst *st); /* the disk is full: the next look at it comes at once. With no lock held */
 
 /* ---- index.c ---- */

@@ -15,7 +15,7 @@ struct zs_settings {
     int64_t retention_hours, retention_bytes, clean_interval;
     int64_t hot_bytes, hot_messages, cold_bytes, cold_messages;
     int64_t open_queue_files, open_segments, tail_memory;
-    struct zr_str path_commitlog, delete_when, delay_levels;
+    struct zr_str path_commitlog, path_commitlog_read_only, delete_when, delay_levels;
     double memory_ratio, disk_clean_ratio, disk_force_ratio, disk_refuse_ratio;
     uint8_t preallocate, index, clean_forcibly, property_crc, property_crc_check;
 };
@@ -37,7 +37,8 @@ extern const struct zr_storage_v1 zs_storage;
     ZS_ROW(segment_size, ZR_OPT_I64, 0, "1 GiB", "4096", "2147483647", "bytes", "Size of a log file. A log keeps the size it was made with."), \
     ZS_ROW(queue_file_size, ZR_OPT_I64, 0, "6000000", "20", "2147483640", "bytes", "Size of a queue file, rounded up to a multiple of 20."), \
     ZS_ROW(max_message_size, ZR_OPT_I64, 0, "4 MiB", "1024", "67000000", "bytes", "Largest body of a message, and of a client's batch as a whole."), \
-    ZS_ROW(path_commitlog, ZR_OPT_STR, 0, NULL, NULL, NULL, NULL, "Folder of the log, absolute, if it is not commitlog in the data directory."), \
+    ZS_ROW(path_commitlog, ZR_OPT_STR, 0, NULL, NULL, NULL, NULL, "Folder of the log, absolute, if it is not commitlog in the data directory; or several, joined by commas: new files go to each in turn."), \
+    ZS_ROW(path_commitlog_read_only, ZR_OPT_STR, 0, NULL, NULL, NULL, NULL, "Folders of the log, absolute, joined by commas, that take no new files."), \
     ZS_ROW(preallocate, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "Reserve the whole of a log file on the disk when it is made ahead."), \
     ZS_ROW(index, ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL, "Keep the index by message key."), \
     ZS_ROW(property_crc, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "End each record in a checksum of all of it, RocketMQ's enabledAppendPropCRC."), \

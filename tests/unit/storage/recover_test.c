@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a start makes of a folder: closed cleanly, killed at any moment, cut, flipped, with files missing. */
 #include "host.h"
+#include <sys/stat.h>
+#include <sys/time.h>
 
 #define SIZE 500u
 #define REC (91 + 1 + SIZE) /* topic "T" */
@@ -719,4 +721,68 @@ Test(recover, random_damage_never_gives_a_wrong_byte)
     }
     world_end(dirty);
     world_end(base);
+}
+
+/* Files of the log in a folder. */
+static uint64_t segments_in(struct world *w, const char *name)
+{
+    char path[1024];
+    file_path(w, path, "%s", name);
+    return count_files(path);
+}
+
+Test(recover, a_log_in_several_folders)
+{
+    static char dirs[2048], more[1024];
+    char path[1024], moved[1024];
+    struct world *w = world_new("dirs");
+    snprintf(dirs, sizeof dirs, "%s/b,%s/a,", w->dir, w->dir);
+    snprintf(more, sizeof more, "%s/old", w->dir);
+    w->conf.log_dir = dirs;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 700, 500); /* seven segments of 64 KiB */
+    cr_assert_eq(segments_in(w, "a") + segments_in(w, "b"), segments_in(w, "commitlog") + 7);
+    file_path(w, path, "a/%020d", 0); /* the first of the folders sorted by name has the file of number 0 */
+    cr_assert_eq(file_size_of(path), 65536);
+    file_path(w, path, "b/%020d", 65536);
+    cr_assert_eq(file_size_of(path), 65536);
+    world_close(w);
+    file_path(w, path, "a/%020d", 0); /* files may be moved to another disk, and left to be read only */
+    file_path(w, moved, "old");
+    cr_assert_eq(mkdir(moved, 0755), 0);
+    file_path(w, moved, "old/%020d", 0);
+    cr_assert_eq(rename(path, moved), 0);
+    w->conf.log_dirs_read_only = more;
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(read_all(w, "T", 0, 500), 700);
+    put_many(w, "T", 0, 300, 500);
+    cr_assert_eq(segments_in(w, "old"), 1);
+    cr_assert_geq(segments_in(w, "a"), 4);
+    cr_assert_geq(segments_in(w, "b"), 4);
+    world_close(w);
+    file_path(w, path, "zarya/queues"); /* all is made anew from all folders */
+    remove(path);
+    file_path(w, path, "zarya/queues.bak");
+    remove(path);
+    file_path(w, path, "consumequeue");
+    remove_tree(path);
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(read_all(w, "T", 0, 500), 1000);
+    uint64_t removed;
+    struct timeval times[2] = { { 1000000000, 0 }, { 1000000000, 0 } };
+    cr_assert_eq(utimes(moved, times), 0);
+    cr_assert_eq(zs_clean(w->st, &removed), ZR_OK);
+    cr_assert_eq(segments_in(w, "old"), 0);
+    cr_assert_gt(min_of(w, "T", 0), 0);
+    world_close(w);
+    file_path(w, path, "b"); /* a disk that is not there */
+    file_path(w, moved, "elsewhere");
+    cr_assert_eq(rename(path, moved), 0);
+    cr_assert_eq(world_open(w), ZR_ECORRUPT); /* and had the newest file */
+    cr_assert(strstr(w->error, "mounted"), "%s", w->error);
+    remove_tree(path);
+    cr_assert_eq(rename(moved, path), 0);
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(max_of(w, "T", 0), 1000);
+    world_end(w);
 }
