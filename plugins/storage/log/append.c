@@ -244,7 +244,7 @@ static zr_status roll(struct zr_inst *st)
 {
     int64_t base = st->active ? st->active->base + st->segs.size : atomic_load(&st->end);
     int64_t fd = zs_prepared_take(st, base);
-    if (fd < 0) fd = zs_seg_create(st, base, 0);
+    if (fd < 0) fd = zs_seg_create(st, base);
     if (fd < 0) {
         if (!atomic_exchange(&st->disk_full, 1))
             zs_log(st, ZR_LOG_ERROR, "segment %020lld cannot be made: %s", (long long)base, zs_errno_text(fd));

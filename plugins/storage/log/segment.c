@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include "zs_pack.h"
 
+#define AHEAD_PIECE (4ll << 20)
+
 void zs_seg_path(struct zr_inst *st, int64_t base, char *to)
 {
     if (!zs_path(to, "%s/%020lld", zs_dir_of(st, base), (long long)base)) to[0] = 0;
@@ -537,23 +539,58 @@ zr_status zs_segs_load(struct zr_inst *st)
 
 /* ---- making --------------------------------------------------------------------------------------------------------- */
 
-int64_t zs_seg_create(struct zr_inst *st, int64_t base, uint32_t preallocate)
+/* Writes the whole file with zeroes, a piece at a time, so that nothing of it is left for the file system to decide when
+ * records in it are synced. When the disk is full the rest stays sparse: appends say so themselves. */
+static int64_t write_ahead(struct zr_inst *st, int32_t fd)
 {
-    char path[ZS_PATH];
-    if (!zs_dir_choose(st, base)) return -EROFS;
-    zs_seg_path(st, base, path);
+    int64_t r = st->io->fallocate(st->io->ctx, fd, 0, st->segs.size);
+    if (r < 0 && r != -EOPNOTSUPP) return r == -ENOSPC ? 0 : r;
+    for (int64_t at = 0; at < st->segs.size && !atomic_load(&st->stopping); at += AHEAD_PIECE) {
+        r = zs_zero(st, fd, at, st->segs.size - at < AHEAD_PIECE ? st->segs.size - at : AHEAD_PIECE);
+        if (r >= 0) r = st->io->fdatasync(st->io->ctx, fd);
+        if (r < 0) return r == -ENOSPC || r == -EDQUOT ? 0 : r;
+    }
+    return 0;
+}
+
+/* Makes the file of a segment under the given name. */
+static int64_t create_at(struct zr_inst *st, const char *path, uint32_t ahead)
+{
     int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE | ZR_IO_CREATE, 0644);
     if (fd < 0) return fd;
     int64_t r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->segs.size);
-    if (r >= 0 && preallocate) {
-        r = st->io->fallocate(st->io->ctx, (int32_t)fd, 0, st->segs.size);
-        if (r == -EOPNOTSUPP || r == -ENOSPC) r = 0; /* sparse then: appends say when the disk is full */
-    }
+    if (r >= 0 && ahead) r = write_ahead(st, (int32_t)fd);
     if (r < 0) {
         st->io->close(st->io->ctx, (int32_t)fd); /* the name stays: another thread may be making the same segment */
         return r;
     }
     return fd;
+}
+
+int64_t zs_seg_create(struct zr_inst *st, int64_t base)
+{
+    char path[ZS_PATH];
+    if (!zs_dir_choose(st, base)) return -EROFS;
+    zs_seg_path(st, base, path);
+    return create_at(st, path, 0);
+}
+
+/* A file that is written ahead gets its name when it is done, and only if the appender did not come first and made one. */
+static int64_t create_ahead(struct zr_inst *st, int64_t base)
+{
+    char path[ZS_PATH], other[ZS_PATH];
+    if (!st->conf.preallocate) return zs_seg_create(st, base);
+    if (!zs_dir_choose(st, base)) return -EROFS;
+    zs_seg_path(st, base, path);
+    if (!zs_path(other, "%s.tmp", path)) return -ENAMETOOLONG;
+    int64_t fd = create_at(st, other, 1);
+    pthread_mutex_lock(&st->prep_lock);
+    int64_t r = fd < 0 ? fd : st->prep_want == base ? st->io->rename(st->io->ctx, other, path) : -ECANCELED;
+    pthread_mutex_unlock(&st->prep_lock);
+    if (r >= 0) return fd;
+    if (fd >= 0) st->io->close(st->io->ctx, (int32_t)fd);
+    st->io->unlink(st->io->ctx, other);
+    return r;
 }
 
 void zs_prepare_want(struct zr_inst *st, int64_t base)
@@ -593,9 +630,9 @@ void zs_prepare_main(void *arg)
         }
         pthread_mutex_unlock(&st->prep_lock);
         zs_disk_look(st); /* a fast sender must not fill the disk between two looks by the clock */
-        int64_t fd = zs_seg_create(st, base, st->conf.preallocate);
+        int64_t fd = create_ahead(st, base);
         if (fd >= 0) st->io->sync_dir(st->io->ctx, zs_dir_of(st, base));
-        else zs_log(st, ZR_LOG_WARN, "the next segment %020lld cannot be made yet: %s", (long long)base, zs_errno_text(fd));
+        else if (fd != -ECANCELED) zs_log(st, ZR_LOG_WARN, "the next segment %020lld cannot be made yet: %s", (long long)base, zs_errno_text(fd));
         pthread_mutex_lock(&st->prep_lock);
         if (st->prep_want == base) {
             st->prep_want = -1;

@@ -45,7 +45,7 @@ struct zs_conf {
     const char *log_dir; /* the log's folder, or several joined by commas, or "" for <root>/commitlog */
     const char *log_dirs_read_only; /* folders of the log that take no new files, joined by commas, or "" or NULL */
     uint32_t sync;       /* 1: visible follows flushed */
-    uint32_t preallocate; /* 1: fallocate segments when they are prepared */
+    uint32_t preallocate; /* 1: segments that are made ahead are written with zeroes first */
     uint32_t index;      /* 1: keep hash index files */
     uint32_t property_crc; /* 1: records end in a checksum of all of them (enabledAppendPropCRC) */
     uint32_t property_crc_check; /* 1: a recovery takes only records with a right one (forceVerifyPropCRC) */

@@ -340,7 +340,7 @@ void zs_seg_pin(struct zr_inst *st, struct zs_seg *seg); /* once more; the calle
 /* Puts a segment into the table; fd >= 0 is taken over. Returned pinned; NULL: no memory. */
 struct zs_seg *zs_seg_add(struct zr_inst *st, int64_t base, int32_t fd);
 /* Creates the file of a segment in full size: a descriptor or -errno. */
-int64_t zs_seg_create(struct zr_inst *st, int64_t base, uint32_t preallocate);
+int64_t zs_seg_create(struct zr_inst *st, int64_t base);
 void zs_seg_path(struct zr_inst *st, int64_t base, char *to);
 /* Takes the oldest (first 1) or the newest segment out of the table and unlinks its file. */
 zr_status zs_seg_drop(struct zr_inst *st, uint32_t first);

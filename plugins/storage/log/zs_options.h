@@ -39,7 +39,7 @@ extern const struct zr_storage_v1 zs_storage;
     ZS_ROW(max_message_size, ZR_OPT_I64, 0, "4 MiB", "1024", "67000000", "bytes", "Largest body of a message, and of a client's batch as a whole."), \
     ZS_ROW(path_commitlog, ZR_OPT_STR, 0, NULL, NULL, NULL, NULL, "Folder of the log, absolute, if it is not commitlog in the data directory; or several, joined by commas: new files go to each in turn."), \
     ZS_ROW(path_commitlog_read_only, ZR_OPT_STR, 0, NULL, NULL, NULL, NULL, "Folders of the log, absolute, joined by commas, that take no new files."), \
-    ZS_ROW(preallocate, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "Reserve the whole of a log file on the disk when it is made ahead."), \
+    ZS_ROW(preallocate, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "Write a log file that is made ahead with zeroes first: a sync of what is put into it later has less to wait for, at the price of writing everything twice."), \
     ZS_ROW(index, ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL, "Keep the index by message key."), \
     ZS_ROW(property_crc, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "End each record in a checksum of all of it, RocketMQ's enabledAppendPropCRC."), \
     ZS_ROW(property_crc_check, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "Take only records with a right one in a recovery, RocketMQ's forceVerifyPropCRC."), \

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Appending: offsets, records, groups, segments, limits, and what the files hold afterwards. */
 #include "host.h"
+#include <sys/stat.h>
 
 Test(append, first_message_is_found_by_its_queue)
 {
@@ -315,5 +316,29 @@ Test(append, segments_that_are_preallocated)
     char path[1024];
     file_path(w, path, "commitlog");
     cr_assert_eq(count_files(path), 3);
+    world_end(w);
+}
+
+Test(append, segments_made_ahead_can_be_written_first)
+{
+    struct world *w = world_new("ahead");
+    char path[1024], temporary[1024];
+    struct stat made;
+    w->conf.preallocate = 1;
+    cr_assert_eq(world_open(w), ZR_OK);
+    file_path(w, path, "commitlog/%020d", 65536);
+    put_many(w, "T", 0, 90, 500); /* most of the first one: the next is asked for */
+    for (int i = 0; i < 2000 && file_size_of(path) != 65536; i++) usleep(1000);
+    cr_assert_eq(stat(path, &made), 0);
+    cr_assert_geq((int64_t)made.st_blocks * 512, 65536, "no hole in it");
+    put_many(w, "T", 0, 900, 500); /* faster than files are made: who comes first makes it, and nothing is written over */
+    cr_assert_eq(read_all(w, "T", 0, 500), 990);
+    w = world_kill(w);
+    cr_assert_eq(read_all(w, "T", 0, 500), 990);
+    world_close(w);
+    for (int i = 0; i < 20; i++) {
+        file_path(w, temporary, "commitlog/%020d.tmp", i * 65536);
+        cr_assert_eq(file_size_of(temporary), -1);
+    }
     world_end(w);
 }
