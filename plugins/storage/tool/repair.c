@@ -104,8 +104,18 @@ static void store_run(struct zt_repair *r, struct zs_conf *conf)
 
 /* ---- what is put aside so that it is made again ------------------------------------------------------------------------------ */
 
+/* A record whose keys lie in two files is read again only if both are made anew. */
+static void neighbours_mark(struct zt_index *ix)
+{
+    for (uint64_t i = 0; i + 1 < ix->n; i++)
+        if (ix->files[i].bad && ix->files[i].last == ix->files[i + 1].first) ix->files[i + 1].bad = 1;
+    for (uint64_t i = ix->n; i-- > 1;)
+        if (ix->files[i].bad && ix->files[i - 1].last == ix->files[i].first) ix->files[i - 1].bad = 1;
+}
+
 static void index_aside(struct zt_repair *r)
 {
+    neighbours_mark(&r->c->index);
     for (uint64_t i = 0; i < r->c->index.n; i++) {
         char rel[ZS_PATH];
         struct zt_ifile *f = &r->c->index.files[i];
