@@ -445,6 +445,8 @@ def shows(origin):
     doc = json.loads(out)
     check(sum(q["messages"] for q in doc["queues"] if q["topic"] == "A") == N and doc["indexEntries"] >= 3 * N and doc["newest"] >= doc["oldest"] > 0, "stats", doc["queues"][:3])
     check(store("stats", origin)[0] == 0 and store("check", origin)[0] == 0, "both as text")
+    r = zaryactl("store", "check", origin, timeout=60)
+    check(r.returncode == 0 and r.stdout.rstrip().endswith("clean"), "zaryactl store runs it", r.stdout[-300:])
     check(store("check", "/nonexistent")[0] == 3 and store("check", temp_dir())[0] == 3 and store("show", origin)[0] == 3, "what cannot be checked is said so")
 
 
