@@ -688,6 +688,7 @@ uint32_t zs_entries(struct zr_inst *st, struct zr_queue *q, int64_t offset, int6
         for (int64_t i = 0; i < n; i++) {
             struct zs_entry e;
             zs_entry_load(raw + i * ZS_ENTRY, &e);
+            if (e.tags <= ZS_EXT_ADDRESS) zs_tags_resolve(st, &e, 1);
             physical[done] = e.phys;
             sizes[done] = (uint32_t)e.size;
             tag_codes[done++] = e.tags;

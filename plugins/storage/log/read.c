@@ -273,6 +273,21 @@ static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verd
     return 1;
 }
 
+/* With enableConsumeQueueExt RocketMQ keeps in an entry, in place of its tags code, an address in consumequeue_ext: all values
+ * below those of a hash. The record itself says what the code is. */
+void zs_tags_resolve(struct zr_inst *st, struct zs_entry *e, uint32_t n)
+{
+    struct zs_scan s = { .st = NULL };
+    for (uint32_t i = 0; i < n; i++) {
+        struct zl_record rec;
+        if (e[i].tags > ZS_EXT_ADDRESS || !zs_entry_real(&e[i])) continue;
+        if (!s.st) zs_scan_open(&s, st, 0, INT64_MAX, 0);
+        s.pos = e[i].phys;
+        if (zs_scan_next(&s, &rec) == ZS_SCAN_RECORD && rec.physical_offset == e[i].phys) e[i].tags = zs_tags_of(st, &rec);
+    }
+    if (s.st) zs_scan_close(&s);
+}
+
 /* Up to ENTRIES entries at next, judged by the filter. How many; 0: none can be had; -EAGAIN. */
 static int64_t chunk_load(struct reading *r, struct zs_entry *entries, uint8_t *verdicts)
 {
@@ -282,10 +297,14 @@ static int64_t chunk_load(struct reading *r, struct zs_entry *entries, uint8_t *
     if (want > (int64_t)(r->max_scan - r->scanned)) want = r->max_scan - r->scanned;
     int64_t n = zs_queue_copy(r->st, r->q, r->next, (uint32_t)want, raw, r->req->flags & ZR_READ_NOWAIT);
     if (n <= 0) return n;
+    uint32_t addresses = 0;
     for (int64_t i = 0; i < n; i++) {
         zs_entry_load(raw + i * ZS_ENTRY, &entries[i]);
-        tags[i] = entries[i].tags;
+        addresses |= entries[i].tags <= ZS_EXT_ADDRESS;
     }
+    if (addresses && (r->req->flags & ZR_READ_NOWAIT)) return -EAGAIN; /* records must be read for it */
+    if (addresses) zs_tags_resolve(r->st, entries, (uint32_t)n);
+    for (int64_t i = 0; i < n; i++) tags[i] = entries[i].tags;
     if (r->req->filter && r->req->prog) r->req->filter->by_tags(r->req->prog, tags, (uint32_t)n, verdicts);
     else memset(verdicts, ZR_MATCH_YES, (size_t)n);
     return n;

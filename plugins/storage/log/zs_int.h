@@ -513,7 +513,13 @@ uint32_t zs_queues_load_quick(struct zr_inst *st, const struct zs_snapshot *snap
 /* Cuts the queue so that no entry reaches beyond the log's end at tail. */
 int64_t zs_queue_truncate(struct zr_inst *st, struct zr_queue *q, int64_t tail);
 
+/* ---- foreign.c ---- */
+/* Says what of the store is in forms that are not read; ZR_EINVAL: without them it cannot be served. */
+zr_status zs_foreign_look(struct zr_inst *st);
+
 /* ---- read.c ---- */
+#define ZS_EXT_ADDRESS (-2147483649ll) /* tags codes from here down are addresses in RocketMQ's consumequeue_ext */
+void zs_tags_resolve(struct zr_inst *st, struct zs_entry *e, uint32_t n); /* puts the code that the record has in their place */
 /* Is [ptr, +len) in memory? */
 uint32_t zs_in_memory(const uint8_t *ptr, uint64_t len);
 /* Brings a range of a segment into memory by pread, so that a failing disk is an errno and not a signal. 0 or -errno. */

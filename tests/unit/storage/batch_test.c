@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Batch consume queues: offsets of batches, reading inside one, RocketMQ's files, recovery from each kind of stop; and records
  * that end in a property CRC. */
+#include <sys/stat.h>
 #include "host.h"
 
 static struct zr_put put_batch(struct world *w, const char *topic, int32_t queue_id, uint32_t n, const char *body)
@@ -193,5 +194,33 @@ Test(batch, records_end_in_a_property_crc_when_told_to)
     w = world_kill(w);
     (void)abort_path;
     cr_assert(world_said(w, "property CRC"), "%s", w->lines);
+    world_end(w);
+}
+
+Test(batch, forms_that_are_not_read_are_told_or_refused)
+{
+    struct world *w = world_new("rocks");
+    char path[1024];
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 20, 300);
+    world_close(w);
+    file_path(w, path, "consumequeue/CURRENT");
+    fclose(fopen(path, "w"));
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert(world_said(w, "consume queues in RocksDB"), "%s", w->lines);
+    cr_assert_eq(read_all(w, "T", 0, 300), 20);
+    world_close(w);
+    file_path(w, path, "config");
+    mkdir(path, 0755);
+    file_path(w, path, "config/rdb");
+    mkdir(path, 0755);
+    file_path(w, path, "config/rdb/CURRENT");
+    fclose(fopen(path, "w"));
+    cr_assert_eq(world_open(w), ZR_EINVAL);
+    cr_assert(strstr(w->error, "rocksDBConfigToJson"), "%s", w->error);
+    file_path(w, path, "config/topics.json");
+    fclose(fopen(path, "w"));
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(read_all(w, "T", 0, 300), 20);
     world_end(w);
 }
