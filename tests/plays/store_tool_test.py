@@ -526,6 +526,30 @@ def random_damage(origin, rounds, seed=None):
     return bad
 
 
+def killed_repairs(origin, rounds):
+    """--repair is ended at any moment: run again, it ends what it began, and no whole message is gone."""
+    bad, cut_short = [], 0
+    for i in range(rounds):
+        top = temp_dir()
+        d = os.path.join(top, "data")
+        subprocess.run(["cp", "-r", "--sparse=always", origin, d], check=True)
+        for damage in (body_flipped, segment_cut_in_its_middle, queue_page_zeroed, queue_last_file_deleted, index_file_cut, checkpoint_cut, topics_torn):
+            damage(d)
+        left = in_log(d)
+        for _ in range(3):
+            p = start([TOOL, "check", d, "--repair"], os.path.join(top, "log"))
+            time.sleep(random.uniform(0, 0.15))
+            if p.poll() is None:
+                p.kill()
+                cut_short += 1
+            p.wait()
+        status, doc = checked(d, "--repair")
+        if status or in_log(d) != left or checked(d)[0]:
+            bad.append((status, len(left), len(in_log(d)), doc["findings"][:3]))
+        shutil.rmtree(top, True)
+    check(not bad and cut_short, f"--repair killed {cut_short} times in its middle: run again it makes all clean", bad[:2])
+
+
 def maven_there():
     try:
         return apache_server("5.5.0")
@@ -547,6 +571,7 @@ if __name__ == "__main__":
     converts(origin)
     damage_all(origin, "zarya", DAMAGES)
     random_damage(origin, 1000 if FULL else 15)
+    killed_repairs(origin, 50 if FULL else 5)
     if FULL or os.environ.get("ZARYA_APACHE"):
         apache()
     done()
