@@ -12,10 +12,13 @@
  *   4. Readers of the old form go on with it; it ends with their last hold.
  *   5. Between pieces of work the thread waits as long as pack_rate asks for, and ends at once when the store stops. */
 #include <errno.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include "zs_pack.h"
 
 #define RETRY_NS 10000000000ll /* after a failure; twice as long after each further one */
 #define RETRY_MAX_NS 600000000000ll
+#define BEHIND 10              /* nice value */
 #define PIECE (4u << 20)       /* bytes between two looks at the rate */
 
 struct change {
@@ -261,6 +264,7 @@ void zs_pack_main(void *arg)
 {
     struct zr_inst *st = arg;
     int64_t retry_ns = RETRY_NS;
+    setpriority(PRIO_PROCESS, (id_t)gettid(), BEHIND); /* of this thread alone; senders and readers come first */
     if (!st->conf.compress) drop_twins(st);
     while (!atomic_load(&st->stopping)) {
         if (st->conf.compress) ask_for_wake(st);

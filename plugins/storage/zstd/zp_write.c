@@ -17,8 +17,8 @@
 #define OUT (256u << 10)
 #define LEAST_RECORD 91u
 #define MAX_RECORD (64u << 20)
-#define PROBES 256u
-#define PROBE (32u << 10)
+#define PROBES 128u
+#define PROBE (16u << 10)
 #define MAX_SAMPLES 65536u
 #define TRIALS 32u
 
@@ -33,6 +33,7 @@ struct packer {
     int64_t base, size, mtime_ns;
     uint8_t *win; /* bytes [win_at, win_at + win_len) of the segment */
     uint64_t win_cap, win_len;
+    uint64_t win_step; /* bytes to read at least, when something must be read */
     int64_t win_at;
     uint8_t *buf; /* what is not written yet, of the file's bytes from out_at on */
     uint64_t buf_len;
@@ -54,7 +55,7 @@ static int64_t window(struct packer *p, int64_t keep, int64_t pos, uint64_t len)
 {
     if ((int64_t)len > p->size - pos) len = (uint64_t)(p->size - pos);
     if (keep >= p->win_at && pos + (int64_t)len <= p->win_at + (int64_t)p->win_len) return (int64_t)len;
-    uint64_t want = (uint64_t)(pos - keep) + (len > WINDOW ? len : WINDOW);
+    uint64_t want = (uint64_t)(pos - keep) + (len > p->win_step ? len : p->win_step);
     if ((int64_t)want > p->size - keep) want = (uint64_t)(p->size - keep);
     if (want > p->win_cap) {
         uint8_t *win = realloc(p->win, want);
@@ -401,7 +402,9 @@ int64_t zp_pack(const struct zr_io_v1 *io, const char *from, const char *to, int
     struct packer p = { .io = io, .conf = conf, .pace = pace, .in = -1, .out = -1, .base = base, .size = raw_size };
     if (conf->block_size < 1024 || conf->block_size > (16u << 20) || conf->level < 1 || conf->level > 19) return -EINVAL;
     int64_t r = files_open(&p, from, to);
+    p.win_step = PROBE;
     if (r >= 0) r = train(&p);
+    p.win_step = WINDOW;
     if (r >= 0) r = compressor_make(&p);
     if (r >= 0) r = file_write(&p);
     if (p.in >= 0) io->close(io->ctx, p.in);
