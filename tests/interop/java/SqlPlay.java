@@ -55,13 +55,23 @@ public class SqlPlay {
         return b.toString();
     }
 
+    // A loaded machine may let an answer come too late: then there is no code, and it is asked again.
     static String pull(DefaultMQPullConsumer c, Collection<MessageQueue> queues, String expression) {
+        String answer = "";
+        for (int i = 0; i < 5; i++) {
+            answer = pullOnce(c, queues, expression);
+            if (!answer.equals("E-1")) break;
+        }
+        return answer;
+    }
+
+    static String pullOnce(DefaultMQPullConsumer c, Collection<MessageQueue> queues, String expression) {
         TreeSet<Integer> found = new TreeSet<>();
         try {
             for (MessageQueue q : queues) {
                 long offset = 0;
                 for (int empty = 0; empty < 3;) {
-                    PullResult r = c.pull(q, MessageSelector.bySql(expression), offset, 32, 5000);
+                    PullResult r = c.pull(q, MessageSelector.bySql(expression), offset, 32, 20000);
                     if (r.getPullStatus() == PullStatus.FOUND) {
                         for (MessageExt m : r.getMsgFoundList()) found.add(Integer.parseInt(new String(m.getBody())));
                     }
