@@ -362,7 +362,9 @@ static void chain_walk(struct asking *a, const struct zs_ifile *f, int32_t n)
         if (diff < 0) return;
         if ((int32_t)zl_load32(e) == a->hash && t + 1000 > a->begin_ms && t <= a->end_ms) {
             int64_t phys = (int64_t)zl_load64(e + 4);
-            if (a->n == 0 || a->physical[a->n - 1] != phys) a->physical[a->n++] = phys; /* a key named twice in one message */
+            uint32_t i = a->n; /* a key named twice in one message, or a part of the log that is in two files */
+            while (i > 0 && a->physical[i - 1] != phys) i--;
+            if (i == 0) a->physical[a->n++] = phys;
         }
         if (prev >= n) return; /* chains only go back */
         n = prev;
