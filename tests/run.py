@@ -104,7 +104,7 @@ def tests(full):
 
 # Unit tests that are also run under the thread sanitizer: those with threads. They bring a runner of their own for it, since
 # Criterion does not start there.
-TSAN = ["test_remoting", "test_remoting_stress", "test_transport", "storage_stress", "storage_power"]
+TSAN = ["test_remoting", "test_remoting_stress", "test_transport", "storage_stress", "storage_power", "storage_zstd_store"]
 
 
 def main():

@@ -15,7 +15,7 @@ struct plain_test {
 };
 extern struct plain_test *plain_tests;
 
-#define Test(suite, test)                                                                          \
+#define Test(suite, test, ...)                                                                        \
     static void suite##_##test##_run(void);                                                        \
     __attribute__((constructor)) static void suite##_##test##_add(void)                            \
     {                                                                                              \

@@ -13,7 +13,7 @@ struct sample {
     uint8_t *bytes;
 };
 
-enum kind { JSON, RANDOM, DAMAGED, ZEROES, LARGE };
+enum kind { JSON, RANDOM, DAMAGED, ZEROES, LARGE, NOISE };
 
 static uint64_t put_record(uint8_t *to, int64_t base, uint64_t at, enum kind kind, unsigned *seed, uint32_t n)
 {
@@ -51,6 +51,7 @@ static void sample_make(struct sample *s, const char *name, enum kind kind, unsi
         zl_store32(s->bytes + at, (uint32_t)(SIZE - at));
         zl_store32(s->bytes + at + 4, ZL_MAGIC_BLANK);
     }
+    for (int i = 0; kind == NOISE && i < SIZE; i++) s->bytes[i] = (uint8_t)rand_r(&seed);
     for (int i = 0; kind == DAMAGED && i < 40; i++) {
         uint64_t where = (uint64_t)rand_r(&seed) % (SIZE - 5000), len = 1 + (uint64_t)rand_r(&seed) % 5000;
         if (i % 2) memset(s->bytes + where, 0, len);
@@ -108,6 +109,7 @@ Test(zstd_file, json_goes_in_and_out) { round_trip("json", JSON); }
 Test(zstd_file, random_goes_in_and_out_and_does_not_grow) { round_trip("random", RANDOM); }
 Test(zstd_file, damage_goes_in_and_out) { round_trip("damaged", DAMAGED); }
 Test(zstd_file, nothing_goes_in_and_out) { round_trip("zeroes", ZEROES); }
+Test(zstd_file, noise_goes_in_and_out_and_does_not_grow) { round_trip("noise", NOISE); }
 Test(zstd_file, large_records_go_in_and_out) { round_trip("large", LARGE); }
 
 Test(zstd_file, a_record_lies_in_one_block)
