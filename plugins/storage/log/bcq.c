@@ -99,7 +99,7 @@ zr_status zs_bcq_mark(struct zr_inst *st, struct zr_str topic)
     if (r >= 0) r = folder(st, path);
     if (r >= 0) r = st->io->sync_dir(st->io->ctx, root);
     if (r >= 0) r = st->io->sync_dir(st->io->ctx, st->conf.root);
-    if (r < 0) return zs_status_of(r);
+    if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be made: %s", path, zs_errno_text(r));
     memcpy(name, topic.ptr, topic.len);
     name[topic.len] = 0;
     pthread_rwlock_wrlock(&st->table_lock);

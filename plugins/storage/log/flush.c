@@ -11,6 +11,7 @@
  *      when nothing was written.
  *
  * LOCKING: flush_lock for wanted and the two conditions; not held over a sync or while the host is told. */
+#include <errno.h>
 #include <stdio.h>
 #include "zs_pack.h"
 
@@ -62,6 +63,7 @@ int64_t zs_flush_range(struct zr_inst *st, int64_t from, int64_t to)
     while (from < to) {
         uint32_t busy;
         struct zs_seg *seg = zs_seg_get(st, from, 0, &busy);
+        if (!seg && zs_seg_shut_out(st, from)) return -EIO; /* it is there, and cannot be opened (see the log) */
         if (!seg) { /* retention took it, or a hole: behind it is the next one */
             from = zs_seg_next(st, from);
             if (from < 0) return 0;

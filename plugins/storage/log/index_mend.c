@@ -324,7 +324,9 @@ static void compare_start(struct zr_inst *st, struct zs_imend *m)
     for (int32_t lo = 1, hi = ix->files[i]->count; lo < hi;) { /* the first entry at or behind the position */
         int32_t mid = lo + (hi - lo) / 2;
         m->chunk_n = 0;
-        if (compare_entry(st, m, mid) < m->compare) m->entry = lo = mid + 1;
+        int64_t at = compare_entry(st, m, mid);
+        if (at < 0) at = compare_entry(st, m, mid); /* an error may pass; what is skipped here is not looked at again */
+        if (at < m->compare) m->entry = lo = mid + 1;
         else hi = mid;
     }
     m->chunk_n = 0;

@@ -87,9 +87,12 @@ static zr_status restart_queue(struct zr_inst *st, struct zr_queue *q, int64_t n
 }
 
 /* Entries that stand for the messages before this record that the log has lost. */
-static zr_status fill_gap(struct zr_inst *st, struct zr_queue *q, const struct zl_record *r)
+static zr_status fill_gap(struct recovery *rec, struct zr_queue *q, const struct zl_record *r)
 {
-    const struct zs_entry filler = { .phys = 0, .size = ZS_FILLER, .tags = 0 };
+    struct zr_inst *st = rec->st;
+    /* Where not all of the log was read, they may be in what was not: entries that are missing are looked for when they are read. */
+    uint32_t unknown = rec->start > atomic_load(&st->begin);
+    const struct zs_entry filler = { .phys = 0, .size = unknown ? 0 : ZS_FILLER, .tags = 0 };
     int64_t next = atomic_load(&q->next);
     zr_status rc = ZR_OK;
     if (next == 0) return restart_queue(st, q, r->queue_offset, r->physical_offset);
@@ -130,7 +133,7 @@ static zr_status dispatch(struct recovery *rec, const struct zl_record *r)
         return ZR_OK;
     }
     if (r->queue_offset == 0 && next > 0) rc = restart_queue(st, q, 0, r->physical_offset);
-    else if (r->queue_offset > next) rc = fill_gap(st, q, r);
+    else if (r->queue_offset > next) rc = fill_gap(rec, q, r);
     if (rc != ZR_OK) return rc;
     return push_entries(rec, q, r, r->queue_offset);
 }
@@ -291,6 +294,10 @@ static zr_status read_log(struct recovery *rec)
         rec->tail = s.pos;
         if (what == ZS_SCAN_STOP) rc = ZR_ENOMEM;
         if (what == ZS_SCAN_END || what == ZS_SCAN_STOP) break;
+        if (what == ZS_SCAN_BAD && !s.seg && zs_seg_shut_out(st, s.pos)) { /* not damage: another day it can be read */
+            rc = zs_raise(st, ZR_EIO, 0, "%s: the segment with position %lld cannot be opened (see the log)", st->log_dir, (long long)s.pos);
+            break;
+        }
         if (what == ZS_SCAN_BAD) {
             const char *why = s.why;
             int64_t from = s.pos;
@@ -321,6 +328,8 @@ static zr_status cut_segment(struct zr_inst *st, int64_t tail)
     uint32_t busy;
     int64_t nonzero = 0;
     struct zs_seg *seg = zs_seg_get(st, tail, 0, &busy);
+    if (!seg && zs_seg_shut_out(st, tail))
+        return zs_raise(st, ZR_EIO, 0, "%s: the segment with position %lld cannot be opened (see the log)", st->log_dir, (long long)tail);
     if (!seg) return ZR_OK;
     int64_t base = seg->base;
     int64_t r = zs_is_zero(st, seg->fd, tail - base, base + st->segs.size - tail, &nonzero);
@@ -459,7 +468,7 @@ static zr_status flush_read(struct recovery *rec)
     return r < 0 ? zs_raise(rec->st, ZR_EIO, r, "the log cannot be made durable: %s", zs_errno_text(r)) : ZR_OK;
 }
 
-static void set_positions(struct recovery *rec)
+static zr_status set_positions(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
     uint32_t busy;
@@ -479,6 +488,9 @@ static void set_positions(struct recovery *rec)
         q->assign = q->visible = atomic_load(&q->next);
     }
     free(list);
+    return last < 0 || st->active
+               ? ZR_OK
+               : zs_raise(st, ZR_EIO, 0, "%s: the newest segment %020lld cannot be opened (see the log)", st->log_dir, (long long)last);
 }
 
 static zr_status load_queues(struct recovery *rec, uint64_t *found)
@@ -517,9 +529,9 @@ zr_status zs_recover(struct zr_inst *st)
     if (rc == ZR_OK) rc = cut_removals(&rec);
     if (rc == ZR_OK) {
         if (rec.quick) zs_remove_finish(st);
-        set_positions(&rec);
+        rc = set_positions(&rec);
         if (first >= 0) report(&rec, began);
-        if (st->conf.index) rc = zs_index_open(st, &rec.snap, rec.clean);
+        if (rc == ZR_OK && st->conf.index) rc = zs_index_open(st, &rec.snap, rec.clean);
     }
     zs_snapshot_free(&rec.snap);
     zs_queues_sweep(st, 1);

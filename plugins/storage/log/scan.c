@@ -79,6 +79,7 @@ static int64_t load(struct zs_scan *s, int64_t pos, uint64_t need)
         want = need;
         r = zs_seg_read(s->st, s->seg, s->buf, want, pos - s->seg->base);
     }
+    if (r < 0 && r != -ENOMEM) r = zs_seg_read(s->st, s->seg, s->buf, want, pos - s->seg->base); /* what is passed over stays so */
     s->buf_at = pos;
     s->len = r < 0 ? 0 : want;
     return r < 0 ? r : (int64_t)want;

@@ -117,6 +117,15 @@ struct zs_seg *zs_seg_get(struct zr_inst *st, int64_t pos, uint32_t nowait, uint
     return seg;
 }
 
+uint32_t zs_seg_shut_out(struct zr_inst *st, int64_t pos)
+{
+    pthread_mutex_lock(&st->segs.lock);
+    int64_t i = slot_of(&st->segs, pos);
+    uint32_t r = i >= 0 && st->segs.at[i] && !st->segs.at[i]->damaged;
+    pthread_mutex_unlock(&st->segs.lock);
+    return r;
+}
+
 void zs_seg_put(struct zr_inst *st, struct zs_seg *seg)
 {
     uint32_t end = 0;

@@ -335,6 +335,8 @@ zr_status zs_segs_load(struct zr_inst *st);
 void zs_segs_free(struct zr_inst *st);
 /* The segment that covers pos, open, mapped and pinned; NULL: not there. nowait: NULL too if it is not mapped, with *ret_busy. */
 struct zs_seg *zs_seg_get(struct zr_inst *st, int64_t pos, uint32_t nowait, uint32_t *ret_busy);
+/* After zs_seg_get found none: is the file there, and could only not be opened? */
+uint32_t zs_seg_shut_out(struct zr_inst *st, int64_t pos);
 void zs_seg_put(struct zr_inst *st, struct zs_seg *seg);
 void zs_seg_pin(struct zr_inst *st, struct zs_seg *seg); /* once more; the caller has a pin */
 /* Puts a segment into the table; fd >= 0 is taken over. Returned pinned; NULL: no memory. */
