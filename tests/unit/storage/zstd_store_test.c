@@ -378,6 +378,33 @@ Test(zstd_store, killed_at_every_step_of_expanding, .timeout = 100)
     steps_check(n);
 }
 
+/* The power fails at any moment of packing and of expanding: what was flushed is there, in one form or the other. */
+static void power_fails(uint32_t compress)
+{
+    unsigned seed = 11 + compress;
+    for (int round = 0; round < 16; round++) {
+        struct world *w = packed_world("power", !compress);
+        uint64_t n = n_segments(w);
+        wait_forms(w, compress ? 0 : n - 1, compress ? n : 1);
+        world_close(w);
+        w->conf.compress = compress;
+        world_power(w);
+        cr_assert_eq(world_open(w), ZR_OK);
+        usleep((useconds_t)(rand_r(&seed) % 12000));
+        struct world *c = world_cut(w, round % 4, &seed);
+        world_end(w);
+        cr_assert_eq(world_open(c), ZR_OK, "round %d: %s", round, c->error);
+        all_there(c);
+        wait_forms(c, compress ? n - 1 : 0, compress ? 1 : n);
+        all_there(c);
+        cr_assert_not(world_said(c, "damaged"), "round %d: %s", round, c->lines);
+        world_end(c);
+    }
+}
+
+Test(zstd_store, the_power_fails_while_it_packs, .timeout = 100) { power_fails(1); }
+Test(zstd_store, the_power_fails_while_it_expands, .timeout = 100) { power_fails(0); }
+
 /* ---- failing calls ----------------------------------------------------------------------------------------------------------- */
 
 static void failing(enum op op, int64_t error, uint32_t compress)
