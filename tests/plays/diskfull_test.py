@@ -111,7 +111,7 @@ def last_byte(flush):
         skip("a full disk", "a tmpfs cannot be mounted here")
         return
     what = f"{flush} flush, to the last byte"
-    z = Zarya(directory=d, storage=f'flush = "{flush}"; segment_size = "4 MiB"; queue_file_size = "60000"; clean_interval = "200 ms"; {TO_THE_LAST_BYTE}').start()
+    z = Zarya(directory=d, storage=f'flush = "{flush}"; segment_size = "4 MiB"; queue_file_size = "60000"; index_slots = 20000; index_entries = 40000; clean_interval = "200 ms"; {TO_THE_LAST_BYTE}').start()
     create_topic(z.addr, "Full")
     f = Filler(z, "Full").fill()
     refused_clearly(f, what, "full")
