@@ -161,7 +161,9 @@ static uint32_t follow(struct zr_inst *st, struct zs_scan *s, int64_t limit)
     s->limit = limit;
     for (uint32_t i = 0; i < ZS_INDEX_BATCH && rc >= 0; i++) {
         int what = zs_scan_next(s, &r);
-        if (what == ZS_SCAN_BAD) {
+        if (what == ZS_SCAN_BAD && !s->seg && zs_seg_shut_out(st, s->pos)) { /* another time it can be opened */
+            rc = -EIO;
+        } else if (what == ZS_SCAN_BAD) {
             if (!zs_scan_resync(s)) s->pos = limit;
         } else if (what == ZS_SCAN_RECORD) {
             rc = record_put(st, &r);

@@ -90,8 +90,8 @@ static zr_status restart_queue(struct zr_inst *st, struct zr_queue *q, int64_t n
 static zr_status fill_gap(struct recovery *rec, struct zr_queue *q, const struct zl_record *r)
 {
     struct zr_inst *st = rec->st;
-    /* Where not all of the log was read, they may be in what was not: entries that are missing are looked for when they are read. */
-    uint32_t unknown = rec->start > atomic_load(&st->begin);
+    /* Without a snapshot, and where not all of the log was read, they may be in what was not: they are looked for when they are read. */
+    uint32_t unknown = rec->start > atomic_load(&st->begin) && !rec->use_snap;
     const struct zs_entry filler = { .phys = 0, .size = unknown ? 0 : ZS_FILLER, .tags = 0 };
     int64_t next = atomic_load(&q->next);
     zr_status rc = ZR_OK;
