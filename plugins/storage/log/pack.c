@@ -56,7 +56,7 @@ static uint32_t has_space(struct change *ch)
     struct zr_inst *st = ch->st;
     struct zr_io_disk disk;
     uint64_t floor = (uint64_t)st->segs.size / 8;
-    if (st->io->disk(st->io->ctx, st->log_dir, &disk) < 0 || disk.available >= floor) return 1;
+    if (st->io->disk(st->io->ctx, zs_dir_of(st, ch->base), &disk) < 0 || disk.available >= floor) return 1;
     ch->no_space = 1;
     return 0;
 }

@@ -629,6 +629,12 @@ static void power_renamed(struct world *w, const char *from, const char *to)
             free(p->names[i]);
             p->names[i] = strdup(to);
         }
+    for (uint64_t i = 0; i < p->n; i++) { /* what is not durable of it goes with it; what was there under that name is no more */
+        uint32_t moved = strcmp(p->undo[i].path, from) == 0, gone = strcmp(p->undo[i].path, to) == 0;
+        if (!moved && !gone) continue;
+        free(p->undo[i].path);
+        p->undo[i].path = strdup(moved ? to : "/replaced");
+    }
 }
 static void power_all_synced(struct world *w)
 {

@@ -390,7 +390,7 @@ static void power_fails(uint32_t compress)
         w->conf.compress = compress;
         world_power(w);
         cr_assert_eq(world_open(w), ZR_OK);
-        usleep((useconds_t)(rand_r(&seed) % 12000));
+        usleep((useconds_t)(rand_r(&seed) % 80000));
         struct world *c = world_cut(w, round % 4, &seed);
         world_end(w);
         cr_assert_eq(world_open(c), ZR_OK, "round %d: %s", round, c->error);
