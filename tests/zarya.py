@@ -342,8 +342,10 @@ def apache_server(version):
 class Apache:
     """Apache's own name server and broker, for mixed clusters and differential tests."""
 
-    def __init__(self, version="5.5.0", directory=None, broker=True, namesrv=True, namesrv_addr=None, name="broker-a", store=None, ports=None, conf=""):
-        self.cp = apache_server(version)
+    def __init__(self, version="5.5.0", directory=None, broker=True, namesrv=True, namesrv_addr=None, name="broker-a", store=None, ports=None, conf="",
+                 heap="512m", jvm=()):
+        """heap: the broker's. jvm: more options of both."""
+        self.cp, self.heap, self.jvm = apache_server(version), heap, list(jvm)
         self.dir = directory or temp_dir()
         self.port, self.ns_port = ports or (free_port(), free_port())
         self.addr, self.ns = f"127.0.0.1:{self.port}", namesrv_addr or f"127.0.0.1:{self.ns_port}"
@@ -357,7 +359,7 @@ class Apache:
         for f in ("namesrv", "broker", "tools"):
             with open(os.path.join(home, "conf", f"logback_{f}.xml"), "w") as x:
                 x.write('<configuration><root level="WARN"/></configuration>')
-        return start(["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=2g", "-Duser.home=" + home] + JAVA_OPENS +
+        return start(["java", f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-XX:MaxDirectMemorySize=2g", "-Duser.home=" + home] + JAVA_OPENS + self.jvm +
                      ["-cp", self.cp, main, "-c", conf], os.path.join(self.dir, log), {"ROCKETMQ_HOME": home}, self.dir)
 
     def start(self, seconds=90):
@@ -374,7 +376,7 @@ class Apache:
                 f.write(f"brokerClusterName=DefaultCluster\nbrokerName={self.name}\nbrokerId=0\nlistenPort={self.port}\nnamesrvAddr={self.ns}\n"
                         f"brokerIP1=127.0.0.1\nstorePathRootDir={self.store}\nstorePathCommitLog={self.store}/commitlog\n"
                         f"autoCreateTopicEnable=true\nmappedFileSizeCommitLog=67108864\nenablePropertyFilter=true\n{self.conf}\n")
-            self.procs.append(self._java("org.apache.rocketmq.broker.BrokerStartup", "512m", conf, "broker.out"))
+            self.procs.append(self._java("org.apache.rocketmq.broker.BrokerStartup", self.heap, conf, "broker.out"))
             p = self.procs[-1]
             if not wait_for(lambda: p.poll() is not None or listening(self.port), seconds) or p.poll() is not None:
                 raise SystemExit("not ok - Apache's broker does not start: " + text_of(os.path.join(self.dir, "broker.out"))[-1500:])
@@ -460,6 +462,7 @@ def records(body):
         p = 48 + (20 if sysflag & 0x10 else 8)
         store, = struct.unpack_from(">q", r, p)
         p += 8 + (20 if sysflag & 0x20 else 8) + 12
+        reconsume, = struct.unpack_from(">i", r, p - 12)
         blen, = struct.unpack_from(">i", r, p)
         b = r[p + 4:p + 4 + blen]
         p += 4 + blen
@@ -469,7 +472,8 @@ def records(body):
         p += tlen
         plen, = struct.unpack_from(">h", r, p)
         props = dict(x.split("\x01", 1) for x in r[p + 2:p + 2 + plen].decode(errors="replace").split("\x02") if "\x01" in x)
-        out.append({"queue": queue, "offset": qoff, "physical": phys, "store": store, "body": b, "topic": topic, "props": props, "size": size})
+        out.append({"queue": queue, "offset": qoff, "physical": phys, "store": store, "body": b, "topic": topic, "props": props, "size": size,
+                    "reconsume": reconsume, "sysflag": sysflag})
         at += size
     return out
 

@@ -3,7 +3,9 @@
  *
  * The message goes to %RETRY%<group> with a delay level, or to %DLQ%<group> after too many times. The level is what
  * feature-delay works on; without that plugin the message is stored in the retry topic at once, so that nothing is
- * lost and the retry comes early. Runs on a worker: the record may have to come from the disk. */
+ * lost and the retry comes early. Runs on a worker: the record may have to come from the disk.
+ *
+ * A dead letter keeps all that the message had, and tells where it came from and why it is dead (zl_props_dead). */
 #include "broker/internal.h"
 
 struct send_back {
@@ -45,10 +47,10 @@ static void pair_add(struct zl_buf *out, const char *name, struct zr_str value)
     zl_props_add(out, zl_str(name), value);
 }
 
-/* Properties of the copy. level 0: none. */
-static void props_build(struct zl_buf *out, const struct zl_record *r, uint32_t dlq, int32_t level)
+/* Properties of the copy. dead NULL: it is none. level 0: none. */
+static void props_build(struct zl_buf *out, const struct zl_record *r, const char *dead, int32_t level)
 {
-    static const char *const without[] = { "WAIT", "DELAY", NULL };
+    static const char *const without[] = { "WAIT", "DELAY", "DLQ_REASON", NULL };
     char text[57], number[12];
     struct zr_str origin = zl_props_get(r->properties, "ORIGIN_MESSAGE_ID");
     if (!origin.len)
@@ -61,10 +63,12 @@ static void props_build(struct zl_buf *out, const struct zl_record *r, uint32_t 
     if (!has_origin)
         pair_add(out, "ORIGIN_MESSAGE_ID", origin);
     pair_add(out, "WAIT", zl_str("false"));
-    if (dlq)
+    if (dead) {
         pair_add(out, "DELAY", zl_str("-1"));
-    else if (level > 0 && zb.has_delay)
+        zl_props_dead(out, r->properties, r->topic, dead);
+    } else if (level > 0 && zb.has_delay) {
         pair_add(out, "DELAY", (struct zr_str){ number, zl_print_i64(number, level) });
+    }
 }
 
 static void back_done(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n)
@@ -84,7 +88,7 @@ static void back_done(void *ctx, zr_status status, const struct zr_put *puts, ui
 }
 
 static zr_status back_store(const struct zr_request *req, const struct send_back *b, const struct zl_record *r,
-                            struct zb_topic *topic, int32_t queue_id, uint32_t dlq)
+                            struct zb_topic *topic, int32_t queue_id, const char *dead)
 {
     struct zl_buf props;
     int32_t level = b->delay_level > 0 ? b->delay_level : 3 + r->reconsume_times;
@@ -101,7 +105,7 @@ static zr_status back_store(const struct zr_request *req, const struct send_back
                         .inner_num = 1,
                         .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")) };
     zl_buf_init(&props, ZL_MAX_PROPERTIES);
-    props_build(&props, r, dlq, level);
+    props_build(&props, r, dead, level);
     if (props.failed) {
         zl_buf_free(&props);
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "PROPERTIES_SIZE_EXCEEDED");
@@ -131,7 +135,12 @@ static zr_status back_record(const struct zr_request *req, const struct send_bac
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "look message by offset failed, %lld", (long long)b->offset);
     }
     int32_t max = b->has_max ? b->max_times : g->retry_max_times;
+    char reason[64];
     uint32_t dlq = r.reconsume_times >= max || b->delay_level < 0;
+    if (b->delay_level < 0)
+        snprintf(reason, sizeof reason, "given up by the consumer");
+    else
+        snprintf(reason, sizeof reason, "failed %d times, allowed %d", r.reconsume_times, max);
     struct zb_topic *target = dlq ? topic_for(ZB_DLQ_PREFIX, b->group, 1, 0) : zb_topic_ref(retry);
     if (!target)
         status = zk_answer_code(req->token, ZB_SYSTEM_ERROR, "topic[%%DLQ%%%.*s] not exist", (int)b->group.len,
@@ -139,7 +148,7 @@ static zr_status back_record(const struct zr_request *req, const struct send_bac
     else
         status = back_store(
             req, b, &r, target,
-            dlq || g->retry_queues <= 1 ? 0 : (int32_t)((uint64_t)zk_mono_ns() / 64 % (uint32_t)g->retry_queues), dlq);
+            dlq || g->retry_queues <= 1 ? 0 : (int32_t)((uint64_t)zk_mono_ns() / 64 % (uint32_t)g->retry_queues), dlq ? reason : NULL);
     zb_topic_unref(target);
     if (pin)
         zb.storage->unpin(zb.storage_inst, pin);

@@ -311,7 +311,7 @@ static char *put_pair(char *to, struct zr_str name, struct zr_str value)
 static uint32_t is_dropped(struct zr_str name, uint32_t drop_delay)
 {
     return zl_is(name, "POP_CK") || zl_is(name, "MSG_REGION") || zl_is(name, "TRACE_ON") || zl_is(name, "CLUSTER") ||
-           (drop_delay && zl_is(name, "DELAY"));
+           (drop_delay && (zl_is(name, "DELAY") || zl_is(name, "DLQ_REASON")));
 }
 
 #define MORE_DLQ 0x1u      /* DELAY becomes -1 */
@@ -322,10 +322,18 @@ static struct zr_span props_build(struct zb_lane *lane, struct zr_span in, struc
                                   uint32_t inner_num)
 {
     uint32_t traced = ZB_SET(trace_on);
-    char *base = zk_arena_alloc(&lane->arena, in.len + zb.props_tail_len[traced] + 128);
+    struct zl_buf dead;
+    zl_buf_init(&dead, ZL_MAX_PROPERTIES);
+    if (more & MORE_DLQ)
+        zl_props_dead(&dead, in, (struct zr_str){ NULL, 0 }, "failed more often than allowed");
+    if (in.len + dead.len + zb.props_tail_len[traced] + 128 > ZL_MAX_PROPERTIES)
+        dead.len = 0;
+    char *base = zk_arena_alloc(&lane->arena, in.len + dead.len + zb.props_tail_len[traced] + 128);
     char *to = base, text[24];
-    if (!base)
+    if (!base) {
+        zl_buf_free(&dead);
         return (struct zr_span){ NULL, 0 };
+    }
     if (!scan->ours && !more) {
         if (in.len)
             memcpy(to, in.ptr, in.len);
@@ -341,6 +349,10 @@ static struct zr_span props_build(struct zb_lane *lane, struct zr_span in, struc
     }
     if (more & MORE_DLQ)
         to = put_pair(to, (struct zr_str)ZR_STR("DELAY"), (struct zr_str)ZR_STR("-1"));
+    if (dead.len)
+        memcpy(to, dead.ptr, dead.len);
+    to += dead.len;
+    zl_buf_free(&dead);
     if (!scan->uniq.len && !inner_num) {
         memcpy(to, "UNIQ_KEY\1", 9);
         scan->uniq = (struct zr_str){ to + 9, zl_unique_id(to + 9) };

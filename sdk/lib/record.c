@@ -342,6 +342,20 @@ void zl_props_copy(struct zl_buf *out, struct zr_span props, const char *const *
     }
 }
 
+static void add_if_it_fits(struct zl_buf *out, const char *name, struct zr_str value)
+{
+    if (value.len && out->len + strlen(name) + value.len + 2 <= ZL_MAX_PROPERTIES) zl_props_add(out, zl_str(name), value);
+}
+
+void zl_props_dead(struct zl_buf *out, struct zr_span props, struct zr_str topic, const char *reason)
+{
+    struct zr_str origin = zl_props_get(props, "RETRY_TOPIC"), id = zl_props_get(props, "UNIQ_KEY");
+    if (!zl_props_get(props, "DLQ_ORIGIN_TOPIC").len) add_if_it_fits(out, "DLQ_ORIGIN_TOPIC", origin.len ? origin : topic);
+    if (!zl_props_get(props, "DLQ_ORIGIN_MESSAGE_ID").len)
+        add_if_it_fits(out, "DLQ_ORIGIN_MESSAGE_ID", id.len ? id : zl_props_get(props, "ORIGIN_MESSAGE_ID"));
+    add_if_it_fits(out, "DLQ_REASON", zl_str(reason));
+}
+
 int64_t zl_tags_code(struct zr_str tags) { return zl_java_hash(tags); }
 
 /* ---- client batches ---- */

@@ -140,13 +140,14 @@ static struct zr_str dead_letter_topic(struct zr_inst *inst, const struct zr_eve
     return topic.name;
 }
 
-/* The message's properties without its delay, in scratch. */
-static struct zr_span without_delay(const struct zr_event *event)
+/* The message's properties as a dead letter's, without its delay, in scratch. */
+static struct zr_span as_dead_letter(const struct zr_event *event)
 {
-    static const char *const names[] = { "DELAY", NULL };
+    static const char *const names[] = { "DELAY", "DLQ_REASON", NULL };
     struct zl_buf out;
     zl_buf_init(&out, ZL_MAX_PROPERTIES + 1);
     zl_props_copy(&out, event->msg->properties, names);
+    zl_props_dead(&out, event->msg->properties, (struct zr_str){ NULL, 0 }, "given up by an orderly consumer");
     uint8_t *copy = out.failed ? NULL : event->scratch(event->scratch_ctx, out.len);
     struct zr_span props = copy ? (struct zr_span){ copy, out.len } : event->msg->properties;
     if (copy) memcpy(copy, out.ptr, out.len);
@@ -163,7 +164,7 @@ static zr_status publish(struct zr_inst *inst, const struct zr_event *event, str
     if (!locks_held(inst->locks, group, now_ms(inst))) return ZR_OK;
     struct zr_str dead = dead_letter_topic(inst, event, group);
     if (!dead.ptr) return ZR_ENOMEM;
-    event->msg->properties = without_delay(event);
+    event->msg->properties = as_dead_letter(event);
     event->msg->topic = dead;
     event->msg->queue_id = 0;
     event->msg->queue = NULL;

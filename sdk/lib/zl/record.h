@@ -56,6 +56,10 @@ struct zr_str zl_props_get(struct zr_span props, const char *name); /* the last 
 void zl_props_add(struct zl_buf *out, struct zr_str name, struct zr_str value); /* nothing for an empty value */
 /* Copies props to out without the names listed (NULL-ended), ending in 0x02 if not empty. */
 void zl_props_copy(struct zl_buf *out, struct zr_span props, const char *const *without);
+/* What a dead letter tells of itself: DLQ_ORIGIN_TOPIC (RETRY_TOPIC, else topic), DLQ_ORIGIN_MESSAGE_ID (UNIQ_KEY, else
+ * ORIGIN_MESSAGE_ID), DLQ_REASON. props are the message's own; an origin that is known already stays. Adds to out only while
+ * out stays within ZL_MAX_PROPERTIES. */
+void zl_props_dead(struct zl_buf *out, struct zr_span props, struct zr_str topic, const char *reason);
 /* Java hash of the TAGS property, sign-extended; 0 without tag. */
 int64_t zl_tags_code(struct zr_str tags);
 

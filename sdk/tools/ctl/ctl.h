@@ -94,4 +94,10 @@ int msg_send(struct ctl *c);
 int msg_consume(struct ctl *c);
 int msg_show(struct ctl *c);
 int msg_query(struct ctl *c);
+void message_details(const struct zc_received *m, uint32_t json); /* messages.c */
+int dlq_list(struct ctl *c);
+int dlq_show(struct ctl *c);
+int dlq_resend(struct ctl *c);
+int dlq_export(struct ctl *c);
+int dlq_purge(struct ctl *c);
 #endif

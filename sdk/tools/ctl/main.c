@@ -9,6 +9,14 @@
     "  -b ADDR     one broker (host:port)\n"                                                                           \
     "  -c CLUSTER  or: all masters of a cluster; without either: of all clusters\n"
 
+#define LETTERS_HELP                                                                                                   \
+    "  -i ID       the one of this unique id or offset id\n"                                                           \
+    "  -t TOPIC    those that came from this topic\n"                                                                  \
+    "  -k KEY      those with this key\n"                                                                              \
+    "  -s MS       those that died from this time on\n"                                                                \
+    "  -e MS       ... up to this time\n"                                                                              \
+    "  -b BROKER   those of this broker (name)\n"
+
 static const struct command COMMANDS[] = {
     { "topic list", "c:", "", "topics that the name server knows", "  -c CLUSTER  of one cluster\n", topic_list },
     { "topic create", "t:b:c:r:w:p:o:a:u:s:", "t", "makes a topic that is not there yet",
@@ -86,6 +94,26 @@ static const struct command COMMANDS[] = {
       "  -e MS       end\n"
       "  -m N        at most so many (64)\n",
       msg_query },
+    { "dlq list", "g:i:t:k:s:e:b:c:", "", "dead letters: of each group how many, or of one group all",
+      "  -g GROUP    this one's letters; what follows is about them\n" LETTERS_HELP
+      "  -c COUNT    at most so many (128)\n",
+      dlq_list },
+    { "dlq show", "g:i:t:k:s:e:b:c:", "gi", "a dead letter, whole", "  -g GROUP    (needed)\n" LETTERS_HELP, dlq_show },
+    { "dlq resend", "g:i:t:k:s:e:b:c:ao", "g", "lets a group have dead letters again",
+      "  -g GROUP    (needed)\n" LETTERS_HELP "  -a          all\n"
+      "  -o          to the topic they came from, for all its groups; else only to this group, by its retry topic\n"
+      "  -c COUNT    at most so many\n",
+      dlq_resend },
+    { "dlq export", "g:i:t:k:s:e:b:c:f:", "g", "writes dead letters as lines of JSON",
+      "  -g GROUP    (needed)\n" LETTERS_HELP "  -f FILE     a new file (standard output)\n"
+      "  -c COUNT    at most so many\n",
+      dlq_export },
+    { "dlq purge", "g:b:c:y", "g", "deletes a group's dead letters for good",
+      "  -g GROUP    (needed)\n"
+      "  -b ADDR     at one broker (host:port)\n"
+      "  -c CLUSTER  at all of a cluster; without either: everywhere\n"
+      "  -y          really\n",
+      dlq_purge },
 };
 /* clang-format on */
 #define N_COMMANDS (sizeof(COMMANDS) / sizeof(COMMANDS[0]))

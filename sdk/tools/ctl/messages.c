@@ -113,7 +113,7 @@ static void props_text(struct zr_span props, struct zl_buf *out)
         zl_buf_fmt(out, "%s%.*s=%.*s", out->len ? ", " : "", (int)name.len, name.ptr, (int)value.len, value.ptr);
 }
 
-static void message_details(const struct zc_received *m, uint32_t json)
+void message_details(const struct zc_received *m, uint32_t json)
 {
     static const char *const COLUMNS[] = { "OffsetID:offset_msg_id",
                                            "MsgID:msg_id",

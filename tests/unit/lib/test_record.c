@@ -383,3 +383,20 @@ Test(record, an_inner_batch_takes_as_many_offsets_as_it_says)
         release(r);
     }
 }
+
+Test(props, a_dead_letter_tells_where_it_came_from)
+{
+    struct zl_buf out;
+    zl_buf_init(&out, ZL_MAX_PROPERTIES);
+    zl_props_dead(&out, span("ORIGIN_MESSAGE_ID\001OID\002"), zl_str("T"), "why");
+    cr_assert(zl_is(zl_buf_as_str(&out), "DLQ_ORIGIN_TOPIC\001T\002DLQ_ORIGIN_MESSAGE_ID\001OID\002DLQ_REASON\001why\002"));
+    zl_buf_clear(&out);
+    zl_props_dead(&out, span("RETRY_TOPIC\001R\002UNIQ_KEY\001U\002DLQ_ORIGIN_TOPIC\001First\002"), zl_str("T"), "why");
+    cr_assert(zl_is(zl_buf_as_str(&out), "DLQ_ORIGIN_MESSAGE_ID\001U\002DLQ_REASON\001why\002"), "an origin that is known stays");
+    zl_buf_clear(&out);
+    zl_buf_reserve(&out, ZL_MAX_PROPERTIES - 30);
+    out.len = ZL_MAX_PROPERTIES - 30;
+    zl_props_dead(&out, span("RETRY_TOPIC\001R\002UNIQ_KEY\001UUUUUUUU\002"), zl_str("T"), "why");
+    cr_assert(!out.failed && out.len == ZL_MAX_PROPERTIES - 30 + 19, "only what fits");
+    zl_buf_free(&out);
+}
