@@ -127,8 +127,8 @@ class Zarya:
             plugins.append(f'{{ use = "storage-commitlog"; settings = {{ {storage} }}; }}')
             plugins.append(f'{{ use = "routing-remote"; settings = {{ namesrv = "{self.ns}"; {routing} }}; }}')
             plugins.append('{ use = "filter-tag"; }')
-            for f in ("admin", "ordered", "query", "delay") if features is True else features or ():
-                plugins.append(f'{{ use = "feature-{f}"; }}')
+            for f in ("admin", "ordered", "query", "delay", "transaction") if features is True else features or ():
+                plugins.append(f'{{ use = "feature-{f}"; optional = {"true" if features is True and f == "transaction" else "false"}; }}')
         if extra_plugins:
             plugins.append(extra_plugins)
         self.conf = os.path.join(self.dir, "zarya.conf")

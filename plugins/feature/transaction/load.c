@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* load.c - what was open when the broker stopped: the op queue says which half messages need no attention any more, and those of the
+ * half queue that it does not name are open. Also a directory that Apache left.
+ *
+ * What stays true:
+ *   1. Ops are read before halves, each from its queue's consumer offset to its end. What comes meanwhile is known by the hooks.
+ *   2. Producers are given check_interval to come back before they are asked about what is loaded.
+ *   3. A job reads CHUNK records and lets others go first; the next one goes on. */
+#include "transaction.h"
+#include "zl/text.h"
+
+#define PIECES 64u
+#define CHUNK 1024u
+#define BUSY_MS 20
+#define WINDOW_MAX (1ll << 26)
+
+static void load_job(void *arg);
+
+struct reader {
+    struct zr_queue *queue;
+    int64_t next, end;
+    void (*each)(struct zr_inst *inst, const struct zl_record *r);
+};
+
+/* What a queue has from next on, up to CHUNK records; each is called for every one. ZR_ENOENT: its end was reached. */
+static zr_status queue_read(struct zr_inst *inst, struct reader *q)
+{
+    struct zr_piece pieces[PIECES];
+    struct zr_read read = { .hdr = ZR_HDR(struct zr_read, 0), .queue = q->queue, .pieces = pieces, .cap_pieces = PIECES, .offset = q->next, .max_messages = CHUNK };
+    struct zr_read_result got = { .hdr = ZR_HDR(struct zr_read_result, 0) };
+    if (q->next >= q->end) return ZR_ENOENT;
+    zr_status status = inst->storage->read(inst->storage_inst, &read, &got);
+    if (status != ZR_OK) return status;
+    for (uint32_t i = 0; got.what == ZR_READ_FOUND && i < got.n_pieces; i++) {
+        struct zr_span left = { pieces[i].ptr, pieces[i].len };
+        struct zl_record r;
+        const char *why;
+        while (left.ptr && left.len && zl_record_parse(left, 0, &r, &why) == ZR_OK && r.size && r.size <= left.len) {
+            if (r.queue_offset >= q->next && r.queue_offset < q->end) q->each(inst, &r);
+            left.ptr += r.size;
+            left.len -= r.size;
+        }
+    }
+    if (got.pin) inst->storage->unpin(inst->storage_inst, got.pin);
+    if (got.next_offset <= q->next) return ZR_ECORRUPT;
+    q->next = got.next_offset;
+    return q->next < q->end ? ZR_OK : ZR_ENOENT;
+}
+
+/* With Apache only messages with the tag "d" count. */
+static void each_op(struct zr_inst *inst, const struct zl_record *r)
+{
+    int64_t offset, highest = -1;
+    uint64_t pos = 0;
+    if (!zl_is(zl_props_get(r->properties, "TAGS"), "d")) return;
+    pthread_mutex_lock(&inst->lock);
+    while (op_next(r->body, &pos, &offset)) {
+        tx_settle(&inst->table, offset);
+        if (offset > highest) highest = offset;
+    }
+    op_marks_add(&inst->op_marks, r->queue_offset, highest);
+    pthread_mutex_unlock(&inst->lock);
+}
+
+/* Offsets without a record (retention took it, or it is damaged) need no attention. With the lock. */
+static void settle_gone(struct zr_inst *inst, int64_t up_to)
+{
+    for (int64_t o = inst->load_next; o < up_to; o++) tx_settle(&inst->table, o);
+    if (up_to > inst->load_next) inst->load_next = up_to;
+}
+
+static void each_half(struct zr_inst *inst, const struct zl_record *r)
+{
+    struct half h;
+    half_read(r->properties, &h);
+    int64_t immunity = half_immunity_ms(inst, &h), wait = immunity < 0 ? inst->settings->timeout : immunity, left = r->store_ms + wait - wall_ms(inst);
+    int64_t at_least = inst->begin_ms + inst->settings->check_interval, due = mono_ms(inst) + (left < 0 ? 0 : left < wait ? left : wait);
+    pthread_mutex_lock(&inst->lock);
+    settle_gone(inst, r->queue_offset);
+    half_open(inst, &h, r->queue_offset, r->physical_offset, due < at_least ? at_least : due);
+    inst->load_next = r->queue_offset + 1;
+    pthread_mutex_unlock(&inst->lock);
+}
+
+static void load_end(struct zr_inst *inst, zr_status status)
+{
+    pthread_mutex_lock(&inst->lock);
+    inst->loading = 0;
+    uint32_t open = inst->table.n, lost = inst->n_lost;
+    pthread_mutex_unlock(&inst->lock);
+    if (status != ZR_ENOENT) say(inst, ZR_LOG_ERROR, "%s or %s cannot be read (status %d); open transactions behind that are found at the next start", HALF_TOPIC, OP_TOPIC, status);
+    if (open) say(inst, ZR_LOG_INFO, "%u transactions are open", open);
+    if (lost) say(inst, ZR_LOG_ERROR, "%u open transactions found no place (max_open); they are found at the next start", lost);
+    op_settle(inst);
+    progress(inst);
+    check_arm(inst);
+}
+
+static void load_fired(void *arg);
+
+/* The next piece of work, with a running_begin that is its own. */
+static void load_go_on(struct zr_inst *inst)
+{
+    uint64_t id;
+    if (!running_begin(inst)) return;
+    if (inst->work->run(inst->host, load_job, inst) == ZR_OK) return;
+    inst->timer->at(inst->host, inst->timer->mono_ns(inst->host) + BUSY_MS * 1000000ll, load_fired, inst, &id);
+    running_end(inst);
+}
+
+static void load_fired(void *arg) { load_go_on(arg); }
+
+static void load_job(void *arg)
+{
+    struct zr_inst *inst = arg;
+    zr_status status = ZR_OK;
+    if (inst->ops_next < inst->ops_end) {
+        struct reader ops = { inst->op_queue, inst->ops_next, inst->ops_end, each_op };
+        status = queue_read(inst, &ops);
+        inst->ops_next = status == ZR_ENOENT ? inst->ops_end : ops.next;
+        if (status == ZR_ENOENT) status = ZR_OK;
+    } else {
+        struct reader halves = { inst->half_queue, inst->load_next, inst->load_end, each_half };
+        status = queue_read(inst, &halves);
+        pthread_mutex_lock(&inst->lock);
+        settle_gone(inst, halves.next < inst->load_end ? halves.next : inst->load_end);
+        pthread_mutex_unlock(&inst->lock);
+    }
+    if (status == ZR_OK) load_go_on(inst);
+    else load_end(inst, status);
+    running_end(inst);
+}
+
+/* Where a queue goes on: its saved offset, within what is there. */
+static int64_t queue_begin(struct zr_inst *inst, struct zr_queue *queue, const char *topic, int64_t *ret_max)
+{
+    struct zr_str group = ZR_STR(OFFSETS_GROUP);
+    int64_t min = 0, saved = inst->broker->offset(inst->host, group, zl_str(topic), 0);
+    *ret_max = 0;
+    inst->storage->bounds(inst->storage_inst, queue, &min, ret_max);
+    return saved < min ? min : saved > *ret_max ? *ret_max : saved;
+}
+
+/* With the lock. */
+static void window_set(struct zr_inst *inst, int64_t base, int64_t max)
+{
+    int64_t window = (max - base) * 2 < WINDOW_MAX ? (max - base) * 2 : WINDOW_MAX;
+    tx_restart(&inst->table, base, window);
+    if (max - base > inst->table.window) {
+        inst->beyond = 1;
+        max = base + inst->table.window;
+    }
+    if (max > base) tx_enter(&inst->table, max - 1);
+    inst->load_next = base;
+    inst->load_end = max;
+}
+
+void load_begin(struct zr_inst *inst)
+{
+    int64_t half_max, op_max, base = queue_begin(inst, inst->half_queue, HALF_TOPIC, &half_max), op = queue_begin(inst, inst->op_queue, OP_TOPIC, &op_max);
+    pthread_mutex_lock(&inst->lock);
+    inst->saved_half = base;
+    inst->saved_op = inst->op_marks.begin = inst->ops_next = op;
+    inst->ops_end = op_max;
+    inst->loading = 1;
+    window_set(inst, base, half_max);
+    pthread_mutex_unlock(&inst->lock);
+    if (inst->beyond) say(inst, ZR_LOG_ERROR, "too many half messages wait since %lld: no more are taken until the broker was started again after these ended", (long long)base);
+    load_go_on(inst);
+}
