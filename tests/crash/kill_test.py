@@ -2,7 +2,7 @@
 """kill -9 under load, and start again: every acknowledged message is there, once, in its queue order. Async flush (a killed
 process loses nothing that is in the page cache) and sync flush, small segments so that kills meet rolls.
 
-    kill_test.py [--full]        3 rounds a mode; --full: 100"""
+    kill_test.py [--full]        5 rounds a mode, 10 in all; --full: 500 a mode, 1,000 in all"""
 import os, random, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from zarya import *
@@ -35,5 +35,5 @@ def rounds(mode, n):
 
 
 for mode in ("async", "sync"):
-    rounds(mode, 100 if FULL else 3)
+    rounds(mode, 500 if FULL else 5)
 done()

@@ -42,6 +42,8 @@ static void err_raise(const struct zr_host *host, const struct zr_error *e)
     struct bed *b = bed_of(host);
     pthread_mutex_lock(&b->lock);
     snprintf(b->error, sizeof b->error, "%.*s", (int)e->text.len, e->text.ptr);
+    size_t at = strlen(b->lines);
+    if (at + e->text.len + 12 < sizeof b->lines) snprintf(b->lines + at, sizeof b->lines - at, "[error] %.*s\n", (int)e->text.len, e->text.ptr);
     pthread_mutex_unlock(&b->lock);
 }
 static void dur_advance(const struct zr_host *host, uint32_t mark, int64_t position)
@@ -62,6 +64,7 @@ static void dur_fail(const struct zr_host *host, uint32_t mark, struct zr_str wh
     (void)mark;
     pthread_mutex_lock(&b->lock);
     b->failed = 1;
+    b->fail_at = sim_now(b->sim);
     snprintf(b->fail_why, sizeof b->fail_why, "%.*s", (int)why.len, why.ptr);
     pthread_cond_broadcast(&b->moved);
     pthread_mutex_unlock(&b->lock);
@@ -224,7 +227,7 @@ zr_status bed_open(struct bed *b)
     b->failed = 0;
     b->n_threads = 0;
     b->timer_fn = NULL;
-    b->lines[0] = b->error[0] = 0;
+    if (!b->sim->hook) b->lines[0] = b->error[0] = 0;
     b->st = store_make(b);
     if (!b->st) return ZR_ENOMEM;
     zr_status rc = zs_warm(b->st);
@@ -288,6 +291,10 @@ uint32_t bed_put_many(struct bed *b, const char *topic, const int32_t *queues, u
     uint8_t *bodies = malloc((uint64_t)n * size);
     uint32_t serial[32], good = 0;
     int64_t end;
+    if (!b->st) {
+        free(bodies);
+        return 0;
+    }
     pthread_mutex_lock(&b->lock);
     uint32_t t = bed_topic(b, topic);
     for (uint32_t i = 0; i < n; i++) serial[i] = sent_add(b, t, queues[i], size, 1);
@@ -307,7 +314,10 @@ uint32_t bed_put_many(struct bed *b, const char *topic, const int32_t *queues, u
     for (uint32_t i = 0; i < n; i++) {
         struct sent *s = &b->h.sent[serial[i]];
         s->offset = s->phys = -1;
-        if (p[i].status != ZR_OK) continue;
+        if (p[i].status != ZR_OK) {
+            b->refused += p[i].status == ZR_EIO || p[i].status == ZR_EFULL;
+            continue;
+        }
         s->offset = p[i].queue_offset;
         s->phys = p[i].physical_offset;
         s->size = p[i].size;
@@ -325,12 +335,45 @@ uint32_t bed_put(struct bed *b, const char *topic, int32_t queue, uint32_t size,
     return bed_put_many(b, topic, &queue, 1, size, 0);
 }
 
+uint32_t bed_put_inner(struct bed *b, const char *topic, int32_t queue, uint32_t size, uint32_t messages)
+{
+    uint8_t body[8192];
+    struct zr_put p = { .hdr = ZR_HDR(struct zr_put, 0) };
+    int64_t end;
+    if (!b->st) return 0;
+    pthread_mutex_lock(&b->lock);
+    uint32_t t = bed_topic(b, topic), serial = sent_add(b, t, queue, size, 1);
+    pthread_mutex_unlock(&b->lock);
+    body_make(body, size, serial);
+    char props[64];
+    snprintf(props, sizeof props, "KEYS\001k%u\002UNIQ_KEY\001U%u\002", serial, serial);
+    struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str(topic), .queue_id = queue, .inner_num = messages,
+                        .sys_flag = ZR_SYSFLAG_INNER_BATCH, .body = { body, size }, .properties = { (uint8_t *)props, strlen(props) },
+                        .born_ms = 1700000000000 };
+    m.born_host = m.store_host = (struct zr_addr){ { 127, 0, 0, 1 }, 10911, 4 };
+    zs_append(b->st, &m, 1, &p, &end);
+    pthread_mutex_lock(&b->lock);
+    struct sent *s = &b->h.sent[serial];
+    s->offset = s->phys = -1;
+    if (p.status == ZR_OK) {
+        s->offset = p.queue_offset;
+        s->phys = p.physical_offset;
+        s->size = p.size;
+        s->end = sim_now(b->sim);
+    } else {
+        b->refused += p.status == ZR_EIO || p.status == ZR_EFULL;
+    }
+    pthread_mutex_unlock(&b->lock);
+    return p.status == ZR_OK;
+}
+
 uint32_t bed_put_delay(struct bed *b, int32_t level, uint32_t size)
 {
     uint8_t body[8192];
     char props[96];
     struct zr_put p = { .hdr = ZR_HDR(struct zr_put, 0) };
     int64_t end;
+    if (!b->st) return 0;
     pthread_mutex_lock(&b->lock);
     uint32_t t = bed_topic(b, "SCHEDULE_TOPIC_XXXX"), serial = sent_add(b, t, level - 1, size, 1);
     pthread_mutex_unlock(&b->lock);
@@ -358,15 +401,21 @@ uint32_t bed_put_delay(struct bed *b, int32_t level, uint32_t size)
 void bed_flush(struct bed *b)
 {
     struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
+    struct timespec until;
+    if (!b->st) return;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 20; /* never waited for, unless a flush is forgotten */
     zs_info(b->st, &info);
     zs_want_flushed(b->st, info.positions.written);
     pthread_mutex_lock(&b->lock);
-    while (b->flushed < info.positions.written && !b->failed) pthread_cond_wait(&b->moved, &b->lock);
+    while (b->flushed < info.positions.written && !b->failed && !b->stuck)
+        if (pthread_cond_timedwait(&b->moved, &b->lock, &until) != 0) b->stuck = 1;
     pthread_mutex_unlock(&b->lock);
 }
 
 void bed_peek(struct bed *b)
 {
+    if (!b->st) return;
     for (uint32_t i = 0; i < b->h.n_sent; i++) {
         struct sent *s = &b->h.sent[i];
         int64_t min = 0, max = 0;
@@ -378,6 +427,7 @@ void bed_peek(struct bed *b)
 
 zr_status bed_remove(struct bed *b, const char *topic)
 {
+    if (!b->st) return ZR_ECLOSED;
     struct removal *r = &b->h.removals[b->h.n_removals++];
     uint32_t t = bed_topic(b, topic);
     *r = (struct removal){ t, sim_now(b->sim), NEVER };
@@ -391,6 +441,7 @@ void bed_clean(struct bed *b)
 {
     struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
     uint64_t removed;
+    if (!b->st) return;
     struct cleaning *c = &b->h.cleanings[b->h.n_cleanings++];
     c->begin = sim_now(b->sim);
     zs_clean(b->st, &removed);
@@ -402,9 +453,10 @@ void bed_indexed(struct bed *b)
 {
     struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
     struct timespec ts = { 0, 20000 };
+    if (!b->st) return;
     for (uint32_t i = 0; i < 100000; i++) {
         zs_info(b->st, &info);
-        if (info.positions.dispatched >= info.positions.written || b->failed) return;
+        if (info.positions.dispatched >= info.positions.written || b->failed || (b->sim->hook && i > 200)) return;
         if (i < 20) sched_yield();
         else nanosleep(&ts, NULL);
     }
@@ -412,10 +464,11 @@ void bed_indexed(struct bed *b)
 
 /* ---- documents of the kernel ------------------------------------------------------------------------------------------------------ */
 
+static const char *const doc_names[MAX_DOCS] = { "config/topics.json", "config/consumerOffset.json", "config/subscriptionGroup.json",
+                                                    "config/delayOffset.json" };
+
 zr_status bed_doc(struct bed *b, uint32_t doc, int64_t version, uint32_t size)
 {
-    static const char *const names[MAX_DOCS] = { "config/topics.json", "config/consumerOffset.json", "config/subscriptionGroup.json",
-                                                 "config/delayOffset.json" };
     struct history *h = &b->h;
     uint8_t *bytes = malloc(size);
     if (h->n_docs == h->cap_docs) {
@@ -427,8 +480,58 @@ zr_status bed_doc(struct bed *b, uint32_t doc, int64_t version, uint32_t size)
     body_make(bytes, size, version);
     zk_io_set(&b->sim->io);
     zk_node.data_dir = ROOT;
-    zr_status rc = zk_state_write(zl_str(names[doc]), (struct zr_span){ bytes, size });
+    zr_status rc = zk_state_write(zl_str(doc_names[doc]), (struct zr_span){ bytes, size });
     if (rc == ZR_OK) d->end = sim_now(b->sim);
+    else snprintf(b->error, sizeof b->error, "%s", zk_err_text());
     free(bytes);
     return rc;
+}
+
+static zr_status doc_taken(void *ctx, struct zr_span bytes)
+{
+    (void)ctx;
+    return bytes.len > 2 && bytes.ptr[0] == 'M' ? ZR_OK : ZR_ECORRUPT;
+}
+
+zr_status bed_doc_read(struct bed *b, uint32_t doc)
+{
+    zk_io_set(&b->sim->io);
+    zk_node.data_dir = ROOT;
+    return zk_state_read(zl_str(doc_names[doc]), doc_taken, NULL);
+}
+
+/* Reads everything there is in every way there is. Wrong bytes end up in b->why; what cannot be read is not counted here. */
+void bed_read(struct bed *b)
+{
+    if (!b->st) return;
+    for (uint32_t i = 0; i < b->h.n_sent; i++) {
+        const struct sent *m = &b->h.sent[i];
+        struct zr_str topic = zl_str(b->h.topics[m->topic]);
+        struct zr_piece pieces[4];
+        struct zr_read req = { .hdr = ZR_HDR(struct zr_read, 0), .topic = topic, .queue_id = m->queue, .offset = m->offset,
+                               .pieces = pieces, .cap_pieces = 4, .max_messages = 4 };
+        struct zr_read_result ret = { .hdr = ZR_HDR(struct zr_read_result, 0) };
+        struct zr_queue *q = zs_queue(b->st, topic, m->queue, 0);
+        uint64_t pin;
+        int64_t phys[8], ms;
+        char key[32];
+        if (m->end == NEVER || m->life != b->h.lives[m->topic] || !q) continue;
+        if (zs_read(b->st, &req, &ret) == ZR_OK) {
+            struct zl_record r;
+            const char *why;
+            uint8_t body[8192];
+            if (ret.n_messages && (zl_record_parse((struct zr_span){ pieces[0].ptr, pieces[0].len }, 1, &r, &why) != ZR_OK))
+                snprintf(b->why, sizeof b->why, "a bad record was given");
+            else if (ret.n_messages && r.queue_offset == m->offset) {
+                body_make(body, m->body, i);
+                if (r.body.len != m->body || memcmp(body, r.body.ptr, m->body) != 0) snprintf(b->why, sizeof b->why, "wrong bytes were given");
+            }
+            zs_unpin(b->st, ret.pin);
+        }
+        if (zs_record_at(b->st, m->phys, pieces, &pin) == ZR_OK) zs_unpin(b->st, pin);
+        zs_time_at(b->st, q, m->offset, &ms);
+        zs_offset_at(b->st, q, atomic_load(&b->wall), i & 1, &ms);
+        snprintf(key, sizeof key, "k%u", i);
+        if (i % 7 == 0) zs_find_key(b->st, topic, zl_str(key), 0, 0, INT64_MAX, phys, 8);
+    }
 }

@@ -56,7 +56,7 @@ struct bed {
     pthread_mutex_t lock;
     pthread_cond_t moved;
     int64_t written, flushed;
-    uint32_t failed;
+    uint32_t failed, fail_at, stuck, refused;
     char fail_why[256];
     char lines[32768], error[1024], why[2048];
     void (*timer_fn)(void *);
@@ -76,12 +76,15 @@ void bed_close(struct bed *b); /* drain, cool, destroy */
 uint32_t bed_topic(struct bed *b, const char *name);
 uint32_t bed_put(struct bed *b, const char *topic, int32_t queue, uint32_t size, uint32_t key); /* 1: acknowledged (written) */
 uint32_t bed_put_many(struct bed *b, const char *topic, const int32_t *queues, uint32_t n, uint32_t size, uint32_t joined);
+uint32_t bed_put_inner(struct bed *b, const char *topic, int32_t queue, uint32_t size, uint32_t messages);
 uint32_t bed_put_delay(struct bed *b, int32_t level, uint32_t size);
 void bed_flush(struct bed *b); /* waits until everything written is flushed */
 void bed_peek(struct bed *b);  /* a consumer reads to the end of every queue */
 zr_status bed_remove(struct bed *b, const char *topic);
 void bed_clean(struct bed *b);
 zr_status bed_doc(struct bed *b, uint32_t doc, int64_t version, uint32_t size);
+zr_status bed_doc_read(struct bed *b, uint32_t doc);
+void bed_read(struct bed *b);  /* everything, in every way; wrong bytes: b->why */
 void bed_indexed(struct bed *b); /* waits until the index has everything */
 
 /* The promise of the trace at place k: what had been announced as flushed. */

@@ -30,7 +30,7 @@ static struct {
     const char *only, *keep;
     const struct mutation *mutation;
     const char *deaf;
-    uint32_t quiet;
+    uint32_t quiet, quick; /* quick: without the defect that takes long to show */
 } opt = { .states = 22000, .seed = 1 };
 
 struct shared {
@@ -302,9 +302,9 @@ static int run_states(void)
     uint32_t n = 0, done = 0;
     double began = seconds();
     uint64_t all_failed = 0;
-    for (uint32_t i = 0; i < n_works; i++) n += !opt.only || strstr(works[i].name, opt.only);
+    for (uint32_t i = 0; i < n_works; i++) n += !works[i].faults && (!opt.only || strstr(works[i].name, opt.only));
     for (uint32_t i = 0; i < n_works; i++) {
-        if (opt.only && !strstr(works[i].name, opt.only)) continue;
+        if (works[i].faults || (opt.only && !strstr(works[i].name, opt.only))) continue;
         uint64_t before = atomic_load(&shared->states), left = n - done++;
         double t = seconds();
         atomic_store(&shared->failed, 0);
@@ -346,7 +346,7 @@ static uint32_t prove(const char *name, const char *what, const char *work, uint
     atomic_store(&shared->has_first, 0);
     for (uint64_t round = 0; round < 4 && !caught; round++)
         for (uint32_t i = 0; i < n_works && !caught; i++) {
-            if ((opt.deaf && !works[i].base) || (work && round < 2 && !strstr(works[i].name, work))) continue;
+            if (works[i].faults || (opt.deaf && !works[i].base) || (work && round < 2 && !strstr(works[i].name, work))) continue;
             opt.seed += 17;
             work_go(&works[i], want / (4 - (uint32_t)round));
             caught = atomic_load(&shared->failed) > 0;
@@ -367,7 +367,7 @@ static int run_mutations(uint64_t want)
         missed += !prove(mutations[i].name, mutations[i].what, mutations[i].work, want);
     }
     opt.mutation = NULL;
-    if (!opt.only || strstr("torn tail not cut", opt.only)) {
+    if (!opt.quick && (!opt.only || strstr("torn tail not cut", opt.only))) {
         opt.deaf = "/commitlog/";
         missed += !prove("torn tail not cut", "what a recovery found behind the log's end is left there", "recovery of a", want);
         opt.deaf = NULL;
@@ -387,6 +387,7 @@ int main(int argc, char **argv)
         else if (!strcmp(a, "--only")) opt.only = v, i++;
         else if (!strcmp(a, "--keep")) opt.keep = v, i++;
         else if (!strcmp(a, "--mutations")) want_mutations = strtoull(v, NULL, 10), i++;
+        else if (!strcmp(a, "--quick")) opt.quick = (uint32_t)atoi(v), i++;
         else if (!strcmp(a, "--list")) {
             for (uint32_t k = 0; k < n_works; k++) printf("%s\n", works[k].name);
             return 0;

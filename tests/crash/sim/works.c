@@ -4,6 +4,7 @@
 #include "works.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define LEN(a) (uint32_t)(sizeof(a) / sizeof(*(a)))
 
@@ -73,6 +74,14 @@ static void rolls(struct bed *b)
         if (r % 5 == 2) bed_flush(b);
     }
 }
+static void crossing(struct bed *b) /* batches that begin in one segment and end in the next */
+{
+    int32_t queues[8] = { 0, 1, 0, 1, 0, 1, 0, 1 };
+    for (uint32_t r = 0; r < 7; r++) {
+        bed_put_many(b, "A", queues, 8, 1500 + r * 41, 0);
+        if (r % 3 == 1) bed_flush(b);
+    }
+}
 static void exact(struct bed *b) /* records that meet the segment's end at every distance */
 {
     for (uint32_t i = 0; i < 60; i++) {
@@ -92,7 +101,7 @@ static void queue_files(struct bed *b)
 {
     b->conf.max_tail_bytes = 600; /* appenders must help writing */
     bed_close(b);
-    bed_open(b);
+    if (bed_open(b) != ZR_OK) return;
     for (int r = 0; r < 8; r++) {
         some(b, "A", 2, 20, 60);
         if (r % 3 == 0) bed_flush(b);
@@ -251,6 +260,24 @@ static void quiet_queues(struct bed *b) /* queues that were written long ago, an
     }
 }
 
+/* Queue files that were lost, and everything read from the disk: for failing calls rather than for crashes. */
+static void reading(struct bed *b)
+{
+    some(b, "A", 2, 60, 100);
+    some(b, "B", 1, 6, 4000);
+    bed_flush(b);
+    bed_indexed(b);
+    bed_read(b);
+    bed_close(b);
+    sim_drop(b->sim, ROOT "/consumequeue/A/0/00000000000000000000");
+    sim_drop(b->sim, ROOT "/index");
+    sim_make(b->sim, ROOT "/index", 1);
+    if (bed_open(b) != ZR_OK) return;
+    bed_read(b);
+    bed_indexed(b);
+    bed_read(b);
+}
+
 /* What a recovery does to the files it finds, and what comes after: begun on a state that a crash has left. */
 static void recovery(struct bed *b)
 {
@@ -258,6 +285,72 @@ static void recovery(struct bed *b)
     some(b, "R", 2, 6, 100);
     bed_flush(b);
     some(b, "R", 2, 4, 100);
+}
+
+/* What a recovery finds that was damaged by others: lengths, remains behind the end, documents that are gone. */
+static void mending(struct bed *b)
+{
+    int64_t end = 0, last = 0;
+    char path[128];
+    for (uint32_t i = 0; i < b->h.n_sent; i++)
+        if (b->h.sent[i].end != NEVER && b->h.sent[i].phys + b->h.sent[i].size > end) end = b->h.sent[i].phys + b->h.sent[i].size;
+    last = end / b->conf.segment_size * b->conf.segment_size;
+    snprintf(path, sizeof path, ROOT "/commitlog/%020lld", (long long)last);
+    struct sim_inode *log = sim_find(b->sim, path);
+    if (log && end - last + 600 < b->conf.segment_size) {
+        memset(log->data + (end - last) + 64, 0x55, 300);
+        sim_resize(b->sim, (uint32_t)(log - b->sim->inodes), (uint64_t)(end - last) + 500);
+    }
+    for (uint32_t i = 0; i < b->sim->n_names; i++) {
+        const char *name = b->sim->names[i].path;
+        uint32_t inode = b->sim->names[i].inode;
+        if (strstr(name, "/consumequeue/") && !b->sim->inodes[inode].is_dir && i % 2) sim_resize(b->sim, inode, 210);
+        if (strstr(name, "/index/") && i % 3 == 0) sim_resize(b->sim, inode, 100);
+    }
+    sim_make(b->sim, ROOT "/index/notes", 0);
+    for (int32_t d = 0; d < 3; d++) bed_doc(b, (uint32_t)d, 1, 5000);
+    for (uint32_t d = 0; d < 4; d++) bed_doc_read(b, d);
+    if (bed_open(b) != ZR_OK) return;
+    some(b, "A", 2, 6, 100);
+    bed_flush(b);
+    bed_read(b);
+    for (uint32_t d = 0; d < 4; d++) bed_doc(b, d, 2, 300), bed_doc_read(b, d);
+}
+
+/* The queues are gone, and the log begins in the middle of them. */
+static void no_queues(struct bed *b)
+{
+    sim_drop(b->sim, ROOT "/consumequeue");
+    sim_drop(b->sim, ROOT "/zarya/queues");
+    sim_drop(b->sim, ROOT "/zarya/queues.bak");
+    recovery(b);
+    bed_read(b);
+}
+
+/* Topics with batch consume queues. */
+static void inner(struct bed *b)
+{
+    for (int r = 0; r < 3; r++) {
+        for (uint32_t i = 0; i < 12; i++) bed_put_inner(b, "I", (int32_t)i % 2, 90 + i, 1 + i % 4);
+        some(b, "A", 1, 6, 700);
+        bed_flush(b);
+        bed_read(b);
+        bed_close(b);
+        if (bed_open(b) != ZR_OK) return;
+    }
+    bed_put_inner(b, "J", 0, 90, 3);
+    bed_remove(b, "I");
+    bed_put_inner(b, "I", 0, 90, 3);
+    bed_flush(b);
+}
+
+/* More queues than are synced one by one. */
+static void crowd(struct bed *b)
+{
+    some(b, "M", 700, 700, 40);
+    bed_flush(b);
+    some(b, "M", 700, 700, 40);
+    bed_flush(b);
 }
 
 const struct work works[] = {
@@ -271,6 +364,7 @@ const struct work works[] = {
     { "segment roll", rolls, 0, NULL },
     { "segment roll, sync", rolls, 1, NULL },
     { "segment ends", exact, 0, NULL },
+    { "batches over segments", crossing, 0, NULL },
     { "checkpoint", checkpoints, 0, NULL },
     { "queue files written behind", queue_files, 0, NULL },
     { "index roll", index_rolls, 0, NULL },
@@ -289,6 +383,7 @@ const struct work works[] = {
     { "everything", mixed, 0, NULL },
     { "everything, sync", mixed, 1, NULL },
     { "quiet queues", quiet_queues, 0, NULL },
+    { "reading", reading, 0, NULL, 1 },
     { "recovery of several queues", recovery, 0, "several queues" },
     { "recovery of a roll", recovery, 0, "segment roll" },
     { "recovery of a roll, sync", recovery, 1, "segment roll, sync" },
@@ -297,5 +392,12 @@ const struct work works[] = {
     { "recovery of queue files", recovery, 0, "queue files written behind" },
     { "recovery of an index", recovery, 0, "index roll" },
     { "recovery of a full disk", recovery, 0, "full disk" },
+    { "mending several queues", mending, 0, "several queues", 1 },
+    { "mending a roll", mending, 0, "segment roll", 1 },
+    { "mending a retention", mending, 0, "retention", 1 },
+    { "a retention without queues", no_queues, 0, "retention", 1 },
+    { "inner batches", inner, 0, NULL, 0 },
+    { "recovery of inner batches", recovery, 0, "inner batches", 0 },
+    { "a crowd of queues", crowd, 0, NULL, 1 },
 };
 const uint32_t n_works = LEN(works);

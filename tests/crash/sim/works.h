@@ -10,6 +10,7 @@ struct work {
     void (*run)(struct bed *b);
     uint32_t sync;
     const char *base;
+    uint32_t faults; /* 1: not for crashes, it changes files behind the store's back */
 };
 extern const struct work works[];
 extern const uint32_t n_works;
