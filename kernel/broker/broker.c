@@ -350,12 +350,13 @@ static uint32_t plugin_loaded(const char *id)
 
 static zr_status state_load(void)
 {
+    uint32_t topics_from, groups_from, offsets_from, topics_changed, groups_changed;
     uint64_t before_topics, before_groups;
-    zr_status status = zb_topics_load();
+    zr_status status = zb_topics_load(&topics_from);
     if (status == ZR_OK)
-        status = zb_groups_load();
+        status = zb_groups_load(&groups_from);
     if (status == ZR_OK)
-        status = zb_offsets_load();
+        status = zb_offsets_load(&offsets_from);
     if (status != ZR_OK)
         return status;
     zb_filterdata_load();
@@ -364,10 +365,18 @@ static zr_status state_load(void)
     status = zb_topics_make_system();
     if (status == ZR_OK)
         status = zb_groups_make_system();
-    if (status == ZR_OK && zb.topics.n != before_topics)
+    if (status != ZR_OK)
+        return status;
+    topics_changed = zb_topics_rebuild(topics_from) || zb.topics.n != before_topics || topics_from == ZB_FROM_PART;
+    if (groups_from != ZB_FROM_ITSELF)
+        zb_groups_rebuild();
+    groups_changed = zb.groups.n != before_groups || groups_from == ZB_FROM_PART;
+    if (topics_changed)
         status = zb_doc_write(ZB_DOC_TOPICS);
-    if (status == ZR_OK && zb.groups.n != before_groups)
+    if (status == ZR_OK && groups_changed)
         status = zb_doc_write(ZB_DOC_GROUPS);
+    if (status == ZR_OK && offsets_from == ZB_FROM_PART)
+        status = zb_doc_write(ZB_DOC_OFFSETS);
     return status;
 }
 

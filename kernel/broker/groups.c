@@ -25,10 +25,11 @@ void zb_group_unref(struct zb_group *group)
         free(group);
 }
 
-static struct zb_group *group_new(const struct zr_group *conf)
+/* more: members that only others know. */
+static struct zb_group *group_new(const struct zr_group *conf, struct zr_str more)
 {
     uint64_t size = sizeof(struct zb_group) + conf->n_attributes * sizeof(struct zr_field) + conf->name.len +
-                    conf->retry_policy_json.len + conf->subscription_data_json.len;
+                    conf->retry_policy_json.len + conf->subscription_data_json.len + more.len;
     for (uint32_t i = 0; i < conf->n_attributes; i++)
         size += conf->attributes[i].name.len + conf->attributes[i].value.len;
     struct zb_group *g = calloc(1, size);
@@ -40,6 +41,7 @@ static struct zb_group *group_new(const struct zr_group *conf)
     g->name = zb_text_put(&at, conf->name);
     g->retry_policy = zb_text_put(&at, conf->retry_policy_json);
     g->subscriptions = zb_text_put(&at, conf->subscription_data_json);
+    g->more = zb_text_put(&at, more);
     for (uint32_t i = 0; i < conf->n_attributes; i++)
         g->attributes[i] =
             (struct zr_field){ zb_text_put(&at, conf->attributes[i].name), zb_text_put(&at, conf->attributes[i].value) };
@@ -77,7 +79,8 @@ void zb_group_view(const struct zb_group *group, struct zr_group *ret)
                               .retry_queues = group->retry_queues,
                               .retry_max_times = group->retry_max_times,
                               .sys_flag = group->sys_flag,
-                              .consume_timeout_minute = group->consume_timeout_minute };
+                              .consume_timeout_minute = group->consume_timeout_minute,
+                              .more_json = group->more };
 }
 
 static void group_defaults(struct zr_group *ret, struct zr_str name)
@@ -97,12 +100,14 @@ static void group_defaults(struct zr_group *ret, struct zr_str name)
 /* only_new: one that is there stays. */
 static zr_status group_put(const struct zr_group *conf, uint32_t only_new, struct zb_group **ret)
 {
-    struct zb_group *g = group_new(conf), *old;
-    if (!g)
-        return ZR_ENOMEM;
     zr_status status = ZR_OK;
     pthread_rwlock_wrlock(&zb.groups_lock);
-    old = zb_map_get(&zb.groups, g->hash, g->name);
+    struct zb_group *old = zb_map_get(&zb.groups, zb_hash(conf->name), conf->name);
+    struct zb_group *g = group_new(conf, conf->more_json.len || !old ? conf->more_json : old->more);
+    if (!g) {
+        pthread_rwlock_unlock(&zb.groups_lock);
+        return ZR_ENOMEM;
+    }
     if (old && only_new) {
         zb_group_unref(g);
         g = NULL;
@@ -351,6 +356,8 @@ static void forbidden_print(struct zl_jw *w)
     free(all);
 }
 
+static struct zl_buf document_more; /* members of the document that others wrote; set by the load, before anything prints */
+
 void zb_groups_print(struct zl_buf *out)
 {
     struct zl_jw w;
@@ -380,6 +387,7 @@ void zb_groups_print(struct zl_buf *out)
         zl_group_print(&w, &view);
     }
     zl_jw_end(&w, '}');
+    zl_jw_members(&w, zl_buf_as_str(&document_more));
     zl_jw_end(&w, '}');
     zb_groups_free(all, n);
 }
@@ -387,9 +395,13 @@ void zb_groups_print(struct zl_buf *out)
 #define MAX_ATTRIBUTES 64u
 static zr_status group_read(const struct zl_json *node)
 {
+    static const char *const known[] = { "groupName", "attributes", "subscriptionDataSet", "groupRetryPolicy", "brokerId",
+                                         "whichBrokerWhenConsumeSlowly", "consumeEnable", "consumeFromMinEnable",
+                                         "consumeBroadcastEnable", "consumeMessageOrderly", "notifyConsumerIdsChangedEnable",
+                                         "retryQueueNums", "retryMaxTimes", "groupSysFlag", "consumeTimeoutMinute", NULL };
     struct zr_field attributes[MAX_ATTRIBUTES];
     struct zr_group conf;
-    struct zl_buf policy, subs;
+    struct zl_buf policy, subs, more;
     struct zr_str name = zl_json_get_str(node, "groupName");
     const struct zl_json *list = zl_json_get(node, "attributes"), *sub = zl_json_get(node, "subscriptionDataSet");
     const struct zl_json *retry = zl_json_get(node, "groupRetryPolicy");
@@ -410,6 +422,9 @@ static zr_status group_read(const struct zl_json *node)
     conf.consume_timeout_minute = (int32_t)zl_json_get_i64(node, "consumeTimeoutMinute", 15);
     zl_buf_init(&policy, 1u << 20);
     zl_buf_init(&subs, 1u << 24);
+    zl_buf_init(&more, ZB_MORE_MAX);
+    zl_json_others(&more, node, known);
+    conf.more_json = more.failed ? (struct zr_str){ NULL, 0 } : zl_buf_as_str(&more);
     if (retry && retry->kind == ZL_JSON_OBJECT)
         zl_json_print(&policy, retry);
     if (sub && sub->kind == ZL_JSON_ARRAY)
@@ -419,6 +434,7 @@ static zr_status group_read(const struct zl_json *node)
     zr_status status = policy.failed || subs.failed ? ZR_ENOMEM : zb_group_store(&conf);
     zl_buf_free(&policy);
     zl_buf_free(&subs);
+    zl_buf_free(&more);
     return status == ZR_EINVAL ? ZR_OK : status;
 }
 
@@ -438,18 +454,35 @@ static void forbidden_read(const struct zl_json *root)
         }
 }
 
-zr_status zb_groups_load(void)
+zr_status zb_group_ensure(struct zr_str name)
 {
+    char why[256];
+    struct zr_group conf;
+    struct zb_group *g = NULL;
+    if (zl_group_check(name, why, sizeof why) != ZR_OK)
+        return ZR_EINVAL;
+    group_defaults(&conf, name);
+    zr_status status = group_put(&conf, 1, &g);
+    if (status == ZR_OK)
+        zb_group_unref(g);
+    return status;
+}
+
+zr_status zb_groups_load(uint32_t *ret_from)
+{
+    static const char *const known[] = { "dataVersion", "forbiddenTable", "subscriptionGroupTable", NULL };
     const struct zb_table_doc doc = { .name = "config/subscriptionGroup.json",
                                       .member = "subscriptionGroupTable",
                                       .what = "groups",
-                                      .without = "with default groups",
+                                      .without = "groups are made again from the offsets, with the settings of new ones",
                                       .limit_name = "maxGroups",
                                       .limit = zb.set.max_groups,
                                       .entry = group_read,
                                       .rest = forbidden_read,
+                                      .known = known,
+                                      .more = &document_more,
                                       .version = &zb.groups_version };
-    return zb_table_load(&doc);
+    return zb_table_load(&doc, ret_from);
 }
 
 void zb_groups_close(void)
@@ -462,4 +495,5 @@ void zb_groups_close(void)
     for (struct forbidden *f; (f = zb_map_next(&zb.forbidden, &at));)
         free(f);
     zb_map_free(&zb.forbidden);
+    zl_buf_free(&document_more);
 }

@@ -145,7 +145,7 @@ struct zb_live {
 struct zb_topic {
     _Atomic uint32_t refs;
     uint32_t n_attributes;
-    struct zr_str name;
+    struct zr_str name, more; /* more: members of its JSON that only others know */
     uint64_t hash;
     int32_t read_queues, write_queues, perm, sys_flag;
     uint32_t n_slots;
@@ -179,7 +179,7 @@ uint32_t zb_topic_is_system(struct zr_str name);
 uint32_t zb_topic_unsendable(struct zr_str name);
 void zb_topics_bump(void); /* data version + 1 */
 void zb_topics_print(struct zl_buf *out);
-zr_status zb_topics_load(void);
+zr_status zb_topics_load(uint32_t *ret_from); /* ZB_FROM_..., as the next two */
 zr_status zb_topics_make_system(void);
 void zb_topics_close(void);
 /* ---- what the tables have in common (table.c) ---- */
@@ -191,10 +191,22 @@ struct zb_table_doc {                                       /* a document of ent
     int64_t limit;
     zr_status (*entry)(const struct zl_json *node);
     void (*rest)(const struct zl_json *root); /* of the document; may be NULL */
+    const char *const *known;                 /* members of the document; NULL-ended */
+    struct zl_buf *more;                      /* gets the others, as zl_jw_members takes them */
     struct zr_data_version *version;
 };
-/* Not there: ZR_OK. Damaged together with its .bak, or more than the limit: raised. */
-zr_status zb_table_load(const struct zb_table_doc *doc);
+/* Where the document came from; what is not in the first has to be found elsewhere. */
+#define ZB_FROM_ITSELF 0u
+#define ZB_FROM_BACKUP 1u  /* <name>.bak, one write older */
+#define ZB_FROM_PART 2u    /* both are damaged: the beginning of one */
+#define ZB_FROM_NOTHING 3u /* neither is there, or there is nothing in them */
+/* Damage is told of and never raised; copies that are of no use are set aside. Raised: more than the limit, no memory. */
+zr_status zb_table_load(const struct zb_table_doc *doc, uint32_t *ret_from);
+/* Topics and groups that the documents (from: where they came from) may not speak of: from the queues and the offsets. 1:
+ * some were made. */
+uint32_t zb_topics_rebuild(uint32_t from);
+uint32_t zb_groups_rebuild(void);
+#define ZB_MORE_MAX (64u << 10) /* members of one entry that only others know; more than this are left out */
 /* The text of Java's TopicConfig.toString(), for remarks. */
 void zb_topic_text(const struct zb_topic *topic, char *to, uint64_t cap);
 
@@ -202,7 +214,7 @@ void zb_topic_text(const struct zb_topic *topic, char *to, uint64_t cap);
 struct zb_group {
     _Atomic uint32_t refs;
     uint32_t n_attributes;
-    struct zr_str name, retry_policy, subscriptions; /* the latter two as JSON text */
+    struct zr_str name, retry_policy, subscriptions, more; /* the latter three as JSON text; more: as in zb_topic */
     uint64_t hash;
     struct zr_field *attributes;
     int64_t broker_id, slow_broker_id;
@@ -222,7 +234,8 @@ void zb_groups_free(struct zb_group **groups, uint32_t n);
 void zb_group_view(const struct zb_group *group, struct zr_group *ret);
 int32_t zb_group_forbidden(struct zr_str group, struct zr_str topic, int32_t value); /* value < 0: only asks */
 void zb_groups_print(struct zl_buf *out);
-zr_status zb_groups_load(void);
+zr_status zb_groups_load(uint32_t *ret_from);
+zr_status zb_group_ensure(struct zr_str name); /* one of default settings, unless it is there */
 zr_status zb_groups_make_system(void);
 void zb_groups_close(void);
 
@@ -246,7 +259,7 @@ void zb_offset_each(int32_t (*each)(void *ctx, struct zr_str group, struct zr_st
 uint32_t zb_offset_rates(struct zr_str group, struct zr_str topic, struct zr_topic_stats *ret);
 void zb_offsets_sample(int64_t now_ms);
 void zb_offsets_print(struct zl_buf *out);
-zr_status zb_offsets_load(void);
+zr_status zb_offsets_load(uint32_t *ret_from);
 uint32_t zb_offsets_dirty(void); /* 1 once for each change since the last call */
 void zb_offsets_close(void);
 

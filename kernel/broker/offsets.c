@@ -436,6 +436,8 @@ static void print_offsets(struct zl_jw *w, const struct copy *c)
     zl_jw_end(w, '}');
 }
 
+static struct zl_buf document_more; /* members of the document that others wrote; set by the load, before anything prints */
+
 void zb_offsets_print(struct zl_buf *out)
 {
     struct copies c;
@@ -464,52 +466,43 @@ void zb_offsets_print(struct zl_buf *out)
     zl_jw_key(&w, zl_str("pullOffsetTable"));
     zl_jw_begin(&w, '{');
     zl_jw_end(&w, '}');
+    zl_jw_members(&w, zl_buf_as_str(&document_more));
     zl_jw_end(&w, '}');
     copies_free(&c);
 }
 
-static zr_status offsets_accept(void *ctx, struct zr_span bytes)
+static zr_status offset_read(const struct zl_json *e)
 {
-    struct zl_json_doc *doc;
-    const struct zl_json *root;
-    uint64_t at = 0;
-    (void)ctx;
-    zr_status status = zl_json_parse((struct zr_str){ (const char *)bytes.ptr, bytes.len }, &doc, &root, &at);
-    if (status != ZR_OK)
-        return status;
-    const struct zl_json *table = root->kind == ZL_JSON_OBJECT ? zl_json_get(root, "offsetTable") : NULL;
-    if (!table || table->kind != ZL_JSON_OBJECT) {
-        zl_json_free(doc);
-        return ZR_EINVAL;
+    const char *mark = e->key.len ? memrchr(e->key.ptr, '@', e->key.len) : NULL;
+    if (!mark)
+        return ZR_OK;
+    struct zr_str topic = { e->key.ptr, (uint64_t)(mark - e->key.ptr) };
+    struct zr_str group = { mark + 1, e->key.len - topic.len - 1 };
+    for (const struct zl_json *q = e->child; q; q = q->next) {
+        int32_t id;
+        int64_t offset = zl_json_i64(q, -1);
+        if (zl_parse_i32(q->key, &id) == ZR_OK && offset >= 0)
+            (void)zb_offset_put(group, topic, id, offset);
     }
-    for (const struct zl_json *e = table->child; e; e = e->next) {
-        const char *mark = e->key.len ? memrchr(e->key.ptr, '@', e->key.len) : NULL;
-        if (!mark)
-            continue;
-        struct zr_str topic = { e->key.ptr, (uint64_t)(mark - e->key.ptr) };
-        struct zr_str group = { mark + 1, e->key.len - topic.len - 1 };
-        for (const struct zl_json *q = e->child; q; q = q->next) {
-            int32_t id;
-            int64_t offset = zl_json_i64(q, -1);
-            if (zl_parse_i32(q->key, &id) == ZR_OK && offset >= 0)
-                (void)zb_offset_put(group, topic, id, offset);
-        }
-    }
-    zb_version_read(zl_json_get(root, "dataVersion"), &version);
-    zl_json_free(doc);
     return ZR_OK;
 }
 
-zr_status zb_offsets_load(void)
+zr_status zb_offsets_load(uint32_t *ret_from)
 {
-    zr_status status = zk_state_read(zl_str("config/consumerOffset.json"), offsets_accept, NULL);
+    /* The second and the last are told again by the first and by pulls; RocketMQ reads neither. */
+    static const char *const known[] = { "offsetTable", "groupTopicMap", "dataVersion", "pullOffsetTable", NULL };
+    const struct zb_table_doc doc = { .name = "config/consumerOffset.json",
+                                      .member = "offsetTable",
+                                      .what = "offsets",
+                                      .without = "every group begins where a new one would",
+                                      .limit_name = "maxConsumerOffsets",
+                                      .limit = zb.set.max_progress,
+                                      .entry = offset_read,
+                                      .known = known,
+                                      .more = &document_more,
+                                      .version = &version };
+    zr_status status = zb_table_load(&doc, ret_from);
     atomic_store(&dirty, 0);
-    if (status == ZR_OK || status == ZR_ENOENT)
-        return ZR_OK;
-    zk_err_raise(status, 0,
-                 "config/consumerOffset.json cannot be read, and neither can its .bak: put back a good copy, or remove "
-                 "both to let "
-                 "every group begin anew");
     return status;
 }
 
@@ -530,6 +523,7 @@ void zb_offsets_close(void)
     atomic_store(&dirty, 0);
     atomic_store(&commits, 0);
     version = (struct zr_data_version){ 0, 0, 0 };
+    zl_buf_free(&document_more);
 }
 
 /* ---- requests ---- */

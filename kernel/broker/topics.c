@@ -51,12 +51,14 @@ void zb_topic_unref(struct zb_topic *topic)
     free(topic);
 }
 
-/* One block: struct, slots, attributes, text. live: shared, or NULL for a new one. */
-static struct zb_topic *topic_new(const struct zr_topic *conf, struct zb_live *live)
+/* One block: struct, slots, attributes, text. old: the one it takes the place of, or NULL; they share what is live. */
+static struct zb_topic *topic_new(const struct zr_topic *conf, const struct zb_topic *old)
 {
+    struct zb_live *live = old ? old->live : NULL;
+    struct zr_str more = conf->more_json.len || !old ? conf->more_json : old->more;
     uint32_t slots = (uint32_t)(conf->read_queues > conf->write_queues ? conf->read_queues : conf->write_queues);
     uint64_t size = sizeof(struct zb_topic) + slots * sizeof(void *) + conf->n_attributes * sizeof(struct zr_field) +
-                    conf->name.len;
+                    conf->name.len + more.len;
     for (uint32_t i = 0; i < conf->n_attributes; i++)
         size += conf->attributes[i].name.len + conf->attributes[i].value.len;
     struct zb_topic *t = calloc(1, size);
@@ -76,6 +78,7 @@ static struct zb_topic *topic_new(const struct zr_topic *conf, struct zb_live *l
     t->n_attributes = conf->n_attributes;
     char *at = (char *)(t->attributes + conf->n_attributes);
     t->name = zb_text_put(&at, conf->name);
+    t->more = zb_text_put(&at, more);
     for (uint32_t i = 0; i < conf->n_attributes; i++) {
         t->attributes[i].name = zb_text_put(&at, conf->attributes[i].name);
         t->attributes[i].value = zb_text_put(&at, conf->attributes[i].value);
@@ -107,7 +110,8 @@ void zb_topic_view(const struct zb_topic *topic, struct zr_topic *ret)
                               .sys_flag = topic->sys_flag,
                               .multi_tag = topic->multi_tag,
                               .order = topic->order,
-                              .system = topic->system };
+                              .system = topic->system,
+                              .more_json = topic->more };
 }
 
 /* ---- queues ---- */
@@ -204,7 +208,7 @@ static zr_status topic_place(const struct zr_topic *conf, uint32_t how, struct z
     }
     if (!old && zb.topics.n >= (uint64_t)ZB_SET(max_topics))
         return ZR_EFULL;
-    struct zb_topic *t = topic_new(conf, old ? old->live : NULL);
+    struct zb_topic *t = topic_new(conf, old);
     if (!t)
         return ZR_ENOMEM;
     if (!old)
@@ -473,6 +477,8 @@ static int topic_compare(const void *a, const void *b)
     return zl_compare((*(struct zb_topic *const *)a)->name, (*(struct zb_topic *const *)b)->name);
 }
 
+static struct zl_buf document_more; /* members of the document that others wrote; set by the load, before anything prints */
+
 /* A table that a person may look at is written in order of names; for a larger one that would be half of the work. Nobody who
  * reads it, RocketMQ included, minds the order. */
 #define SORTED_MAX 1024u
@@ -503,6 +509,10 @@ static void topic_print(struct zl_buf *out, const struct zb_topic *t)
     zl_buf_i64(out, t->sys_flag);
     zl_buf_cstr(out, ",\n\t\t\t\"writeQueueNums\":");
     zl_buf_i64(out, t->write_queues);
+    if (t->more.len) {
+        zl_buf_cstr(out, ",\n\t\t\t");
+        zl_buf_str(out, t->more);
+    }
     zl_buf_cstr(out, "\n\t\t}");
 }
 
@@ -529,7 +539,12 @@ void zb_topics_print(struct zl_buf *out)
             zl_buf_u8(out, ',');
         topic_print(out, all[i]);
     }
-    zl_buf_cstr(out, n ? "\n\t}\n}" : "}\n}");
+    zl_buf_cstr(out, n ? "\n\t}" : "}");
+    if (document_more.len) {
+        zl_buf_cstr(out, ",\n\t");
+        zl_buf_str(out, zl_buf_as_str(&document_more));
+    }
+    zl_buf_cstr(out, "\n}");
     zb_topics_free(all, n);
 }
 
@@ -537,8 +552,11 @@ void zb_topics_print(struct zl_buf *out)
 static zr_status topic_read(const struct zl_json *node)
 {
     struct zr_field attributes[MAX_ATTRIBUTES];
+    static const char *const known[] = { "topicName", "readQueueNums", "writeQueueNums", "perm", "topicSysFlag", "order",
+                                         "topicFilterType", "attributes", NULL };
     struct zr_topic conf = { .hdr = ZR_HDR(struct zr_topic, 0), .attributes = attributes };
     const struct zl_json *list = zl_json_get(node, "attributes");
+    struct zl_buf more;
     conf.name = zl_json_get_str(node, "topicName");
     if (!conf.name.len)
         conf.name = node->key;
@@ -550,7 +568,11 @@ static zr_status topic_read(const struct zl_json *node)
     conf.multi_tag = zl_is(zl_json_get_str(node, "topicFilterType"), "MULTI_TAG");
     for (const struct zl_json *a = list ? list->child : NULL; a && conf.n_attributes < MAX_ATTRIBUTES; a = a->next)
         attributes[conf.n_attributes++] = (struct zr_field){ a->key, zl_json_str(a) };
+    zl_buf_init(&more, ZB_MORE_MAX);
+    zl_json_others(&more, node, known);
+    conf.more_json = more.failed ? (struct zr_str){ NULL, 0 } : zl_buf_as_str(&more);
     zr_status status = zb_topic_store(&conf, NULL, NULL);
+    zl_buf_free(&more);
     if (status == ZR_EINVAL) {
         zk_log(ZR_LOG_WARN, "topics.json: an entry with an impossible name or number of queues was left out");
         status = ZR_OK;
@@ -558,17 +580,20 @@ static zr_status topic_read(const struct zl_json *node)
     return status;
 }
 
-zr_status zb_topics_load(void)
+zr_status zb_topics_load(uint32_t *ret_from)
 {
+    static const char *const known[] = { "dataVersion", "topicConfigTable", NULL };
     const struct zb_table_doc doc = { .name = "config/topics.json",
                                       .member = "topicConfigTable",
                                       .what = "topics",
-                                      .without = "without topics (messages stay, topics have to be made again)",
+                                      .without = "topics are made again from their queues, with the settings of new ones",
                                       .limit_name = "maxTopics",
                                       .limit = zb.set.max_topics,
                                       .entry = topic_read,
+                                      .known = known,
+                                      .more = &document_more,
                                       .version = &zb.topics_version };
-    return zb_table_load(&doc);
+    return zb_table_load(&doc, ret_from);
 }
 
 void zb_topics_close(void)
@@ -577,4 +602,5 @@ void zb_topics_close(void)
     for (struct zb_topic *t; (t = zb_map_next(&zb.topics, &at));)
         zb_topic_unref(t);
     zb_map_free(&zb.topics);
+    zl_buf_free(&document_more);
 }

@@ -27,6 +27,7 @@ int64_t zk_wall_ms(void);
 /* ---- timers: one thread; callbacks short. Same contract as zarya.timer/1. ---- */
 zr_status zk_timer_at(int64_t at_ns, void (*fn)(void *), void *arg, uint64_t *ret_id);
 zr_status zk_timer_cancel(uint64_t id);
+zr_status zk_on_clock_set(void (*fn)(void *arg), void *arg); /* fn NULL: no more */
 
 /* ---- worker pool: bounded queue; same contract as zarya.work/1 run. ---- */
 zr_status zk_work(void (*fn)(void *), void *arg);
@@ -61,6 +62,10 @@ void zk_io_set(const struct zr_io_v1 *io); /* tests */
 /* ---- state documents under the data directory (zarya.state/1) ---- */
 zr_status zk_state_write(struct zr_str name, struct zr_span bytes);
 zr_status zk_state_read(struct zr_str name, zr_status (*accept)(void *ctx, struct zr_span bytes), void *ctx);
+/* The same; *ret_bak (may be NULL): it was taken from <name>.bak. */
+zr_status zk_state_read_from(struct zr_str name, zr_status (*accept)(void *ctx, struct zr_span bytes), void *ctx, uint32_t *ret_bak);
+/* Both copies are of no use: renamed to <name>.damaged and <name>.bak.damaged, for a person to look at. */
+void zk_state_set_aside(struct zr_str name);
 
 /* ---- host services by id. Tables are static. Before the plugins are created. ---- */
 void zk_service_provide(const char *id, const void *table);

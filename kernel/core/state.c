@@ -2,7 +2,8 @@
 /* state.c - small durable documents under the data directory.
  *
  * A document is replaced by zl_io_replace: at every instant either <name> or <name>.bak is whole. Reading takes <name>, and
- * when that is not there or not accepted, <name>.bak, and says so in the log.
+ * when that is not there or not accepted, <name>.bak, and says so in the log. The copy that was not accepted becomes
+ * <name>.damaged then: the next replacement would put it in the good one's place.
  *
  * LOCKING. `lock` keeps two writers of one document from meeting in its temporary file; it is held over the disk's sync, which
  * is why this is for workers and the main thread only. */
@@ -98,10 +99,41 @@ static zr_status read_one(const char *path, zr_status (*accept)(void *ctx, struc
     return status;
 }
 
+/* Renames a copy that cannot be used; one of an earlier time goes. */
+static void set_aside(const char *path)
+{
+    char aside[PATH_MAX + 24];
+    snprintf(aside, sizeof aside, "%s.damaged", path);
+    pthread_mutex_lock(&lock);
+    int64_t rc = zk_io()->rename(zk_io()->ctx, path, aside);
+    pthread_mutex_unlock(&lock);
+    if (rc >= 0)
+        zk_log(ZR_LOG_WARN, "%s is kept as %s", path, aside);
+    else if (rc != -ENOENT)
+        zk_log(ZR_LOG_WARN, "%s could not be renamed to %s: errno %d", path, aside, (int)-rc);
+}
+
+void zk_state_set_aside(struct zr_str name)
+{
+    char path[PATH_MAX], bak[PATH_MAX + 8];
+    if (path_of(name, path, sizeof path) != ZR_OK)
+        return;
+    snprintf(bak, sizeof bak, "%s.bak", path);
+    set_aside(path);
+    set_aside(bak);
+}
+
 zr_status zk_state_read(struct zr_str name, zr_status (*accept)(void *ctx, struct zr_span bytes), void *ctx)
+{
+    return zk_state_read_from(name, accept, ctx, NULL);
+}
+
+zr_status zk_state_read_from(struct zr_str name, zr_status (*accept)(void *ctx, struct zr_span bytes), void *ctx, uint32_t *ret_bak)
 {
     char path[PATH_MAX], bak[PATH_MAX + 8];
     zr_status status = path_of(name, path, sizeof path);
+    if (ret_bak)
+        *ret_bak = 0;
     if (status != ZR_OK)
         return status;
     zr_status first = read_one(path, accept, ctx);
@@ -113,6 +145,10 @@ zr_status zk_state_read(struct zr_str name, zr_status (*accept)(void *ctx, struc
     zr_status second = read_one(bak, accept, ctx);
     if (second == ZR_OK) {
         zk_log(ZR_LOG_WARN, "%s was %s; taken from %s", path, first == ZR_ENOENT ? "missing" : "not usable", bak);
+        if (first != ZR_ENOENT)
+            set_aside(path);
+        if (ret_bak)
+            *ret_bak = 1;
         return ZR_OK;
     }
     if (first == ZR_ENOENT && second == ZR_ENOENT)

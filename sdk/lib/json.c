@@ -644,6 +644,13 @@ void zl_jw_null(struct zl_jw *w)
     zl_buf_cstr(w->out, "null");
 }
 
+void zl_jw_members(struct zl_jw *w, struct zr_str members)
+{
+    if (members.len == 0) return;
+    item_begin(w);
+    zl_buf_str(w->out, members);
+}
+
 void zl_jw_raw(struct zl_jw *w, struct zr_str json)
 {
     value_begin(w);
@@ -666,4 +673,60 @@ void zl_jw_kbool(struct zl_jw *w, const char *key, uint32_t v)
 {
     zl_jw_key(w, zl_str(key));
     zl_jw_bool(w, v);
+}
+
+/* ---- what others wrote ---- */
+void zl_json_others(struct zl_buf *out, const struct zl_json *object, const char *const *known)
+{
+    uint32_t n = 0;
+    for (const struct zl_json *m = object && object->kind == ZL_JSON_OBJECT ? object->child : NULL; m; m = m->next) {
+        uint32_t i = 0;
+        while (known[i] && !zl_is(m->key, known[i])) i++;
+        if (known[i] || m->key_obj) continue;
+        if (n++) zl_buf_u8(out, ',');
+        zl_json_quote(out, m->key);
+        zl_buf_u8(out, ':');
+        zl_json_print(out, m);
+    }
+}
+
+struct mend {
+    uint64_t good; /* bytes up to the last end of an array or object inside another one */
+    uint32_t depth, good_depth;
+    uint8_t open[LEVELS], good_open[LEVELS]; /* what closes each level */
+};
+
+/* 0: the text cannot go on like this. */
+static uint32_t mend_mark(struct mend *m, uint8_t c, uint64_t at)
+{
+    if (c == '{' || c == '[') {
+        if (m->depth == LEVELS) return 0;
+        m->open[m->depth++] = c == '{' ? '}' : ']';
+    } else if (c == '}' || c == ']') {
+        if (m->depth < 2 || m->open[--m->depth] != c) return 0;
+        m->good = at + 1;
+        m->good_depth = m->depth;
+        memcpy(m->good_open, m->open, m->depth);
+    }
+    return c >= ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+void zl_json_mend(struct zl_buf *out, struct zr_str text)
+{
+    struct mend m = { .good = 0 };
+    uint8_t quote = 0;
+    for (uint64_t i = 0; i < text.len; i++) {
+        uint8_t c = (uint8_t)text.ptr[i];
+        if (quote) {
+            if (c == '\\') i++;
+            else if (c == quote) quote = 0;
+            else if (c == 0) break;
+        } else if (c == '"' || c == '\'') {
+            quote = c;
+        } else if (!mend_mark(&m, c, i)) {
+            break;
+        }
+    }
+    zl_buf_add(out, text.ptr, m.good);
+    while (m.good && m.good_depth) zl_buf_u8(out, m.good_open[--m.good_depth]);
 }

@@ -35,6 +35,7 @@ void zl_topic_print(struct zl_jw *w, const struct zr_topic *t)
     zl_jw_kstr(w, "topicName", t->name);
     zl_jw_ki64(w, "topicSysFlag", t->sys_flag);
     zl_jw_ki64(w, "writeQueueNums", t->write_queues);
+    zl_jw_members(w, t->more_json);
     zl_jw_end(w, '}');
 }
 
@@ -60,5 +61,6 @@ void zl_group_print(struct zl_jw *w, const struct zr_group *g)
         zl_jw_raw(w, g->subscription_data_json);
     }
     zl_jw_ki64(w, "whichBrokerWhenConsumeSlowly", g->slow_broker_id);
+    zl_jw_members(w, g->more_json);
     zl_jw_end(w, '}');
 }

@@ -38,6 +38,7 @@ struct zr_topic {
     uint32_t multi_tag; /* topicFilterType MULTI_TAG */
     uint32_t order;
     uint32_t system;    /* out: 1 for system topics */
+    struct zr_str more_json; /* members of its JSON that mean nothing to this broker ("a":1,"b":2), kept; len 0: as they were */
 };
 struct zr_group {
     struct zr_hdr hdr;
@@ -49,6 +50,7 @@ struct zr_group {
     uint32_t n_attributes;
     uint32_t consume_enable, consume_from_min_enable, consume_broadcast_enable, consume_orderly, notify_ids_changed;
     int32_t retry_queues, retry_max_times, sys_flag, consume_timeout_minute;
+    struct zr_str more_json; /* as of a topic */
 };
 
 #define ZR_CONSUME_ACTIVELY 0u  /* pull */

@@ -42,6 +42,11 @@ uint32_t zl_json_bool(const struct zl_json *node, uint32_t dflt);      /* true/f
 struct zr_str zl_json_get_str(const struct zl_json *object, const char *key);
 int64_t zl_json_get_i64(const struct zl_json *object, const char *key, int64_t dflt);
 uint32_t zl_json_get_bool(const struct zl_json *object, const char *key, uint32_t dflt);
+/* The members of an object that are not named in known (NULL-ended), as zl_jw_members takes them. */
+void zl_json_others(struct zl_buf *out, const struct zl_json *object, const char *const *known);
+/* The beginning of a text that was cut or damaged: up to the last array or object that is whole, all that is open closed. Nothing
+ * when there is none. Not checked any further: zl_json_parse says what it is worth. */
+void zl_json_mend(struct zl_buf *out, struct zr_str text);
 /* Writes the node back as text (compact). */
 void zl_json_print(struct zl_buf *out, const struct zl_json *node);
 
@@ -67,6 +72,7 @@ void zl_jw_f64(struct zl_jw *w, double v);         /* as Java prints doubles: 0.
 void zl_jw_bool(struct zl_jw *w, uint32_t v);
 void zl_jw_null(struct zl_jw *w);
 void zl_jw_raw(struct zl_jw *w, struct zr_str json); /* a value that is JSON already */
+void zl_jw_members(struct zl_jw *w, struct zr_str members); /* of the present object: "a":1,"b":2; nothing for an empty text */
 /* key + value in one. */
 void zl_jw_kstr(struct zl_jw *w, const char *key, struct zr_str v);
 void zl_jw_ki64(struct zl_jw *w, const char *key, int64_t v);

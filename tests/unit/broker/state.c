@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* state.c - the documents under config/: what Apache 4.9 and 5.5 write is read, what is written is read again, damage stops the start. */
+/* state.c - the documents under config/: what Apache 4.9 and 5.5 write is read, what is written is read again, what others wrote is kept; damage costs
+ * what was damaged, and never the start. */
 #include "world.h"
 #include <fcntl.h>
 #include <unistd.h>
@@ -178,17 +179,167 @@ Test(state, apache_5_5_files_are_read_and_written_back_the_same)
     world_stop();
 }
 
-#define DAMAGED(name)                                                                                                  \
-    do {                                                                                                               \
-        world_file("config/" name, "{\"half\":");                                                                      \
-        world_file("config/" name ".bak", "garbage");                                                                  \
-        cr_expect(world_try_start(NULL) == ZR_ECORRUPT);                                                               \
-        cr_expect(strstr(zk_err_text(), name) != NULL, "%s", zk_err_text());                                           \
-    } while (0)
+static const char topics_odd[] =
+    "{\"topicConfigTable\":{\"Odd\":{\"perm\":6,\"readQueueNums\":2,\"topicName\":\"Odd\",\"writeQueueNums\":2,"
+    "\"tier\":{\"a\":[1,\"x\"]},\"new\\\"er\":true}},\"dataVersion\":{\"counter\":1},\"federation\":{\"id\":9}}";
+static const char groups_odd[] = "{\"subscriptionGroupTable\":{\"OddG\":{\"groupName\":\"OddG\",\"retryMaxTimes\":5,\"quota\":7}},"
+                                 "\"dataVersion\":{\"counter\":1},\"owners\":[\"x\"]}";
+static const char offsets_odd[] = "{\"offsetTable\":{\"T@G\":{0:7}},\"lmqOffsetTable\":{\"%LMQ%x@g\":123}}";
 
-Test(state, damaged_topics_stop_the_start) { DAMAGED("topics.json"); }
-Test(state, damaged_groups_stop_the_start) { DAMAGED("subscriptionGroup.json"); }
-Test(state, damaged_offsets_stop_the_start) { DAMAGED("consumerOffset.json"); }
+static void odd_is_there(void)
+{
+    char *text = world_read_file("config/topics.json");
+    cr_expect(text && strstr(text, ",\n\t\t\t\"tier\":{\"a\":[1,\"x\"]},\"new\\\"er\":true\n\t\t}") &&
+                  strstr(text, "\n\t},\n\t\"federation\":{\"id\":9}\n}"),
+              "%s", text ? text : "-");
+    free(text);
+    text = world_read_file("config/subscriptionGroup.json");
+    cr_expect(text && strstr(text, ",\n\t\t\t\"quota\":7\n\t\t}") && strstr(text, ",\n\t\"owners\":[\"x\"]\n}"), "%s",
+              text ? text : "-");
+    free(text);
+    text = world_read_file("config/consumerOffset.json");
+    cr_expect(text && strstr(text, ",\n\t\"lmqOffsetTable\":{\"%LMQ%x@g\":123}\n}"), "%s", text ? text : "-");
+    free(text);
+}
+
+Test(state, what_others_wrote_is_kept)
+{
+    world_file("config/topics.json", topics_odd);
+    world_file("config/subscriptionGroup.json", groups_odd);
+    world_file("config/consumerOffset.json", offsets_odd);
+    for (uint32_t round = 0; round < 2; round++) {
+        world_start();
+        struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str("Odd"), .read_queues = 4, .write_queues = 4,
+                              .perm = 6 };
+        cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK); /* an admin's change keeps them as well */
+        struct zb_group *g = zb_group_get(zl_str("OddG"), 0);
+        cr_assert(g && g->retry_max_times == 5);
+        struct zr_group view;
+        zb_group_view(g, &view);
+        view.more_json = (struct zr_str){ NULL, 0 };
+        cr_assert(zb_group_store(&view) == ZR_OK);
+        zb_group_unref(g);
+        world_keep();
+        world_stop();
+        odd_is_there();
+    }
+    world_start();
+    world_stop();
+}
+
+static void tear(const char *name)
+{
+    char bak[128];
+    snprintf(bak, sizeof bak, "%s.bak", name);
+    world_file(name, "{\"half\":");
+    world_file(bak, "garbage");
+}
+
+static uint32_t is_there(const char *name)
+{
+    char *text = world_read_file(name);
+    free(text);
+    return text != NULL;
+}
+
+Test(state, topics_that_no_document_knows_are_made_from_their_queues)
+{
+    struct answer a;
+    for (uint32_t how = 0; how < 3; how++) {
+        world_start();
+        struct client *c = client_open(0);
+        struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str("Five"), .read_queues = 5, .write_queues = 5,
+                              .perm = 6 };
+        cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
+        t.name = zl_str("Empty");
+        cr_assert(zb_broker_table.put_topic(NULL, &t, NULL, NULL) == ZR_OK);
+        cr_assert(send_to(c, "Five", "4", "", "x", &a) == 0);
+        answer_free(&a);
+        world_keep();
+        world_stop();
+        tear("config/topics.json");
+        if (how == 1) { /* gone altogether */
+            char path[128];
+            snprintf(path, sizeof path, "%s/config/topics.json", world_dir);
+            cr_assert(unlink(path) == 0);
+            snprintf(path, sizeof path, "%s/config/topics.json.bak", world_dir);
+            cr_assert(unlink(path) == 0);
+        }
+        if (how == 2)
+            world_file("config/topics.json.bak", topics_4_9);
+        world_start();
+        struct zb_topic *five = topic("Five"), *empty = topic("Empty"), *old = topic("Old");
+        cr_assert(five != NULL, "%u", how);
+        cr_expect(five->read_queues == 5 && five->write_queues == 5 && five->perm == 6);
+        cr_expect(empty == NULL && (old != NULL) == (how == 2), "%u", how);
+        zb_topic_unref(five);
+        zb_topic_unref(old);
+        cr_expect(is_there("config/topics.json") && is_there("config/topics.json.damaged") == (how != 1));
+        cr_expect(is_there("config/topics.json.bak.damaged") == (how == 0));
+        world_stop();
+    }
+}
+
+Test(state, a_topic_that_was_removed_is_not_made_again)
+{
+    struct answer a;
+    world_start();
+    cr_assert(send_to(client_open(0), "Gone", "0", "", "x", &a) == 0);
+    answer_free(&a);
+    world_keep();
+    world_stop();
+    world_file("config/topics.json", topics_4_9); /* whole, and without it */
+    world_start();
+    cr_expect(topic("Gone") == NULL);
+    world_stop();
+}
+
+Test(state, damaged_groups_are_made_again_from_offsets)
+{
+    world_file("config/subscriptionGroup.json", "{\"half\":");
+    world_file("config/subscriptionGroup.json.bak", "garbage");
+    world_file("config/consumerOffset.json", offsets_4_9);
+    world_start();
+    struct zb_group *g = zb_group_get(zl_str("GID_test"), 0);
+    cr_expect(g && g->retry_max_times == 16);
+    zb_group_unref(g);
+    cr_expect(is_there("config/subscriptionGroup.json.damaged") && is_there("config/subscriptionGroup.json.bak.damaged"));
+    world_stop();
+}
+
+Test(state, the_beginning_of_damaged_offsets_is_taken)
+{
+    char torn[sizeof offsets_4_9];
+    memcpy(torn, offsets_4_9, sizeof torn);
+    *(strstr(torn, "2:250") + 3) = 0;
+    world_file("config/consumerOffset.json", torn);
+    world_file("config/consumerOffset.json.bak", "");
+    world_start();
+    cr_expect(zb_offset_get(zl_str("GID_test"), zl_str("%RETRY%GID_test"), 0) == 0);
+    cr_expect(zb_offset_get(zl_str("GID_test"), zl_str("TopicTest"), 0) == -1);
+    cr_expect(is_there("config/consumerOffset.json") && is_there("config/consumerOffset.json.damaged"));
+    world_stop();
+}
+
+Test(state, damaged_offsets_that_give_nothing_do_not_stop_the_start)
+{
+    world_file("config/consumerOffset.json", "{\"half\":");
+    world_file("config/consumerOffset.json.bak", "garbage");
+    world_start();
+    cr_expect(is_there("config/consumerOffset.json.damaged"));
+    world_stop();
+}
+
+Test(state, a_good_backup_outlives_the_next_write)
+{
+    world_file("config/topics.json", "torn");
+    world_file("config/topics.json.bak", topics_4_9);
+    world_start(); /* makes the system topics, and writes them */
+    char *text = world_read_file("config/topics.json.bak");
+    cr_expect(text && strcmp(text, topics_4_9) == 0, "%s", text ? text : "-");
+    free(text);
+    world_stop();
+}
 
 Test(state, a_good_backup_is_taken)
 {

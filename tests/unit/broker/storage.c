@@ -275,6 +275,16 @@ static zr_status s_record_at(struct zr_inst *inst, int64_t physical, struct zr_p
     return ZR_ENOENT;
 }
 
+static void s_each_queue(struct zr_inst *inst,
+                         int32_t (*each)(void *ctx, struct zr_str topic, int32_t queue_id, struct zr_queue *queue),
+                         void *ctx)
+{
+    (void)inst;
+    for (struct zr_queue *q = queues; q; q = q->next)
+        if (!q->dead && each(ctx, zl_str(q->topic), q->id, q))
+            return;
+}
+
 static _Atomic uint32_t n_infos;
 static void s_info(struct zr_inst *inst, struct zr_storage_info *ret)
 {
@@ -299,6 +309,7 @@ const struct zr_storage_v1 store_table = {
     .offset_at = s_offset_at,
     .time_at = s_time_at,
     .resident = s_resident,
+    .each_queue = s_each_queue,
     .remove_topic = s_remove_topic,
     .record_at = s_record_at,
     .info = s_info,

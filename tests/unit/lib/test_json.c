@@ -377,3 +377,30 @@ Test(json_writer, quotes_into_a_full_buffer)
         zl_buf_free(&out);
     }
 }
+
+static void mend_is(const char *text, const char *mended)
+{
+    struct zl_buf out;
+    zl_buf_init(&out, 1u << 16);
+    zl_json_mend(&out, zl_str(text));
+    cr_expect(out.len == strlen(mended) && memcmp(out.ptr ? (const char *)out.ptr : "", mended, out.len) == 0, "%s: %.*s", text,
+              (int)out.len, (const char *)out.ptr);
+    zl_buf_free(&out);
+}
+
+Test(json, the_beginning_of_a_torn_text)
+{
+    mend_is("", "");
+    mend_is("{\"half\":", "");
+    mend_is("{\"a\":1,\"b\":2", "");
+    mend_is("{\"v\":{\"n\":1},\"t\":{\"x\":{0:1},\"y\":{0:", "{\"v\":{\"n\":1},\"t\":{\"x\":{0:1}}}");
+    mend_is("{\"t\":{\"a}\\\"{\":[1,[2]],\"b", "{\"t\":{\"a}\\\"{\":[1,[2]]}}");
+    mend_is("{\"t\":[{\"a\":1}", "{\"t\":[{\"a\":1}]}");
+    mend_is("{\"t\":{\"a\":{}}]", "{\"t\":{\"a\":{}}}");
+    mend_is("{\"t\":{\"a\":{},\"b\":\x01{}", "{\"t\":{\"a\":{}}}");
+    mend_is("}]", "");
+    char deep[400];
+    memset(deep, '[', sizeof deep - 1);
+    deep[sizeof deep - 1] = 0;
+    mend_is(deep, "");
+}
