@@ -169,7 +169,8 @@ static uint32_t check_ordered(struct sql_build *b, const struct sql_operand *x)
 {
     const struct sql_value *v = constant_of(b, x);
     if (v && (v->kind == SQL_STRING || v->kind == SQL_BOOL || v->kind == SQL_NULL))
-        return sql_fault(b, ZR_EINVAL, x->at, "only numbers and properties can be compared by >, >=, <, <= and BETWEEN");
+        return sql_fault(b, ZR_EINVAL, x->at,
+                         "only numbers and properties can be compared by >, >=, <, <= and BETWEEN");
     if (x->kind == SQL_A_TRUTH)
         return sql_fault(b, ZR_EINVAL, x->at, "a condition cannot be compared by >, >=, <, <= and BETWEEN");
     return 1;
@@ -275,8 +276,8 @@ static uint32_t check_bounds(struct sql_build *b, const struct sql_operand *low,
     return 1;
 }
 
-uint32_t sql_between_high(struct sql_build *b, uint32_t negated, struct sql_operand *value, const struct sql_operand *low,
-                          const struct sql_operand *high, struct sql_between *s)
+uint32_t sql_between_high(struct sql_build *b, uint32_t negated, struct sql_operand *value,
+                          const struct sql_operand *low, const struct sql_operand *high, struct sql_between *s)
 {
     if (!check_ordered(b, high) || (!negated && !check_bounds(b, low, high)) ||
         !emit(b, negated ? SQL_GT : SQL_LE, 0, 0, -1))

@@ -3,9 +3,9 @@
  *
  * What stays true:
  *   1. NOT and the signs bind tighter than comparisons, "NOT a = 5" is "(NOT a) = 5". So it is with Apache.
- *   2. Reading stops where an expression is whole: what follows is not looked at ("a > 5 garbage" is "a > 5"). The parser
- *      reads one word beyond and, as that cannot continue, takes the default reductions down to the first rule, which
- *      accepts. That is why default reductions are asked for, and why LAC must not be. */
+ *   2. Reading stops where an expression is whole: what follows is not looked at ("a > 5 garbage" is "a > 5"). The
+ *      parser reads one word beyond and, as that cannot continue, takes the default reductions down to the first rule,
+ *      which accepts. That is why default reductions are asked for, and why LAC must not be. */
 %code requires {
 #include <stdio.h>
 #include "sql92.h"
@@ -27,7 +27,8 @@ struct sql_at { uint32_t at, len; };
 %code {
 #define YYMAXDEPTH SQL_MAX_NESTING
 #define YYLLOC_DEFAULT(Current, Rhs, N) \
-    ((Current) = (N) ? (struct sql_at){ YYRHSLOC(Rhs, 1).at, YYRHSLOC(Rhs, 1).len } : (struct sql_at){ YYRHSLOC(Rhs, 0).at, 0 })
+    ((Current) = (N) ? (struct sql_at){ YYRHSLOC(Rhs, 1).at, YYRHSLOC(Rhs, 1).len } \
+                     : (struct sql_at){ YYRHSLOC(Rhs, 0).at, 0 })
 #define DO(call) do { if (!(call)) YYABORT; } while (0)
 int sql_yylex(SQL_YYSTYPE *value, SQL_YYLTYPE *at, void *scanner);
 static void sql_yyerror(const SQL_YYLTYPE *at, void *scanner, struct sql_build *b, const char *text);
@@ -75,7 +76,8 @@ comparison
       unary "AND"                   { $<between>$ = $<between>3; DO(sql_between_low(b, $2, &$1, &$4, &$<between>$)); }
       unary                         { $$ = $1; DO(sql_between_high(b, $2, &$$, &$4, &$7, &$<between>6)); }
     | comparison search "string"    { uint32_t word; $$ = $1;
-                                      DO(sql_word(b, $3, @3.at, &word) && sql_search(b, $2.op, $2.negated, &$$, word)); }
+                                      DO(sql_word(b, $3, @3.at, &word));
+                                      DO(sql_search(b, $2.op, $2.negated, &$$, word)); }
     | comparison in '(' words ')'   { $$ = $1; DO(sql_in(b, $2, &$$, $4)); }
     ;
 between
@@ -134,7 +136,8 @@ static int yyreport_syntax_error(const yypcontext_t *ctx, void *scanner, struct 
     int n = yypcontext_expected_tokens(ctx, expected, EXPECTED_MAX);
     (void)scanner;
     for (int i = 0; i < n && len < sizeof text - 40; i++)
-        len += (uint64_t)snprintf(text + len, sizeof text - len, "%s%s", i ? ", " : "; expected: ", yysymbol_name(expected[i]));
+        len += (uint64_t)snprintf(text + len, sizeof text - len, "%s%s", i ? ", " : "; expected: ",
+                                  yysymbol_name(expected[i]));
     if (at->len == 0 || at->at >= b->text.len)
         sql_fault(b, ZR_EINVAL, b->text.len, "the expression ends too early%s", text);
     else

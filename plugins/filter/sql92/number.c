@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* number.c - numbers as Java's Integer.valueOf, Long.valueOf and Double.valueOf read them, Double.compareTo's order.
  *
- * Java takes every decimal digit of the basic plane for whole numbers (Arabic, Devanagari, full width, ...), but only 0 to 9
- * for fractions.
+ * Java takes every decimal digit of the basic plane for whole numbers (Arabic, Devanagari, full width, ...), but only
+ * 0 to 9 for fractions.
  *
- * A fraction's form: control characters and blanks around it do not count; a sign; then NaN, Infinity, a decimal number with an
- * optional exponent, or a hexadecimal one with an exponent; a last f, F, d or D does not count. What C's strtod accepts
- * beside that (nan(...), inf, hexadecimal without exponent) is no number, so the form is checked first.
+ * A fraction's form: control characters and blanks around it do not count; a sign; then NaN, Infinity, a decimal number
+ * with an optional exponent, or a hexadecimal one with an exponent; a last f, F, d or D does not count. What C's strtod
+ * accepts beside that (nan(...), inf, hexadecimal without exponent) is no number, so the form is checked first.
  *
  * What stays true: strtod sees a copy that ends, and the whole of it; no memory is asked for. */
 #include <math.h>
@@ -111,9 +111,11 @@ int32_t sql_java_compare(double a, double b)
 
 /* ---- whole numbers ---- */
 #define ROW 10u
-static const uint16_t zeros[] = { 0x0660, 0x06f0, 0x07c0, 0x0966, 0x09e6, 0x0a66, 0x0ae6, 0x0b66, 0x0be6, 0x0c66, 0x0ce6, 0x0d66,
-                                  0x0de6, 0x0e50, 0x0ed0, 0x0f20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90,
-                                  0x1b50, 0x1bb0, 0x1c40, 0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10 };
+static const uint16_t zeros[] = {
+    0x0660, 0x06f0, 0x07c0, 0x0966, 0x09e6, 0x0a66, 0x0ae6, 0x0b66, 0x0be6, 0x0c66, 0x0ce6, 0x0d66,
+    0x0de6, 0x0e50, 0x0ed0, 0x0f20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90,
+    0x1b50, 0x1bb0, 0x1c40, 0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10,
+};
 
 static char plain_digit(uint32_t c)
 {

@@ -2,8 +2,8 @@
 /* run.c - a program applied to a message's properties: three-valued, and with failure as a fourth outcome.
  *
  * What stays true:
- *   1. All properties are texts; a text meets a number or a truth by being read as one of that kind. A text that is none
- *      makes the whole run fail, and a message on which it fails does not match.
+ *   1. All properties are texts; a text meets a number or a truth by being read as one of that kind. A text that is
+ *      none makes the whole run fail, and a message on which it fails does not match.
  *   2. Nothing here asks for memory or takes a lock; all state is in the frame.
  *   3. The outcome is that of Apache's evaluation, its order of evaluation included: what it would not look at is not
  *      looked at, so it cannot fail. */
@@ -48,8 +48,8 @@ static void widen(struct sql_value *v, uint32_t kind)
     v->kind = kind;
 }
 
-/* Of different kinds; neither is null. A truth on the left does not meet a text: Apache fails there. Other pairs that cannot
- * meet are "less". */
+/* Of different kinds; neither is null. A truth on the left does not meet a text: Apache fails there. Other pairs that
+ * cannot meet are "less". */
 static uint32_t compare_mixed(struct sql_value a, struct sql_value b, int32_t *ret)
 {
     *ret = -1;
@@ -183,7 +183,8 @@ static uint32_t is_truth(const struct sql_value *v, int64_t truth)
 }
 
 /* 1: *top is the outcome; 0: it failed. */
-static uint32_t run(const struct zr_prog *p, const struct zr_str *texts, struct sql_value *stack, struct sql_value **ret)
+static uint32_t run(const struct zr_prog *p, const struct zr_str *texts, struct sql_value *stack,
+                    struct sql_value **ret)
 {
     struct sql_value *top = stack - 1;
     uint32_t ok = 1;
@@ -191,7 +192,9 @@ static uint32_t run(const struct zr_prog *p, const struct zr_str *texts, struct 
         const struct sql_ins *i = &p->code[at];
         switch ((enum sql_op)i->op) {
         case SQL_PUSH: *++top = p->constants[i->arg]; break;
-        case SQL_LOAD: *++top = (struct sql_value){ texts[i->arg].len ? SQL_STRING : SQL_NULL, 0, { .s = texts[i->arg] } }; break;
+        case SQL_LOAD:
+            *++top = (struct sql_value){ texts[i->arg].len ? SQL_STRING : SQL_NULL, 0, { .s = texts[i->arg] } };
+            break;
         case SQL_DUP: top++, *top = top[-1]; break;
         case SQL_NEGATE: run_negate(top); break;
         case SQL_CAST:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* filter-sql92: subscription expressions over a message's properties, "price > 10 AND region IN ('eu', 'us')".
  *
- * This file is the plugin: what the kernel sees. lexer.l and grammar.y read an expression, build.c makes instructions of
- * it, run.c runs them, number.c reads fractions as Java does; sql92.h says what a program is.
+ * This file is the plugin: what the kernel sees. lexer.l and grammar.y read an expression, build.c makes instructions
+ * of it, run.c runs them, number.c reads fractions as Java does; sql92.h says what a program is.
  *
  * What stays true: tags decide nothing here, so by_tags asks for the properties of every message. */
 #include "sql92.h"

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* sql92.h - what the files of filter-sql92 share: values, the program, and the builder that the grammar drives.
  *
- * A program is a list of instructions for a stack machine, with jumps that skip what three-valued logic need not look at:
+ * A program is a list of instructions for a stack machine, with jumps that skip what three-valued logic need not look
+ * at:
  *
  *     a > 5 AND b = 'x'       load a | skip_null L | push 5 | gt | L: skip_false E | load b | push 'x' | eq | and | E:
  *
- * What stays true: (1) a program is immutable after sql_compile; (2) its stack needs at most SQL_MAX_STACK values and it
- * knows at most SQL_MAX_NAMES properties, so that a run needs no memory but its own frame; (3) jumps go forward only, so
- * that every run ends; (4) its texts point into prog->text, never into the expression it was made from. */
+ * What stays true: (1) a program is immutable after sql_compile; (2) its stack needs at most SQL_MAX_STACK values and
+ * it knows at most SQL_MAX_NAMES properties, so that a run needs no memory but its own frame; (3) jumps go forward
+ * only, so that every run ends; (4) its texts point into prog->text, never into the expression it was made from. */
 #ifndef SQL92_H
 #define SQL92_H
 #include <stdlib.h>
@@ -131,13 +132,14 @@ uint32_t sql_skip(struct sql_build *b, uint32_t op, uint32_t *ret_jump); /* a ju
 void sql_land(struct sql_build *b, uint32_t jump);                       /* here */
 uint32_t sql_order(struct sql_build *b, uint32_t op, struct sql_operand *left, const struct sql_operand *right,
                    uint32_t jump);
-uint32_t sql_logic(struct sql_build *b, uint32_t op, struct sql_operand *left, struct sql_operand *right, uint32_t jump);
+uint32_t sql_logic(struct sql_build *b, uint32_t op, struct sql_operand *left, struct sql_operand *right,
+                   uint32_t jump);
 struct sql_between { uint32_t value_null, decided, jump; };
 uint32_t sql_between_open(struct sql_build *b, struct sql_between *s);
 uint32_t sql_between_low(struct sql_build *b, uint32_t negated, const struct sql_operand *value,
                          const struct sql_operand *low, struct sql_between *s);
-uint32_t sql_between_high(struct sql_build *b, uint32_t negated, struct sql_operand *value, const struct sql_operand *low,
-                          const struct sql_operand *high, struct sql_between *s);
+uint32_t sql_between_high(struct sql_build *b, uint32_t negated, struct sql_operand *value,
+                          const struct sql_operand *low, const struct sql_operand *high, struct sql_between *s);
 uint32_t sql_in(struct sql_build *b, uint32_t negated, struct sql_operand *left, uint32_t first);
 uint32_t sql_search(struct sql_build *b, uint32_t op, uint32_t negated, struct sql_operand *left, uint32_t word);
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The official Java client with MessageSelector.bySql, against any name server. Compiles with client 4.9.8 and 5.5.0.
-//   SqlPlay NAMESRV TOPIC send    FILE           messages, one a line: "name=value\tname=value..."; its body is its number
-//   SqlPlay NAMESRV TOPIC pull    FILE           for each expression (a line of hex): the numbers it matches, or E and the code
-//   SqlPlay NAMESRV TOPIC push    FILE GROUP     the same with a push consumer for each expression; E and the code if it cannot start
+//   SqlPlay TOPIC MESSAGES PULLS PUSHES GROUP NAMESRV ...
+// Each argument in capitals but the last two and the first is a file; "-" leaves its part out. At all name servers at once:
+//   MESSAGES   sends them, one a line: "name=value\tname=value..."; the body is its number
+//   PULLS      for each expression (a line of hex): the numbers it matches, or E and the code
+//   PUSHES     the same with a push consumer of its own for each; E and the code if it cannot start
+// Prints "NUMBER-OF-NAMESRV send|pull|push LINE ANSWER".
 import java.nio.charset.StandardCharsets;
 import java.nio.file.*;
 import java.util.*;
@@ -21,9 +24,14 @@ public class SqlPlay {
         return new String(b, StandardCharsets.UTF_8);
     }
 
-    static void send(String ns, String topic, List<String> lines) throws Exception {
+    static synchronized void print(int side, String verb, int line, String answer) {
+        System.out.println(side + " " + verb + " " + line + " " + answer);
+    }
+
+    static void send(int side, String ns, String topic, List<String> lines) throws Exception {
         DefaultMQProducer p = new DefaultMQProducer("PG_sql");
         p.setNamesrvAddr(ns);
+        p.setInstanceName("send" + side);
         p.setSendMsgTimeout(10000);
         p.start();
         MessageQueue one = null;
@@ -37,7 +45,7 @@ public class SqlPlay {
             if (r.getSendStatus() != SendStatus.SEND_OK) throw new IllegalStateException(r.toString());
             one = r.getMessageQueue();
         }
-        System.out.println("sent " + lines.size() + " " + one.getQueueId());
+        print(side, "send", 0, "sent " + lines.size());
         p.shutdown();
     }
 
@@ -55,12 +63,12 @@ public class SqlPlay {
         return b.toString();
     }
 
-    // A loaded machine may let an answer come too late: then there is no code, and it is asked again.
+    // A loaded machine may let an answer come too late, or the broker may be busy (2): it is asked again.
     static String pull(DefaultMQPullConsumer c, Collection<MessageQueue> queues, String expression) {
         String answer = "";
         for (int i = 0; i < 5; i++) {
             answer = pullOnce(c, queues, expression);
-            if (!answer.equals("E-1")) break;
+            if (!answer.equals("E-1") && !answer.equals("E2")) break;
         }
         return answer;
     }
@@ -86,26 +94,48 @@ public class SqlPlay {
         return join(found);
     }
 
-    static void pullAll(String ns, String topic, List<String> lines) throws Exception {
+    // A client may not ask by SQL92 before a heartbeat told it the broker's version, and sends the first to the brokers it knows
+    // of a second after its start, the next 30 s later. A pull makes the broker known; then one more heartbeat is enough.
+    static Set<MessageQueue> ready(DefaultMQPullConsumer c, String topic) throws Exception {
+        Set<MessageQueue> queues = c.fetchSubscribeMessageQueues(topic);
+        for (int i = 0; i < 200 && pullOnce(c, queues, "a IS NULL").equals("E-1"); i++) {
+            Object client = c.getDefaultMQPullConsumerImpl().getRebalanceImpl().getmQClientFactory();
+            client.getClass().getMethod("sendHeartbeatToAllBrokerWithLock").invoke(client);
+            Thread.sleep(50);
+        }
+        return queues;
+    }
+
+    static void pullAll(int side, String ns, String topic, List<String> lines) throws Exception {
         DefaultMQPullConsumer c = new DefaultMQPullConsumer("CG_sql_pull");
         c.setNamesrvAddr(ns);
+        c.setInstanceName("pull" + side);
         c.start();
-        Set<MessageQueue> queues = c.fetchSubscribeMessageQueues(topic);
-        for (int i = 0; i < lines.size(); i++) System.out.println(i + " " + pull(c, queues, text(lines.get(i))));
+        Set<MessageQueue> queues = ready(c, topic);
+        for (int i = 0; i < lines.size(); i++) print(side, "pull", i, pull(c, queues, text(lines.get(i))));
         c.shutdown();
     }
 
-    // All at once: each group gets what its expression matches. Then one more message that everyone may see ends the wait.
-    static void push(String ns, String topic, List<String> lines, String group) throws Exception {
-        List<DefaultMQPushConsumer> all = new ArrayList<>();
+    // A push consumer's numbers are awaited until they are what a pull by the same expression answered, and a moment longer.
+    static void push(int side, String ns, String topic, List<String> lines, String group) throws Exception {
         List<Set<Integer>> found = new ArrayList<>();
         List<String> refused = new ArrayList<>();
+        DefaultMQPullConsumer puller = new DefaultMQPullConsumer("CG_sql_pull");
+        puller.setNamesrvAddr(ns);
+        puller.setInstanceName("expect" + side);
+        puller.start();
+        Set<MessageQueue> queues = ready(puller, topic);
+        List<String> wanted = new ArrayList<>();
+        for (String line : lines) wanted.add(pull(puller, queues, text(line)));
         for (int i = 0; i < lines.size(); i++) {
             Set<Integer> mine = new ConcurrentSkipListSet<>();
             DefaultMQPushConsumer c = new DefaultMQPushConsumer(group + "_" + i);
             c.setNamesrvAddr(ns);
-            c.setInstanceName("sql" + System.nanoTime());
+            // Those that start share a client. One that is refused stays in its client, and would be the reason of the next refusal.
+            c.setInstanceName("push" + side + (wanted.get(i).startsWith("E") ? "_" + i : ""));
             c.setConsumeFromWhere(ConsumeFromWhere.CONSUME_FROM_FIRST_OFFSET);
+            c.setConsumeThreadMin(1);
+            c.setConsumeThreadMax(1);
             c.registerMessageListener((MessageListenerConcurrently) (messages, ctx) -> {
                 for (MessageExt m : messages) mine.add(Integer.parseInt(new String(m.getBody())));
                 return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
@@ -114,32 +144,50 @@ public class SqlPlay {
             try {
                 c.subscribe(topic, MessageSelector.bySql(text(lines.get(i))));
                 c.start();
-                all.add(c);
             } catch (Throwable e) {
                 no = "E" + code(e);
             }
             found.add(mine);
             refused.add(no);
         }
-        long end = System.currentTimeMillis() + 60000, quiet = 0;
-        for (int before = -1; System.currentTimeMillis() < end && quiet < 40; Thread.sleep(100)) {
-            int now = 0, lacking = 0;
+        String lacking = "all";
+        for (long end = System.currentTimeMillis() + 60000; !lacking.isEmpty() && System.currentTimeMillis() < end; Thread.sleep(50)) {
+            lacking = "";
             for (int i = 0; i < lines.size(); i++) {
-                now += found.get(i).size();
-                lacking += refused.get(i) == null && found.get(i).isEmpty() ? 1 : 0;
+                if (refused.get(i) == null && !join(found.get(i)).equals(wanted.get(i))) lacking += i + ": " + found.get(i) + ", not " + wanted.get(i) + "; ";
             }
-            quiet = now == before && lacking == 0 ? quiet + 1 : 0;
-            before = now;
         }
-        for (int i = 0; i < lines.size(); i++) System.out.println(i + " " + (refused.get(i) != null ? refused.get(i) : join(found.get(i))));
-        for (DefaultMQPushConsumer c : all) c.shutdown();
+        if (!lacking.isEmpty()) System.out.println("side " + side + " lacks " + lacking);
+        Thread.sleep(500);
+        for (int i = 0; i < lines.size(); i++) print(side, "push", i, refused.get(i) != null ? refused.get(i) : join(found.get(i)));
+    }
+
+    static List<String> lines(String file) throws Exception {
+        return Files.readAllLines(Paths.get(file), StandardCharsets.UTF_8);
+    }
+
+    static void play(int side, String ns, String[] a) throws Exception {
+        if (!a[1].equals("-")) send(side, ns, a[0], lines(a[1]));
+        if (!a[2].equals("-")) pullAll(side, ns, a[0], lines(a[2]));
+        if (!a[3].equals("-")) push(side, ns, a[0], lines(a[3]), a[4]);
     }
 
     public static void main(String[] a) throws Exception {
-        List<String> lines = Files.readAllLines(Paths.get(a[3]), StandardCharsets.UTF_8);
-        if (a[2].equals("send")) send(a[0], a[1], lines);
-        else if (a[2].equals("pull")) pullAll(a[0], a[1], lines);
-        else push(a[0], a[1], lines, a[4]);
-        System.exit(0);
+        List<Thread> threads = new ArrayList<>();
+        for (int i = 5; i < a.length; i++) {
+            final int side = i - 5;
+            Thread t = new Thread(() -> {
+                try {
+                    play(side, a[5 + side], a);
+                } catch (Throwable e) {
+                    e.printStackTrace(System.out);
+                }
+            });
+            t.start();
+            threads.add(t);
+        }
+        for (Thread t : threads) t.join();
+        System.out.flush();
+        Runtime.getRuntime().halt(0);
     }
 }
