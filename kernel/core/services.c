@@ -76,6 +76,12 @@ static zr_status svc_timer_cancel(const struct zr_host *host, uint64_t id)
     return zk_timer_cancel(id);
 }
 
+static zr_status svc_on_clock_set(const struct zr_host *host, void (*fn)(void *), void *arg)
+{
+    (void)host;
+    return zk_on_clock_set(fn, arg);
+}
+
 /* ---- work ---- */
 static zr_status svc_work_run(const struct zr_host *host, void (*fn)(void *), void *arg)
 {
@@ -171,7 +177,8 @@ void zk_core_provide_services(void)
     static const struct zr_log_v1 log_table = { ZR_HDR(struct zr_log_v1, 0), svc_log_level, svc_log_write };
     static const struct zr_err_v1 err_table = { ZR_HDR(struct zr_err_v1, 0), svc_err_raise };
     static const struct zr_mem_v1 mem_table = { ZR_HDR(struct zr_mem_v1, 0), svc_mem_alloc, svc_mem_release };
-    static const struct zr_timer_v1 timer_table = { ZR_HDR(struct zr_timer_v1, 0), svc_mono_ns, svc_wall_ms, svc_timer_at, svc_timer_cancel };
+    static const struct zr_timer_v1 timer_table = { ZR_HDR(struct zr_timer_v1, 0), svc_mono_ns, svc_wall_ms, svc_timer_at, svc_timer_cancel,
+                                                    svc_on_clock_set };
     static const struct zr_work_v1 work_table = { ZR_HDR(struct zr_work_v1, 0), svc_work_run, svc_work_spawn, svc_work_join };
     static const struct zr_metrics_v1 metrics_table = { ZR_HDR(struct zr_metrics_v1, 0), svc_metrics_declare, svc_metrics_add,
                                                         svc_metrics_set, svc_metrics_observe, svc_metrics_each };

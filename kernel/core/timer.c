@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* timer.c - the clocks, and calls at a time: one thread over a binary heap.
+/* timer.c - the clocks, calls at a time, and calls when the wall clock is set: one thread over a binary heap, which sleeps on an
+ * eventfd (an earlier timer came) and a timerfd that the system ends when the wall clock steps.
  *
  * What stays true:
  *   1. heap[0] is due first; slots[heap[i]].at_heap == i for every i < n.
@@ -7,12 +8,18 @@
  *   3. A timer leaves the heap before its function runs: cancel answers ZR_ENOENT from then on.
  *   4. Timers due at stop are dropped, not run.
  *
- * LOCKING. `lock` guards everything below it. It is held for O(log n), never while a timer's function runs. */
+ * LOCKING. `lock` guards everything below it. It is held for O(log n), never while a timer's function runs. `watch_lock` guards
+ * the watchers of the wall clock, and is held while one is called, so that none is called after it was taken away; a watcher
+ * only notes that it was called, and calls nobody. */
 #include "core/core_int.h"
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #define TIMERS_MAX (1u << 20)
 #define NOT_IN_HEAP UINT32_MAX
@@ -25,12 +32,16 @@ struct slot {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t wake;
 static struct slot *slots;
 static uint32_t *heap;
 static uint32_t n_heap, n_slots, first_free; /* first_free: slot + 1, 0 none */
 static pthread_t thread;
 static uint32_t running, stopping;
+static int wake_fd = -1, wall_fd = -1; /* set while the thread lives */
+
+#define WATCHERS_MAX 16u
+static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct { void (*fn)(void *); void *arg; } watchers[WATCHERS_MAX];
 
 int64_t zk_mono_ns(void)
 {
@@ -44,6 +55,13 @@ int64_t zk_wall_ms(void)
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void wake_up(void)
+{
+    uint64_t one = 1;
+    ssize_t unused = write(wake_fd, &one, sizeof one); /* full: it is awake already */
+    (void)unused;
 }
 
 static void heap_place(uint32_t at, uint32_t slot)
@@ -136,7 +154,7 @@ zr_status zk_timer_at(int64_t at_ns, void (*fn)(void *), void *arg, uint64_t *re
         heap_place(n_heap, slot);
         heap_up(n_heap++);
         if (heap[0] == slot)
-            pthread_cond_signal(&wake);
+            wake_up();
     }
     pthread_mutex_unlock(&lock);
     return status;
@@ -156,10 +174,58 @@ zr_status zk_timer_cancel(uint64_t id)
     return status;
 }
 
+zr_status zk_on_clock_set(void (*fn)(void *), void *arg)
+{
+    zr_status status = fn ? ZR_EFULL : ZR_OK;
+    pthread_mutex_lock(&watch_lock);
+    for (uint32_t i = 0; i < WATCHERS_MAX; i++)
+        if (watchers[i].fn && watchers[i].arg == arg)
+            watchers[i].fn = NULL;
+    for (uint32_t i = 0; i < WATCHERS_MAX && status == ZR_EFULL; i++)
+        if (!watchers[i].fn) {
+            watchers[i].fn = fn;
+            watchers[i].arg = arg;
+            status = ZR_OK;
+        }
+    pthread_mutex_unlock(&watch_lock);
+    return status;
+}
+
+/* A time that never comes: all it is for is to be cancelled when the clock is set. */
+static void wall_arm(void)
+{
+    struct itimerspec never = { .it_value = { .tv_sec = (time_t)1 << 40 } };
+    timerfd_settime(wall_fd, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &never, NULL);
+}
+
+static void wall_look(void)
+{
+    uint64_t times;
+    if (read(wall_fd, &times, sizeof times) >= 0 || errno != ECANCELED)
+        return;
+    wall_arm();
+    pthread_mutex_lock(&watch_lock);
+    for (uint32_t i = 0; i < WATCHERS_MAX; i++)
+        if (watchers[i].fn)
+            watchers[i].fn(watchers[i].arg);
+    pthread_mutex_unlock(&watch_lock);
+}
+
+/* Without the lock. at_ns < 0: until woken. */
 static void wait_until(int64_t at_ns)
 {
-    struct timespec t = { at_ns / 1000000000, at_ns % 1000000000 };
-    pthread_cond_timedwait(&wake, &lock, &t);
+    struct pollfd fds[2] = { { .fd = wake_fd, .events = POLLIN }, { .fd = wall_fd, .events = POLLIN } };
+    uint64_t count;
+    int64_t left = at_ns < 0 ? 0 : at_ns - zk_mono_ns();
+    if (left < 0)
+        left = 0;
+    struct timespec t = { left / 1000000000, left % 1000000000 };
+    if (ppoll(fds, 2, at_ns < 0 ? NULL : &t, NULL) <= 0)
+        return;
+    if (fds[0].revents && read(wake_fd, &count, sizeof count) < 0)
+        return;
+    if (fds[1].revents)
+        wall_look();
 }
 
 static void *timers_run(void *unused)
@@ -167,10 +233,11 @@ static void *timers_run(void *unused)
     (void)unused;
     pthread_mutex_lock(&lock);
     while (!stopping) {
-        if (n_heap == 0) {
-            pthread_cond_wait(&wake, &lock);
-        } else if (slots[heap[0]].at_ns > zk_mono_ns()) {
-            wait_until(slots[heap[0]].at_ns);
+        if (n_heap == 0 || slots[heap[0]].at_ns > zk_mono_ns()) {
+            int64_t at_ns = n_heap ? slots[heap[0]].at_ns : -1;
+            pthread_mutex_unlock(&lock);
+            wait_until(at_ns);
+            pthread_mutex_lock(&lock);
         } else {
             uint32_t slot = heap[0];
             void (*fn)(void *) = slots[slot].fn;
@@ -186,17 +253,29 @@ static void *timers_run(void *unused)
     return NULL;
 }
 
+static void fds_close(void)
+{
+    if (wake_fd >= 0)
+        close(wake_fd);
+    if (wall_fd >= 0)
+        close(wall_fd);
+    wake_fd = wall_fd = -1;
+}
+
 zr_status zk_timers_start(void)
 {
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&wake, &attr);
-    pthread_condattr_destroy(&attr);
     pthread_mutex_lock(&lock);
     stopping = 0;
-    int rc = pthread_create(&thread, NULL, timers_run, NULL);
+    wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    wall_fd = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+    int rc = wake_fd < 0 || wall_fd < 0 ? errno : 0;
+    if (rc == 0) {
+        wall_arm();
+        rc = pthread_create(&thread, NULL, timers_run, NULL);
+    }
     running = rc == 0;
+    if (rc != 0)
+        fds_close();
     pthread_mutex_unlock(&lock);
     if (rc != 0) {
         zk_err_raise(ZR_EIO, rc, "cannot start the timer thread");
@@ -214,7 +293,7 @@ void zk_timers_stop(void)
         return;
     }
     stopping = 1;
-    pthread_cond_signal(&wake);
+    wake_up();
     pthread_mutex_unlock(&lock);
     pthread_join(thread, NULL);
     pthread_mutex_lock(&lock);
@@ -224,6 +303,6 @@ void zk_timers_stop(void)
     slots = NULL;
     heap = NULL;
     n_heap = n_slots = first_free = 0;
+    fds_close();
     pthread_mutex_unlock(&lock);
-    pthread_cond_destroy(&wake);
 }

@@ -82,11 +82,6 @@ def level_play(z):
 
 
 def refusal_play(z):
-    for name in ("TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS"):
-        head = ask(z.addr, delayed("T", 0, b"timer", **{name: "5"}))
-        check(head["code"] == 1 and "arbitrary times" in head.get("remark", ""), f"{name} is refused", head)
-    head = ask(z.addr, delayed("T", 0, b"timer", sysflag=4, TRAN_MSG="true", TIMER_DELAY_SEC="5"))
-    check(head["code"] != 0, "so is a half message with one", head)
     item = b"DELAY\x013\x02"
     body = struct.pack(">iiiii", 22 + 1 + len(item), 0, 0, 0, 1) + b"x" + struct.pack(">h", len(item)) + item
     head = ask(z.addr, delayed("T", 0, body, batch=True))

@@ -78,7 +78,17 @@ static uint32_t services_ask(struct zr_inst *inst)
     inst->work = h->query(h, ZR_SVC_WORK);
     inst->state = h->query(h, ZR_SVC_STATE);
     inst->log = h->query(h, ZR_SVC_LOG);
-    return inst->store && inst->broker && inst->timer && inst->work && inst->state && inst->log;
+    inst->io = h->query(h, ZR_SVC_IO);
+    inst->durability = h->query(h, ZR_SVC_DURABILITY);
+    inst->reply = h->query(h, ZR_SVC_REPLY);
+    return inst->io && inst->durability && inst->reply && inst->store && inst->broker && inst->timer && inst->work && inst->state && inst->log;
+}
+
+static void destroy(struct zr_inst *inst)
+{
+    timer_free(inst->timed);
+    pthread_mutex_destroy(&inst->lock);
+    free(inst);
 }
 
 static zr_status create(const struct zr_host *host, const void *settings, struct zr_inst **ret)
@@ -95,6 +105,10 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
     for (uint32_t i = 0; i < inst->n_levels; i++)
         inst->levels[i] = (struct level){ .inst = inst, .delay_ms = ms[i], .number = i + 1, .state = LEVEL_ARMED }; /* until activate */
     pthread_mutex_init(&inst->lock, NULL);
+    if (inst->settings->timer_enable && timer_new(inst) != ZR_OK) {
+        destroy(inst);
+        return ZR_ENOMEM;
+    }
     *ret = inst;
     return ZR_OK;
 }
@@ -120,19 +134,15 @@ static void drain(struct zr_inst *inst, struct zr_done done)
     uint64_t save_timer = inst->save_timer;
     pthread_mutex_unlock(&inst->lock);
     deliver_end(inst);
+    if (inst->timed) timer_end(inst->timed);
     if (save_timer) inst->timer->cancel(inst->host, save_timer);
     running_end(inst);
 }
 
 static void cool(struct zr_inst *inst)
 {
+    if (inst->timed) timer_cool(inst->timed);
     if (inst->delivers) offsets_save_now(inst);
-}
-
-static void destroy(struct zr_inst *inst)
-{
-    pthread_mutex_destroy(&inst->lock);
-    free(inst);
 }
 
 static const struct zr_hook hook_list[] = {
@@ -151,10 +161,26 @@ static const void *query(struct zr_inst *inst, const char *id)
 static const struct zr_option options[] = {
     ZR_OPTION_ROW(struct settings, delay_levels, "delay_levels", ZR_OPT_STR, 0, "1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h",
                   NULL, NULL, NULL, "The delays of the levels, the first is level 1 (Apache's messageDelayLevel; ms is possible too)."),
+    ZR_OPTION_ROW(struct settings, timer_enable, "timer", ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL,
+                  "Whether messages for arbitrary times are taken and delivered (Apache's timerWheelEnable)."),
+    ZR_OPTION_ROW(struct settings, timer_max_delay, "timer_max_delay", ZR_OPT_I64, 0, "259200", "1", "3153600000", NULL,
+                  "How far ahead a delivery time may lie, in seconds (Apache's timerMaxDelaySec: three days)."),
+    ZR_OPTION_ROW(struct settings, timer_precision, "timer_precision", ZR_OPT_I64, 0, "1000", "100", "1000", "ms",
+                  "A step of the wheel: 100, 200, 500 or 1000 ms (Apache's timerPrecisionMs). The files of one step cannot be read with another."),
+    ZR_OPTION_ROW(struct settings, timer_roll_window, "timer_roll_window", ZR_OPT_I64, 0, "172800", "2", "604740", NULL,
+                  "Steps after which a message that is not due yet is stored anew, so that retention does not take it (Apache's timerRollWindowSlot)."),
+    ZR_OPTION_ROW(struct settings, timer_log_file_size, "timer_log_file_size", ZR_OPT_I64, 0, "104857600", "8192", "1073741824", "bytes",
+                  "Size of the files of the timer log (Apache's mappedFileSizeTimerLog)."),
+    ZR_OPTION_ROW(struct settings, timer_congest, "timer_congest", ZR_OPT_I64, 0, "2147483647", "1", "2147483647", NULL,
+                  "Messages for one step of the wheel beyond which new ones are refused (Apache's timerCongestNumEachSlot)."),
+    ZR_OPTION_ROW(struct settings, recall_enable, "recall", ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL,
+                  "Whether producers may take timed messages back (Apache's recallMessageEnable)."),
+    ZR_OPTION_ROW(struct settings, recall_key_with_topic, "recall_key_with_topic", ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL,
+                  "Whether a recall names topic and unique key, or the key alone (Apache's appendTopicForTimerDeleteKey)."),
 };
 static const struct zr_plugin plugin = {
     .hdr = ZR_HDR(struct zr_plugin, 0), .id = "feature-delay", .version = "1.0.0", .summary = "Messages that arrive later, by delay levels.",
-    .options = options, .n_options = 1, .settings_size = sizeof(struct settings), .swap = ZR_SWAP_NEVER,
+    .options = options, .n_options = sizeof options / sizeof options[0], .settings_size = sizeof(struct settings), .swap = ZR_SWAP_NEVER,
     .check = check, .create = create, .warm = offsets_load, .activate = deliver_begin, .drain = drain, .cool = cool,
     .destroy = destroy, .query = query,
 };

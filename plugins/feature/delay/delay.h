@@ -6,16 +6,20 @@
 #include <stdint.h>
 
 #include "zarya/broker.h"
+#include "zarya/durability.h"
 #include "zarya/err.h"
 #include "zarya/hooks.h"
+#include "zarya/io.h"
 #include "zarya/log.h"
 #include "zarya/plugin.h"
+#include "zarya/reply.h"
 #include "zarya/state.h"
 #include "zarya/store.h"
 #include "zarya/timer.h"
 #include "zarya/work.h"
 
 #define SCHEDULE_TOPIC "SCHEDULE_TOPIC_XXXX"
+#define TIMER_TOPIC "rmq_sys_wheel_timer"
 #define MAX_LEVELS 64u
 #define BATCH 64u /* messages of one delivery; a bit each in level.done */
 
@@ -38,7 +42,13 @@ struct level {
     uint32_t reserved;
 };
 
-struct settings { struct zr_str delay_levels; };
+struct settings {
+    struct zr_str delay_levels;
+    int64_t timer_max_delay, timer_precision, timer_roll_window, timer_log_file_size, timer_congest;
+    uint8_t timer_enable, recall_enable, recall_key_with_topic;
+};
+
+struct timer;
 
 struct zr_inst {
     const struct zr_host *host;
@@ -48,6 +58,10 @@ struct zr_inst {
     const struct zr_timer_v1 *timer;
     const struct zr_work_v1 *work;
     const struct zr_state_v1 *state;
+    const struct zr_io_v1 *io;
+    const struct zr_durability_v1 *durability;
+    const struct zr_reply_v1 *reply;
+    struct timer *timed; /* NULL: switched off */
     const struct zr_log_v1 *log;
     const struct zr_storage_v1 *storage; /* from activate on */
     struct zr_inst *storage_inst;
@@ -77,6 +91,15 @@ void running_end(struct zr_inst *inst);
 
 /* put.c */
 zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
+/* timer.c */
+zr_status timer_new(struct zr_inst *inst);
+void timer_begin(struct timer *t);
+void timer_end(struct timer *t);
+void timer_cool(struct timer *t);
+void timer_free(struct timer *t);
+void timer_arrived(struct timer *t, const struct zr_put *put);
+int64_t timer_precision(const struct timer *t);
+uint32_t timer_congested(struct timer *t, int64_t time_ms); /* 1: no more in that slot */
 /* deliver.c */
 zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
 void deliver_begin(struct zr_inst *inst);

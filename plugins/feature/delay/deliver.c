@@ -110,6 +110,10 @@ zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct
 {
     (void)verdict;
     const struct zr_msg *m = event->msg;
+    if (m->topic.len == sizeof TIMER_TOPIC - 1 && zl_is(m->topic, TIMER_TOPIC)) {
+        if (inst->timed && m->queue_id == 0) timer_arrived(inst->timed, event->put);
+        return ZR_OK;
+    }
     if (m->topic.len != sizeof SCHEDULE_TOPIC - 1 || !zl_is(m->topic, SCHEDULE_TOPIC)) return ZR_OK;
     if (m->queue_id < 0 || m->queue_id >= (int32_t)inst->n_levels) return ZR_OK;
     struct level *l = &inst->levels[m->queue_id];
@@ -346,6 +350,7 @@ void deliver_begin(struct zr_inst *inst)
     }
     inst->delivers = 1;
     for (uint32_t i = 0; i < inst->n_levels; i++) level_begin(inst, &inst->levels[i]);
+    if (inst->timed) timer_begin(inst->timed);
     offsets_changed(inst); /* where the file and the queues did not agree */
 }
 

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* put.c - the hook before a message is stored: one with a DELAY level goes to SCHEDULE_TOPIC_XXXX instead of its topic.
+/* put.c - the hook before a message is stored: one with a DELAY level goes to SCHEDULE_TOPIC_XXXX instead of its topic, one for a
+ * time of its own to rmq_sys_wheel_timer.
  *
  * What stays true:
  *   1. A message whose DELAY is above 0 is stored in queue level - 1 of SCHEDULE_TOPIC_XXXX, with REAL_TOPIC and REAL_QID, and
  *      with the delivery time as its tags code; one without is not touched.
  *   2. A half message of a transaction is not delayed before it is committed.
- *   3. A client's message for an arbitrary time (TIMER_*) is refused: stored now it would arrive too early. With a DELAY
- *      level beside it, the level wins and TIMER_* goes, as in Apache. */
+ *   3. A message for an arbitrary time (TIMER_DELAY_SEC, TIMER_DELAY_MS, TIMER_DELIVER_MS) that lies ahead is stored in queue 0 of
+ *      rmq_sys_wheel_timer, with that time cut to the wheel's step in TIMER_OUT_MS. With a DELAY level beside it, the level wins
+ *      and TIMER_* goes, as in Apache. One that has TIMER_OUT_MS already was held back before, and goes on. */
+#include <stdio.h>
 #include <string.h>
 
 #include "delay.h"
@@ -22,13 +25,23 @@
 #define SEND_BATCH_MESSAGE 320
 
 struct wish {
-    struct zr_str delay;
-    uint32_t timer, transaction;
+    struct zr_str delay, delay_sec, delay_ms, deliver_ms;
+    uint32_t timer, transaction, out, deletes;
 };
 
 static uint32_t is_timer(struct zr_str name)
 {
     return zl_is(name, "TIMER_DELAY_SEC") || zl_is(name, "TIMER_DELAY_MS") || zl_is(name, "TIMER_DELIVER_MS");
+}
+
+static void timer_read(struct zr_str name, struct zr_str value, struct wish *ret)
+{
+    if (zl_is(name, "TIMER_DELAY_SEC")) ret->delay_sec = value;
+    else if (zl_is(name, "TIMER_DELAY_MS")) ret->delay_ms = value;
+    else if (zl_is(name, "TIMER_DELIVER_MS")) ret->deliver_ms = value;
+    else if (zl_is(name, "TIMER_OUT_MS")) ret->out = 1;
+    else if (zl_is(name, "TIMER_DEL_UNIQKEY")) ret->deletes = 1;
+    ret->timer |= is_timer(name);
 }
 
 static void wish_read(struct zr_span properties, struct wish *ret)
@@ -39,7 +52,7 @@ static void wish_read(struct zr_span properties, struct wish *ret)
     while (zl_props_next(properties, &pos, &name, &value)) {
         if (name.len < 5) continue;
         if (name.ptr[0] == 'D' && zl_is(name, "DELAY")) ret->delay = value;
-        else if (name.ptr[0] == 'T' && is_timer(name)) ret->timer = 1;
+        else if (name.ptr[0] == 'T' && zl_starts(name, "TIMER_")) timer_read(name, value, ret);
         else if (name.ptr[0] == 'T' && zl_is(name, "TRAN_MSG")) ret->transaction = zl_eq_nocase(value, "true");
     }
 }
@@ -106,20 +119,71 @@ static zr_status properties_make(const struct zr_event *event, uint32_t level, s
     return ZR_OK;
 }
 
-zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict)
+/* ---- arbitrary times --------------------------------------------------------------------------------------------------------- */
+
+/* When; as Apache, the first of the three that is there counts. */
+static zr_status when_of(const struct wish *w, int64_t now, int64_t *ret)
+{
+    struct zr_str text = w->delay_sec.ptr ? w->delay_sec : w->delay_ms.ptr ? w->delay_ms : w->deliver_ms;
+    int64_t scale = w->delay_sec.ptr ? 1000 : 1, base = w->delay_sec.ptr || w->delay_ms.ptr ? now : 0;
+    if (zl_parse_i64(text, ret) != ZR_OK || *ret > (INT64_MAX - base) / scale || *ret < INT64_MIN / scale) return ZR_EINVAL;
+    *ret = base + *ret * scale;
+    return ZR_OK;
+}
+
+static zr_status refuse_timer(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict)
+{
+    char *text = event->scratch(event->scratch_ctx, 256);
+    int64_t max = inst->settings->timer_max_delay * 1000;
+    if (!text) return ZR_EAGAIN;
+    snprintf(text, 256, "timer message illegal, the delay time should not be bigger than the max delay %lldms; or if set del msg, the "
+             "delay time should be bigger than the current time", (long long)max);
+    return reject(verdict, CODE_MESSAGE_ILLEGAL, text);
+}
+
+static zr_status timed_properties(const struct zr_event *event, int64_t out_ms, struct zr_span *ret)
+{
+    struct zr_span in = event->msg->properties;
+    struct zr_str name, value;
+    uint64_t pos = 0;
+    char text[24];
+    uint8_t *base = event->scratch(event->scratch_ctx, in.len + event->msg->topic.len + 128), *to = base;
+    if (!base) return ZR_EAGAIN;
+    while (zl_props_next(in, &pos, &name, &value))
+        if (!zl_is(name, "REAL_TOPIC") && !zl_is(name, "REAL_QID")) to = put_pair(to, name, value);
+    to = put_pair(to, zl_str("TIMER_OUT_MS"), (struct zr_str){ text, zl_print_i64(text, out_ms) });
+    to = put_pair(to, zl_str("REAL_TOPIC"), event->msg->topic);
+    to = put_pair(to, zl_str("REAL_QID"), (struct zr_str){ text, zl_print_i64(text, event->msg->queue_id) });
+    *ret = (struct zr_span){ base, (uint64_t)(to - base) };
+    return ZR_OK;
+}
+
+static zr_status put_timed(struct zr_inst *inst, const struct zr_event *event, const struct wish *w, struct zr_verdict *verdict)
 {
     struct zr_msg *msg = event->msg;
-    struct wish w;
-    int32_t level = 0;
-    wish_read(msg->properties, &w);
-    if (w.delay.len && (zl_parse_i32(w.delay, &level) != ZR_OK || level < 0)) level = 0;
-    if (w.timer && !level && !is_given_back(event))
-        return reject(verdict, CODE_SYSTEM_ERROR, "feature-delay offers delay levels (DELAY) only: arbitrary times (TIMER_DELAY_SEC, "
-                      "TIMER_DELAY_MS, TIMER_DELIVER_MS) are not offered by this broker");
-    if (!level || is_undecided(msg, &w) || zl_is(msg->topic, SCHEDULE_TOPIC)) return ZR_OK;
-    if (is_batch(event)) return reject(verdict, CODE_MESSAGE_ILLEGAL, "the message is illegal: a batch cannot be delayed");
-    if ((uint32_t)level > inst->n_levels) level = (int32_t)inst->n_levels;
     struct zr_span properties;
+    int64_t when, p = inst->timed ? timer_precision(inst->timed) : 1000;
+    if (!inst->timed) return reject(verdict, CODE_SYSTEM_ERROR, "accurate timer message is not enabled, timerWheelEnable is false");
+    if (when_of(w, event->now_ms, &when) != ZR_OK) return refuse_timer(inst, event, verdict);
+    if (when <= event->now_ms) return w->deletes ? refuse_timer(inst, event, verdict) : ZR_OK; /* its time has come */
+    if (when - event->now_ms > inst->settings->timer_max_delay * 1000) return refuse_timer(inst, event, verdict);
+    int64_t out = when % p == 0 ? when - p : when / p * p;
+    if (timer_congested(inst->timed, out))
+        return reject(verdict, CODE_SYSTEM_ERROR, "timer message is under flow control: too many messages are due in that second (timer_congest)");
+    zr_status status = timed_properties(event, out, &properties);
+    if (status != ZR_OK) return status;
+    msg->properties = properties;
+    msg->topic = (struct zr_str)ZR_STR(TIMER_TOPIC);
+    msg->queue_id = 0;
+    msg->queue = NULL;
+    return ZR_OK;
+}
+
+static zr_status put_level(struct zr_inst *inst, const struct zr_event *event, int32_t level)
+{
+    struct zr_msg *msg = event->msg;
+    struct zr_span properties;
+    if ((uint32_t)level > inst->n_levels) level = (int32_t)inst->n_levels;
     zr_status status = properties_make(event, (uint32_t)level, &properties);
     if (status != ZR_OK) return status;
     msg->properties = properties;
@@ -128,4 +192,17 @@ zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr
     msg->queue = NULL;
     msg->tags_code = event->now_ms + inst->levels[level - 1].delay_ms;
     return ZR_OK;
+}
+
+zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict)
+{
+    struct zr_msg *msg = event->msg;
+    struct wish w;
+    int32_t level = 0;
+    wish_read(msg->properties, &w);
+    if (w.delay.len && (zl_parse_i32(w.delay, &level) != ZR_OK || level < 0)) level = 0;
+    uint32_t timed = !level && w.timer && !w.out && !is_given_back(event) && !zl_is(msg->topic, TIMER_TOPIC);
+    if ((!level && !timed) || is_undecided(msg, &w) || zl_is(msg->topic, SCHEDULE_TOPIC)) return ZR_OK;
+    if (is_batch(event)) return reject(verdict, CODE_MESSAGE_ILLEGAL, "the message is illegal: a batch cannot be delayed");
+    return level ? put_level(inst, event, level) : put_timed(inst, event, &w, verdict);
 }

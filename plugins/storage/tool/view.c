@@ -264,7 +264,7 @@ static const struct zr_log_v1 log_table = { ZR_HDR(struct zr_log_v1, 0), log_lev
 static const struct zr_err_v1 err_table = { ZR_HDR(struct zr_err_v1, 0), err_raise };
 static const struct zr_durability_v1 dur_table = { ZR_HDR(struct zr_durability_v1, 0), dur_advance, dur_fail, dur_position,
                                                    dur_arrived, dur_when };
-static const struct zr_timer_v1 timer_table = { ZR_HDR(struct zr_timer_v1, 0), timer_mono, timer_wall, timer_at, timer_cancel };
+static const struct zr_timer_v1 timer_table = { ZR_HDR(struct zr_timer_v1, 0), timer_mono, timer_wall, timer_at, timer_cancel, NULL };
 static const struct zr_work_v1 work_table = { ZR_HDR(struct zr_work_v1, 0), work_run, work_spawn, work_join };
 
 const void *zt_host_query(const struct zr_host *host, const char *id)

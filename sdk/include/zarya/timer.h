@@ -19,6 +19,10 @@ struct zr_timer_v1 {
     ZR_ON(any) zr_status (*at)(const struct zr_host *host, int64_t at_ns, void (*fn)(void *arg), void *arg, uint64_t *ret_id);
     /* Forgets it. ZR_OK: it will not run. ZR_ENOENT: it ran, or is running on the timer thread at this moment. Any id is fine. */
     ZR_ON(any) zr_status (*cancel)(const struct zr_host *host, uint64_t id);
+    /* Calls fn(arg) on the timer thread, soon after the wall clock was set (a step, not a slewing). One fn for each arg, until
+     * the same call with fn NULL, after which it is not called any more. ZR_EFULL: the host's limit is reached. NULL in hosts
+     * that cannot tell. */
+    ZR_ON(any) zr_status (*on_clock_set)(const struct zr_host *host, void (*fn)(void *arg), void *arg);
 };
 #ifdef __cplusplus
 }

@@ -86,7 +86,7 @@ static zr_status timer_cancel(const struct zr_host *host, uint64_t id)
     }
     return ZR_ENOENT;
 }
-static const struct zr_timer_v1 timer_table = { ZR_HDR(struct zr_timer_v1, 0), mono_ns, wall_ms, timer_at, timer_cancel };
+static const struct zr_timer_v1 timer_table = { ZR_HDR(struct zr_timer_v1, 0), mono_ns, wall_ms, timer_at, timer_cancel, NULL };
 uint32_t fake_timers(void) { return n_timers; }
 void fake_advance_ms(int64_t ms)
 {

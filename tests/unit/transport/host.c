@@ -125,7 +125,7 @@ static const struct zr_log_v1 log_service = { ZR_HDR(struct zr_log_v1, 0), log_l
 static const struct zr_err_v1 err_service = { ZR_HDR(struct zr_err_v1, 0), err_raise };
 static const struct zr_work_v1 work_service = { ZR_HDR(struct zr_work_v1, 0), work_run, work_spawn, work_join };
 static const struct zr_metrics_v1 metrics_service = { ZR_HDR(struct zr_metrics_v1, 0), metrics_declare, metrics_add, metrics_set, metrics_set, NULL };
-static const struct zr_timer_v1 timer_service = { ZR_HDR(struct zr_timer_v1, 0), timer_mono, timer_mono, NULL, NULL };
+static const struct zr_timer_v1 timer_service = { ZR_HDR(struct zr_timer_v1, 0), timer_mono, timer_mono, NULL, NULL, NULL };
 
 static const void *host_query(const struct zr_host *host, const char *id)
 {

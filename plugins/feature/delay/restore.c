@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* restore.c - the start: the wheel from the timer log, and what the log lacks from the queue.
+ *
+ * The wheel's file is not read, only written (for Apache): the log says the same, and its units can be told from rubbish. The log
+ * is read from its begin but for files that are over, and cut behind its last whole unit; the queue goes on behind that unit's
+ * message. So a damaged or missing file of either costs time, not messages.
+ *
+ * What stays true: unless the broker stopped in good order, everything that was noted before may have left already, and is looked
+ * up before it leaves (lookup.c). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "timer.h"
+#include "zl/io.h"
+#include "zl/text.h"
+
+struct linking { struct timer *t; int64_t least_ms, last_pos, first_physical, last_physical; uint64_t n; uint32_t skipped; };
+
+static int32_t link_unit(void *ctx, int64_t pos, const struct unit *u)
+{
+    struct linking *k = ctx;
+    struct timer *t = k->t;
+    struct wslot slot;
+    if (k->n++ == 0) k->first_physical = u->physical;
+    k->last_pos = pos;
+    k->last_physical = u->physical;
+    int64_t time_ms = slot_floor(t, u->time_ms);
+    if (time_ms < t->check.read_ms && (pos < t->check.log_flushed || t->check.clean)) return 0; /* done */
+    uint32_t there = wheel_get(&t->wheel, time_ms, &slot);
+    if (there == 2) { /* of another lap: the later one is the one that pends */
+        if (slot.time_ms > time_ms) return 0;
+        slot = (struct wslot){ .first = -1, .last = -1 };
+        there = 0;
+    }
+    slot.time_ms = time_ms;
+    slot.first = there ? slot.first : pos;
+    slot.last = pos;
+    slot.num += u->magic & UNIT_DELETE ? -1 : 1;
+    wheel_put(&t->wheel, &slot);
+    metric_add(t, u->topic_hash, u->magic & UNIT_DELETE ? -1 : 1, u->write_ms);
+    if (time_ms < k->least_ms) k->least_ms = time_ms;
+    return 0;
+}
+
+/* Files whose every unit is over for long need not be read: their last unit was noted more than a window before read_ms. */
+static int64_t scan_begin(struct timer *t)
+{
+    int64_t begin = tlog_begin(&t->log), size = t->log.file_size, per = (size - 68) / (int64_t)UNIT_BYTES * (int64_t)UNIT_BYTES;
+    struct unit u;
+    int64_t end = t->log.end;
+    t->log.end = begin + (int64_t)t->log.n_files * size; /* all of it may be read */
+    for (uint32_t i = 0; i + 1 < t->log.n_files; i++) {
+        if (t->log.files[i].base + size > t->check.log_flushed || tlog_read(&t->log, t->log.files[i].base + per, &u) != ZR_OK) break;
+        if (u.write_ms + t->window_ms + 86400000 >= t->check.read_ms) break;
+        begin = t->log.files[i].base + size;
+    }
+    t->log.end = end;
+    return begin;
+}
+
+/* The queue offset of a timer record, -1. */
+static int64_t queue_offset_of(struct timer *t, int64_t physical)
+{
+    struct zr_inst *inst = t->inst;
+    struct zr_piece piece;
+    struct zl_record r;
+    const char *why;
+    uint64_t pin = 0;
+    if (inst->storage->record_at(inst->storage_inst, physical, &piece, &pin) != ZR_OK) return -1;
+    int64_t offset = zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && zl_is(r.topic, TIMER_TOPIC) ? r.queue_offset : -1;
+    if (pin) inst->storage->unpin(inst->storage_inst, pin);
+    return offset;
+}
+
+/* Where the queue is to be taken from. Entries before doubt_queue_end are looked up before they leave. */
+static zr_status cursor_find(struct timer *t, const struct linking *k, uint32_t whole)
+{
+    int64_t min = 0, max = 0, first = -1, last = -1;
+    struct zr_inst *inst = t->inst;
+    inst->storage->bounds(inst->storage_inst, t->queue, &min, &max);
+    if (k->n) {
+        first = queue_offset_of(t, k->first_physical);
+        last = queue_offset_of(t, k->last_physical);
+    }
+    t->cursor = last >= 0 ? last + 1 : t->check.queue_offset;
+    if (t->check.clean && whole) {
+        t->cursor = t->check.queue_offset;
+    } else if (!k->n) {
+        t->cursor = min;
+    } else if (first > min && !k->skipped) { /* the log lacks its begin */
+        tlog_cut(&t->log, 0);
+        wheel_close(&t->wheel);
+        if (wheel_open(&t->wheel, t->precision_ms) != ZR_OK) return ZR_ENOMEM;
+        t->cursor = min;
+    }
+    if (t->cursor < min) t->cursor = min;
+    if (t->cursor > max) t->cursor = max;
+    t->doubt_queue_end = t->check.clean && whole ? t->cursor : max;
+    pthread_mutex_lock(&t->lock);
+    if (t->known_end < max) t->known_end = max;
+    pthread_mutex_unlock(&t->lock);
+    return ZR_OK;
+}
+
+static void check_load(struct timer *t)
+{
+    uint8_t bytes[CHECK_BYTES];
+    uint64_t len = 0;
+    struct zl_buf file;
+    zl_buf_init(&file, CHECK_BYTES * 2);
+    zl_buf_clear(&t->path);
+    zl_buf_fmt(&t->path, "%s/config/timercheck", t->inst->host->data_dir);
+    zl_buf_u8(&t->path, 0);
+    if (!t->path.failed && zl_io_load(t->io, (const char *)t->path.ptr, &file) >= 0) {
+        len = file.len < CHECK_BYTES ? file.len : CHECK_BYTES;
+        memcpy(bytes, file.ptr, len);
+    }
+    zl_buf_free(&file);
+    timercheck_decode(bytes, len, &t->check);
+}
+
+static zr_status log_load(struct timer *t, struct linking *k, uint32_t *ret_whole)
+{
+    zl_buf_clear(&t->path);
+    zl_buf_fmt(&t->path, "%s/timerlog", t->inst->host->data_dir);
+    zl_buf_u8(&t->path, 0);
+    zr_status status = t->path.failed ? ZR_ENOMEM : tlog_open(&t->log, t->io, (const char *)t->path.ptr, t->inst->settings->timer_log_file_size);
+    if (status != ZR_OK) return status;
+    int64_t begin = scan_begin(t);
+    k->skipped = begin > tlog_begin(&t->log);
+    int64_t end = tlog_scan(&t->log, begin, link_unit, k);
+    *ret_whole = end == t->check.log_flushed;
+    if (end < t->check.log_flushed)
+        say(t->inst, ZR_LOG_WARN, "the timer log ends at %lld, before %lld that was noted: what is missing is made anew from %s", (long long)end,
+            (long long)t->check.log_flushed, TIMER_TOPIC);
+    return tlog_cut(&t->log, end);
+}
+
+zr_status timer_restore(struct timer *t)
+{
+    struct linking k = { .t = t, .least_ms = INT64_MAX };
+    uint32_t whole = 0;
+    int64_t now = wall_ms(t->inst);
+    zl_buf_init(&t->path, 8192);
+    t->batch = calloc(1, sizeof *t->batch);
+    t->loaded = calloc(LOADED_MAX + 1, sizeof *t->loaded);
+    if (!t->batch || !t->loaded || wheel_open(&t->wheel, t->precision_ms) != ZR_OK) return ZR_ENOMEM;
+    zl_buf_init(&t->batch->text, 4u << 20);
+    check_load(t);
+    zr_status status = log_load(t, &k, &whole);
+    if (status == ZR_OK) status = save_open(t);
+    if (status != ZR_OK) return status;
+    if (cursor_find(t, &k, whole) != ZR_OK) return ZR_ENOMEM;
+    t->doubt_end = t->check.clean && whole ? t->check.doubt_end : t->log.end;
+    int64_t present = slot_floor(t, now);
+    t->read_ms = t->check.read_ms < present ? t->check.read_ms : present;
+    if (t->read_ms < present - (int64_t)WHEEL_SLOTS / 2 * t->precision_ms) t->read_ms = k.least_ms < present ? k.least_ms : present;
+    if (k.least_ms < t->read_ms) t->read_ms = k.least_ms;
+    t->read_ms = slot_floor(t, t->read_ms);
+    t->horizon_ms = t->read_ms;
+    if (k.n || t->cursor) say(t->inst, ZR_LOG_INFO, "timed messages: %llu in the timer log, the queue goes on at %lld%s", (unsigned long long)k.n, (long long)t->cursor,
+                              t->doubt_end || t->doubt_queue_end > t->cursor ? "; after an end without a stop, those noted before it are looked up before they leave" : "");
+    wheel_mark_all_dirty(&t->wheel);
+    return ZR_OK;
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* timer.h - inside feature-delay: the engine of arbitrary delivery times. timer.c has its life and loop, due.c what is near and
+ * leaves, enqueue.c what comes in, restore.c the start, save.c the files. */
+#ifndef FEATURE_DELAY_TIMER_H
+#define FEATURE_DELAY_TIMER_H
+#include "delay.h"
+#include "wheel.h"
+#include "zl/buf.h"
+#include "zl/record.h"
+
+#define NEAR_MAX (1u << 20)   /* messages in memory, 32 bytes each; beyond it slots are taken in parts */
+#define LOADED_MAX 4096u      /* slots at work */
+#define DELETES_MAX (1u << 18)
+#define TBATCH 64u
+
+#define NEAR_ROLL 1u  /* goes round the timer topic once more */
+#define NEAR_DOUBT 2u /* may have left before a crash: looked up first */
+
+/* A message that is due soon: all that is in memory of it. What is not due soon has nothing. */
+struct near_msg { int64_t due_ms, physical, slot_ms; uint32_t size, flags; };
+
+/* A slot at work. */
+struct lslot {
+    int64_t time_ms, pending;
+    int64_t resume;  /* the unit of its chain where loading goes on, -1: all is loaded */
+    uint32_t acted;  /* some of it left, or was dropped */
+    uint32_t far;    /* all of it goes round again, whatever its time */
+    char **deletes;  /* unique keys of recalled messages */
+    uint32_t n_deletes, cap_deletes;
+};
+
+struct tbatch {
+    struct near_msg near[TBATCH];
+    struct zr_msg msgs[TBATCH];
+    uint64_t pins[TBATCH], prop_at[TBATCH];
+    zr_status put[TBATCH];
+    int32_t hash[TBATCH];
+    struct zl_buf text;
+    int64_t end;
+    uint32_t n, answered;
+};
+
+struct metric { int32_t hash; uint32_t used; int64_t count, ms; };
+#define METRICS_MAX 65536u
+
+struct timer {
+    struct zr_inst *inst;
+    const struct zr_io_v1 *io;
+    uint64_t thread;
+    uint32_t spawned, restored;
+    struct zr_queue *queue;
+    struct wheel wheel;
+    struct tlog log;
+    int64_t precision_ms, window_ms;
+    /* the engine's own */
+    struct near_msg *heap;
+    uint32_t n_heap, cap_heap;
+    struct lslot *loaded; /* by time */
+    uint32_t n_loaded;
+    int64_t read_ms;    /* every slot before it is done */
+    int64_t horizon_ms; /* every slot before it that is not done is loaded */
+    int64_t cursor;     /* next queue offset to take */
+    int64_t doubt_end, doubt_queue_end; /* units and entries before these may have been delivered before a crash */
+    int64_t delivered_end, last_wall_ms, retry_until_ms, dirty_since_ns, trim_ns;
+    uint32_t failures, stepped, asked_visible;
+    uint32_t damaged, stuck;
+    struct tbatch *batch;
+    struct zl_buf path;
+    /* guarded by lock, and signalled by wake: */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    uint32_t kicked, stopping, ended, flushing, clock_set, save_again;
+    int64_t known_end, known_physical;
+    pthread_mutex_t step; /* held by the engine from adding units until they are written, by a flush while it copies pages */
+    /* a flush's own, between its begin and its end */
+    struct timercheck check;
+    int64_t save_delivered_end;
+    int32_t wheel_fd, check_fd;
+    uint32_t flush_failed, metrics_due;
+    /* counted, for `delay stats`: guarded by count_lock */
+    pthread_mutex_t count_lock;
+    struct metric *metrics;
+    uint32_t n_metrics;
+    int64_t n_enqueued, n_delivered, n_rolled, n_recalled, n_dropped, late_max_ms;
+    int64_t metrics_counter;
+    uint32_t shown_heap, shown_loaded;
+    int64_t shown_read_ms, shown_cursor, shown_pending;
+};
+
+int64_t slot_floor(const struct timer *t, int64_t ms);
+void timer_dirty(struct timer *t);
+void timer_kick(struct timer *t);
+/* due.c */
+zr_status near_add(struct timer *t, const struct near_msg *m);
+uint32_t due_deliver(struct timer *t, int64_t now); /* 1: something was done */
+uint32_t slots_load(struct timer *t, int64_t now);
+void slots_finish(struct timer *t, int64_t now);
+struct lslot *lslot_of(struct timer *t, int64_t time_ms, uint32_t make);
+zr_status lslot_delete(struct timer *t, struct lslot *s, struct zr_str key);
+uint32_t slot_roll_away(struct timer *t, int64_t time_ms);
+void slots_entomb(struct timer *t);
+void due_free(struct timer *t);
+int64_t due_next_ms(struct timer *t, int64_t now); /* until something is to be done; -1: nothing */
+/* enqueue.c */
+uint32_t enqueue_some(struct timer *t, int64_t now);
+int64_t roll_time(const struct timer *t, int64_t write_ms, int64_t out_ms, uint32_t *ret_roll);
+int64_t exact_of(const struct timer *t, const struct zl_record *r, int64_t out_ms);
+/* restore.c */
+zr_status timer_restore(struct timer *t);
+/* save.c */
+void save_begin(struct timer *t); /* with a job; or does nothing when one is under way */
+void save_last(struct timer *t);  /* on the engine's thread, nothing else runs */
+zr_status save_open(struct timer *t);
+void save_close(struct timer *t);
+void metric_add(struct timer *t, int32_t hash, int64_t n, int64_t ms);
+void metrics_print(struct timer *t, struct zl_buf *out, uint32_t pretty);
+/* lookup.c */
+uint32_t was_passed_on(struct timer *t, const struct zl_record *r);
+#endif

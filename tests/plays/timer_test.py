@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Messages for arbitrary times: each comes at its time, to the millisecond and not before it, once, across restarts and crashes,
+with damaged or missing files of the timer, and without the plugin meanwhile; recalls take them back."""
+import base64, os, sys
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+if len(sys.argv) > 1 and os.path.isdir(sys.argv[1]):
+    os.environ["ZARYA_BUILD"] = os.path.abspath(sys.argv[1])
+from zarya import *
+
+TIMER = "rmq_sys_wheel_timer"
+DAY = 86400
+
+
+def timed(topic, queue, body, opaque=1, sysflag=0, **props):
+    text = f"UNIQ_KEY\x01{topic}{opaque:024X}\x02WAIT\x01true\x02TAGS\x01tt\x02" + "".join(f"{k}\x01{v}\x02" for k, v in props.items())
+    return frame(310, {"a": "PG", "b": topic, "c": "TBW102", "d": 4, "e": queue, "f": sysflag, "g": 1700000000123, "h": 7, "i": text, "j": 0, "k": "false",
+                       "m": "false"}, body, opaque=opaque)
+
+
+def ask(addr, request):
+    host, port = addr.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), 5) as s:
+        s.settimeout(20)
+        s.sendall(request)
+        return read_frame(s)[0]
+
+
+def send_many(addr, topic, times, first=0):
+    """One message for each of the times (ms), its number and time in its body; the bodies of those acknowledged."""
+    host, port = addr.rsplit(":", 1)
+    acked = set()
+    with socket.create_connection((host, int(port)), 5) as s:
+        s.settimeout(30)
+        for begin in range(0, len(times), 100):
+            part = times[begin:begin + 100]
+            s.sendall(b"".join(timed(topic, (first + begin + i) % 4, b"%d:%d" % (first + begin + i, t), first + begin + i, TIMER_DELIVER_MS=t) for i, t in enumerate(part)))
+            for _ in part:
+                head, _ = read_frame(s)
+                if head["code"] == 0:
+                    acked.add(b"%d:%d" % (head["opaque"], times[head["opaque"] - first]))
+    return acked
+
+
+def there(addr, topic):
+    return [m for q in pull_all(addr, topic).values() for m in q]
+
+
+def bodies(addr, topic):
+    return [m["body"] for m in there(addr, topic)]
+
+
+def now():
+    return int(time.time() * 1000)
+
+
+def lateness(messages):
+    """Of each delivered one, its store time less the time that it asked for."""
+    return sorted(m["store"] - int(m["body"].split(b":")[1]) for m in messages)
+
+
+def once(z, topic, acked, what, seconds=40):
+    wait_for(lambda: len(set(bodies(z.addr, topic))) >= len(acked), seconds, 0.1)
+    got = there(z.addr, topic)
+    check(len(got) == len(acked) and {m["body"] for m in got} == acked, f"{what}: each comes once", (len(acked), len(got), len({m["body"] for m in got})))
+    late = lateness(got)
+    check(late and late[0] >= 0, f"{what}: none before its time", late[:5])
+    return late
+
+
+def basic_play(z):
+    create_topic(z.addr, "T", 4)
+    for name, value in (("TIMER_DELAY_MS", "300"), ("TIMER_DELAY_SEC", "1"), ("TIMER_DELIVER_MS", None)):
+        began, before = now(), len(pull_queue(z.addr, "T", 2))
+        when = began + (300 if name.endswith("Y_MS") else 1000 if name.endswith("SEC") else 700)
+        head = ask(z.addr, timed("T", 2, b"hello", 5, **{name: value or when}))
+        check(head["code"] == 0 and head["extFields"].get("recallHandle"), f"{name} is taken, with a handle", head)
+        handle = base64.urlsafe_b64decode(head["extFields"]["recallHandle"]).decode().split()
+        check(handle[:3] == ["v1", "T", "broker-a"] and handle[4] == f"T{5:024X}" and when - 1001 <= int(handle[3]) <= when + 1001, "as Apache's", handle)
+        wait_for(lambda: len(pull_queue(z.addr, "T", 2)) > before, 10)
+        got = pull_queue(z.addr, "T", 2)
+        check(len(got) == before + 1 and got[-1]["store"] >= when, "it comes, and not before its time", (got, when))
+        if len(got) != before + 1:
+            continue
+        check(got[-1]["store"] - when < 500, "to the millisecond, or nearly so on a busy machine", got[-1]["store"] - when)
+        p = got[-1]["props"]
+        check(p.get("REAL_TOPIC") == "T" and p.get("REAL_QID") == "2" and p.get("TAGS") == "tt" and int(p["TIMER_OUT_MS"]) % 1000 == 0 and
+              int(p["TIMER_DEQUEUE_MS"]) >= int(p["TIMER_ENQUEUE_MS"]) > 0, "with Apache's properties", p)
+    held = pull_queue(z.addr, TIMER, 0)
+    check(len(held) == 3 and all(m["topic"] == TIMER for m in held), f"they were held in {TIMER}", held)
+
+
+def refusal_play(z):
+    before = len(pull_queue(z.addr, "T", 0))
+    for value in (now() + 3 * DAY * 1000 + 60000, "soon", 1 << 63):
+        head = ask(z.addr, timed("T", 0, b"far", TIMER_DELIVER_MS=value))
+        check(head["code"] == 13 and head["remark"].startswith("timer message illegal, the delay time should not be bigger than the max delay 259200000ms"), f"{value} is refused as by Apache", head)
+    head = ask(z.addr, timed("T", 0, b"past", TIMER_DELIVER_MS=now() - 5000))
+    check(head["code"] == 0 and len(pull_queue(z.addr, "T", 0)) == before + 1, "what is due already is there at once", head)
+    head = ask(z.addr, timed("T", 0, b"del", TIMER_DELIVER_MS=now() - 5000, TIMER_DEL_UNIQKEY="x"))
+    check(head["code"] == 13, "a recall of the past is refused", head)
+    head = ask(z.addr, timed("T", 0, b"half", sysflag=4, TRAN_MSG="true", TIMER_DELAY_SEC="5"))
+    check(head["code"] != 0, "a half message with a time needs the plugin for transactions", head)
+    check(ask(z.addr, timed("T", 0, b"both", DELAY=1, TIMER_DELAY_SEC="500"))["code"] == 0, "a level beside it wins")
+    got = wait_for(lambda: [m for m in pull_queue(z.addr, "T", 0) if m["body"] == b"both"], 10)
+    check(got and "TIMER_DELAY_SEC" not in got[0]["props"], "and TIMER_DELAY_SEC goes", got)
+
+
+def many_play(z):
+    create_topic(z.addr, "MANY", 4)
+    start, n = now() + 2500, 4000
+    acked = send_many(z.addr, "MANY", [start + i * 2000 // n for i in range(n)])
+    check(len(acked) == n, f"{n} timed messages are taken", len(acked))
+    late = once(z, "MANY", acked, f"{n} within two seconds")
+    print(f"# lateness p50 {late[len(late) // 2]} ms, p99 {late[len(late) * 99 // 100]} ms, most {late[-1]} ms")
+
+
+def files_of(z):
+    check(wait_for(lambda: os.path.exists(os.path.join(z.data, "config/timercheck")), 5), "timercheck is there")
+    return struct.unpack(">7q", open(os.path.join(z.data, "config/timercheck"), "rb").read(56))
+
+
+def restart_play(z, how, damage, what):
+    """Some due soon, some later; stopped in the middle of the first ones."""
+    topic = "R" + str(abs(hash(what)) % 100000)
+    create_topic(z.addr, topic, 4)
+    start = now() + 1500
+    acked = send_many(z.addr, topic, [start + i for i in range(1000)])
+    acked |= send_many(z.addr, topic, [start + 5000 + i * 10 for i in range(100)], 1000)
+    wait_for(lambda: len(bodies(z.addr, topic)) > 100, 10, 0.002)
+    how(z)
+    if damage:
+        damage(z.data)
+    z.start()
+    return once(z, topic, acked, what)
+
+
+def tear(data):
+    path = os.path.join(data, "timerlog", sorted(os.listdir(os.path.join(data, "timerlog")))[0])
+    check_end = struct.unpack(">q", open(os.path.join(data, "config/timercheck"), "rb").read(16)[8:])[0]
+    with open(path, "r+b") as f:
+        f.seek(max(0, min(check_end, os.path.getsize(path)) - 52 * 600))
+        f.write(b"\xff" * 104)
+
+
+def zero_wheel(data):
+    with open(os.path.join(data, "timerwheel"), "r+b") as f:
+        f.write(b"\x55" * 100000)
+        f.seek(20000000)
+        f.write(os.urandom(100000))
+
+
+if __name__ == "__main__":
+    z = Zarya(features=("admin", "ordered", "query", "delay")).start()
+    basic_play(z)
+    refusal_play(z)
+    many_play(z)
+    restart_play(z, lambda z: check(z.stop() == 0, "it stops cleanly"), None, "a stop in the middle of a second")
+    restart_play(z, Zarya.kill, None, "a kill in the middle of a second")
+    rm = lambda name: lambda data: shutil.rmtree(os.path.join(data, name), True) or (os.path.isfile(os.path.join(data, name)) and os.unlink(os.path.join(data, name)))
+    restart_play(z, Zarya.kill, rm("timerlog"), "a kill, and the timer log removed")
+    restart_play(z, lambda z: check(z.stop() == 0, "it stops cleanly"), rm("timerwheel"), "a stop, and the wheel removed")
+    restart_play(z, lambda z: check(z.stop() == 0, "it stops cleanly"), tear, "a stop, and the timer log damaged")
+    restart_play(z, Zarya.kill, zero_wheel, "a kill, and the wheel damaged")
+    restart_play(z, Zarya.kill, rm("config/timercheck"), "a kill, and timercheck removed")
+    check(z.stop() == 0, "it stops cleanly")
+    done()
