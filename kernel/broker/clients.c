@@ -161,6 +161,7 @@ static struct zb_member *member_add(struct zb_members *g, struct zb_peer *peer, 
     g->n++;
     m->next_of_peer = peer->members;
     peer->members = m;
+    zk_session_set_named(peer->session);
     zb.n_members++;
     zk_metric_set(zb.meter.clients, (int64_t)zb.n_members);
     return m;
@@ -336,36 +337,6 @@ static uint32_t group_wants_notice(struct zr_str group)
     return notify;
 }
 
-/* One membership ends. */
-static void member_leave(struct zb_peer *peer, struct zr_str group, uint32_t consumers)
-{
-    struct told told = { NULL, 0 };
-    uint32_t notify = consumers && group_wants_notice(group), was = 0, last = 0;
-    pthread_rwlock_wrlock(&zb.clients_lock);
-    struct zb_members *g = members_get(consumers, group, 0);
-    struct zb_member *m = g ? member_find(peer, g) : NULL;
-    if (m) {
-        was = 1;
-        member_remove(m);
-        if (notify && g->model != ZR_MODEL_BROADCASTING)
-            told_take(&told, g);
-        last = g->n == 0;
-        members_end_if_empty(g);
-    }
-    pthread_rwlock_unlock(&zb.clients_lock);
-    if (last && consumers)
-        zb_filterdata_gone(group);
-    told_tell(&told, group);
-    if (was && consumers)
-        group_changed(group);
-}
-
-void zb_client_unregister(struct zb_peer *peer, struct zr_str group, uint32_t consumers)
-{
-    if (group.len)
-        member_leave(peer, group, consumers);
-}
-
 static void client_gone(struct zr_session *session, struct zr_str group, struct zr_str client_id)
 {
     if (!zk_hooks_at(ZR_POINT_CLIENT_GONE))
@@ -380,6 +351,42 @@ static void client_gone(struct zr_session *session, struct zr_str group, struct 
     zk_hooks_run(ZR_POINT_CLIENT_GONE, &event, &verdict);
 }
 
+/* One membership ends. What hangs on it (queue locks) ends before the others are told and ask for it. */
+static void member_leave(struct zb_peer *peer, struct zr_str group, uint32_t consumers)
+{
+    char text[ZB_NAME_MAX];
+    struct zr_str id = { text, 0 };
+    struct told told = { NULL, 0 };
+    uint32_t notify = consumers && group_wants_notice(group), was = 0, last = 0;
+    pthread_rwlock_wrlock(&zb.clients_lock);
+    struct zb_members *g = members_get(consumers, group, 0);
+    struct zb_member *m = g ? member_find(peer, g) : NULL;
+    if (m) {
+        was = 1;
+        id.len = m->client_id.len; /* bounded when it came */
+        memcpy(text, m->client_id.ptr, id.len);
+        member_remove(m);
+        if (notify && g->model != ZR_MODEL_BROADCASTING)
+            told_take(&told, g);
+        last = g->n == 0;
+        members_end_if_empty(g);
+    }
+    pthread_rwlock_unlock(&zb.clients_lock);
+    if (last && consumers)
+        zb_filterdata_gone(group);
+    if (was)
+        client_gone(peer->session, group, id);
+    told_tell(&told, group);
+    if (was && consumers)
+        group_changed(group);
+}
+
+void zb_client_unregister(struct zb_peer *peer, struct zr_str group, uint32_t consumers)
+{
+    if (group.len)
+        member_leave(peer, group, consumers);
+}
+
 void zb_client_closed(struct zr_session *session)
 {
     struct zb_peer *peer = zk_session_broker(session);
@@ -388,23 +395,20 @@ void zb_client_closed(struct zr_session *session)
     atomic_store(&peer->closed, 1);
     zb_hold_drop(peer);
     for (;;) {
-        char text[2 * ZB_NAME_MAX];
-        struct zr_str group = { text, 0 }, id = { NULL, 0 };
+        char text[ZB_NAME_MAX];
+        struct zr_str group = { text, 0 };
         uint32_t consumers = 0;
         pthread_rwlock_rdlock(&zb.clients_lock);
         const struct zb_member *m = peer->members;
         if (m) { /* names were bounded when they came */
             group.len = m->group->name.len;
             memcpy(text, m->group->name.ptr, group.len);
-            id = (struct zr_str){ text + group.len, m->client_id.len };
-            memcpy(text + group.len, m->client_id.ptr, id.len);
             consumers = m->group->consumers;
         }
         pthread_rwlock_unlock(&zb.clients_lock);
         if (!m)
             break;
         member_leave(peer, group, consumers);
-        client_gone(session, group, id);
     }
     zk_session_set_broker(session, NULL);
     zb_peer_unref(peer);

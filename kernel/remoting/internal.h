@@ -130,6 +130,9 @@ struct zr_session {
     uint64_t id;
     _Atomic uint32_t refs, open;
     _Atomic int32_t version, language;
+    _Atomic uint32_t closing;     /* we asked for the end */
+    _Atomic uint32_t named;       /* a heartbeat said whose it is */
+    uint32_t left;                /* the peer ended it; set before open becomes 0 */
     uint32_t n_asks;
     uint32_t out_first, out_last;
     uint32_t serves;              /* of its requests */

@@ -333,6 +333,7 @@ static void on_closed(void *ctx, struct zr_session *s, zr_status why)
         ready_remove(zk_lane_state(s->lane), s);
     if (why == ZR_EFULL && zk_rate_pass(&slow_rate, &missed))
         zk_log(ZR_LOG_WARN, "remoting: connection of %.*s closed: a limit was reached (answers that it did not take, or input that the transport has no room for)", (int)s->name_len, s->name);
+    s->left = why == ZR_ECLOSED && !atomic_load(&s->closing);
     zk_session_end(s);
 }
 

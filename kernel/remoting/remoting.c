@@ -326,10 +326,11 @@ static void reply_info(const struct zr_host *host, struct zr_session *s, struct 
 static struct zr_session *reply_session_hold(const struct zr_host *host, struct zr_session *s) { (void)host; return zk_session_hold(s); }
 static void reply_session_release(const struct zr_host *host, struct zr_session *s) { (void)host; zk_session_release(s); }
 static void reply_session_close(const struct zr_host *host, struct zr_session *s) { (void)host; zk_session_close(s); }
+static uint32_t reply_session_returned(const struct zr_host *host, struct zr_session *s) { (void)host; return zk_session_returned(s); }
 
 static const struct zr_reply_v1 reply_table = {
     ZR_HDR(struct zr_reply_v1, 0), reply_answer, reply_hold, reply_drop, reply_tell, reply_ask,
-    reply_info, reply_session_hold, reply_session_release, reply_session_close,
+    reply_info, reply_session_hold, reply_session_release, reply_session_close, reply_session_returned,
 };
 
 void zk_remoting_provide(void)

@@ -77,6 +77,8 @@ zr_status zk_ask(struct zr_session *session, const struct zr_command *request, i
 struct zr_session *zk_session_hold(struct zr_session *session); /* any */
 void zk_session_release(struct zr_session *session);
 void zk_session_close(struct zr_session *session);
+void zk_session_set_named(struct zr_session *session);    /* a heartbeat said whose it is */
+uint32_t zk_session_returned(struct zr_session *session); /* zarya.reply/1 session_returned */
 void zk_session_info(struct zr_session *session, struct zr_session_info *ret);
 /* Bytes queued towards the client and not yet written. */
 uint64_t zk_session_queued(struct zr_session *session);

@@ -133,8 +133,30 @@ void zk_session_release(struct zr_session *session)
 
 void zk_session_close(struct zr_session *session)
 {
+    atomic_store(&session->closing, 1);
     if (zk_session_open(session))
         session->port->table->close(session->port->inst, session->conn, 1);
+}
+
+void zk_session_set_named(struct zr_session *session) { atomic_store_explicit(&session->named, 1, memory_order_relaxed); }
+
+static uint32_t lane_has_nameless(struct zk_lane_state *ls, const struct zr_session *gone)
+{
+    uint32_t found = 0;
+    pthread_mutex_lock(&ls->lock);
+    for (struct zr_session *s = ls->sessions; s && !found; s = s->next)
+        found = s->id > gone->id && !atomic_load_explicit(&s->named, memory_order_relaxed) && s->peer_addr.family == gone->peer_addr.family &&
+                memcmp(s->peer_addr.ip, gone->peer_addr.ip, sizeof s->peer_addr.ip) == 0;
+    pthread_mutex_unlock(&ls->lock);
+    return found;
+}
+
+uint32_t zk_session_returned(struct zr_session *session)
+{
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < zk_rem.n_lanes && !found && !zk_session_open(session); i++)
+        found = lane_has_nameless(zk_lane_state(zk_rem.lanes[i]), session);
+    return found;
 }
 
 void zk_session_info(struct zr_session *session, struct zr_session_info *ret)
@@ -149,6 +171,7 @@ void zk_session_info(struct zr_session *session, struct zr_session_info *ret)
     info.language = atomic_load_explicit(&session->language, memory_order_relaxed);
     info.serves = session->listener_serves;
     info.open = zk_session_open(session);
+    info.left = !info.open && session->left;
     if (size > sizeof info.hdr)
         memcpy((char *)ret + sizeof info.hdr, (const char *)&info + sizeof info.hdr, size - sizeof info.hdr);
 }

@@ -63,18 +63,93 @@ def give_up(z, a, b):
     check(head["code"] == 0 and len(pull_queue(z.addr, "%DLQ%" + GROUP, 0)) == 1, "without a lock it is not dead", head)
 
 
-def dead_client(client_lease, freed):
-    z = Zarya(features=("admin", "query"), extra_plugins=f'{{ use = "feature-ordered"; settings = {{ client_lease = "{client_lease}"; }}; }}').start()
+def started(grace, client_lease="30 s"):
+    z = Zarya(features=("admin", "query"), extra_plugins=f'{{ use = "feature-ordered"; settings = {{ grace = "{grace}"; client_lease = "{client_lease}"; }}; }}').start()
     create_topic(z.addr, "Order", 2)
     a, b = Client(z, "a"), Client(z, "b")
-    check(a.lock() == [0, 1] and b.lock() == [], f"client_lease {client_lease}: the first client holds both queues")
-    a.sock.close()
-    got = wait_for(lambda: b.lock() == [0, 1], 3 if freed else 1)
-    if freed:
-        check(got, "a dead client's queues are free once it cannot believe in its locks any more")
-    else:
-        check(not got, "a client whose connection was lost keeps its queues while it believes in its locks")
+    check(a.lock() == [0, 1] and b.lock() == [], f"grace {grace}: the first client holds both queues")
+    return z, a, b
+
+
+def told(client, seconds=3):
+    """Waits for a NOTIFY_CONSUMER_IDS_CHANGED."""
+    client.sock.settimeout(seconds)
+    try:
+        while True:
+            head, _ = read_frame(client.sock)
+            if head["code"] == 40 and not head["flag"] & 1:
+                return True
+    except socket.timeout:
+        return False
+    finally:
+        client.sock.settimeout(10)
+
+
+def nameless(z):
+    """Somebody from the same host who asks something without a heartbeat."""
+    s = socket.create_connection(("127.0.0.1", z.port), 5)
+    s.sendall(frame(31, {"topic": "Order", "queueId": 0}))
+    read_frame(s)
+    return s
+
+
+def leaving():
+    z, a, b = started("30 s")
+    a.ask(35, b"", {"clientID": "a", "consumerGroup": GROUP})
+    check(b.lock() == [0, 1], "a client that leaves its group frees its queues at once")
+    c = Client(z, "c")
+    b.sock.close()
+    check(not wait_for(lambda: c.lock() == [0, 1], 1), "a client whose connection was lost keeps its queues for the time of grace")
     z.stop()
+
+
+def dying():
+    z, a, b = started("1 s")
+    while told(b, 0.2):
+        pass
+    a.sock.close()
+    check(told(b) and told(b), "the others are told when a client is gone, and again when its queues are free")
+    check(b.lock() == [0, 1], "and get them")
+    lost = Client(z, "c")
+    b.sock.close()
+    b = Client(z, "b")  # the same client, on a new connection
+    check(not wait_for(lambda: lost.lock() != [], 2), "a client that comes back within the grace keeps its queues")
+    check(b.lock() == [0, 1], "and renews them")
+    b.sock.close()
+    with nameless(z):
+        check(not wait_for(lambda: lost.lock() != [], 2), "while somebody nameless from its host is there, it may live")
+    z.stop()
+    check("Sanitizer" not in text_of(z.log), "no sanitizer complains", text_of(z.log)[-3000:])
+
+
+def doubtful():
+    z, a, b = started("200 ms", "3 s")
+    a.sock.close()
+    with nameless(z):
+        check(not wait_for(lambda: b.lock() != [], 1.5), "with a doubt left they are not free at once")
+        check(wait_for(lambda: b.lock() == [0, 1], 10), "then its queues are free when it cannot believe in its locks any more")
+    check(Client(z, "d").ask(35, b"", {"clientID": "d", "consumerGroup": GROUP})[0]["code"] == 0 and b.lock() == [0, 1], "who holds nothing frees nothing")
+    z.stop()
+
+
+def order_topic():
+    """An ordered topic: the name server's order configuration travels with its route."""
+    ns = Zarya(broker=False)
+    ns.conf_text = text_of(ns.conf).replace('{ use = "routing-namesrv"; }', '{ use = "routing-namesrv"; settings = { order_message_enable = true; }; }')
+    with open(ns.conf, "w") as f:
+        f.write(ns.conf_text)
+    ns.start()
+    z = Zarya(namesrv=False, namesrv_addr=ns.ns).start()
+    z.wait_registered()
+    remoting(z.addr, 17, {"topic": "OrderT", "defaultTopic": "TBW102", "readQueueNums": 4, "writeQueueNums": 4, "perm": 6, "topicFilterType": "SINGLE_TAG",
+                          "topicSysFlag": 0, "order": "true"})
+    remoting(z.ns, 100, {"namespace": "ORDER_TOPIC_CONFIG", "key": "OrderT", "value": "broker-a:4"})
+    route = wait_for(lambda: (lambda r: r[1] if r[0].get("code") == 0 else None)(remoting(z.ns, 105, {"topic": "OrderT"})))
+    check(b'"orderTopicConf":"broker-a:4"' in (route or b""), "an ordered topic's route carries its order configuration", route)
+    head, text = remoting(z.addr, 351, {"topic": "OrderT"})
+    check(json.loads(text).get("order") is True, "and the broker knows it as ordered", text)
+    z.stop()
+    ns.stop()
 
 
 z = Zarya().start()
@@ -82,6 +157,8 @@ create_topic(z.addr, "Order", 2)
 pair = locks(z)
 give_up(z, *pair)
 check(z.stop() == 0, "zarya stops cleanly", text_of(z.log)[-500:])
-dead_client("30 s", False)
-dead_client("100 ms", True)
+leaving()
+dying()
+doubtful()
+order_topic()
 done()

@@ -216,19 +216,47 @@ void locks_drop(struct locks *l, const struct lock_key *key, struct zr_str clien
     pthread_mutex_unlock(&l->lock);
 }
 
-void locks_shorten(struct locks *l, struct zr_str group, struct zr_str client, int64_t client_lease_ms)
+/* Calls at each of a client's entries in a group; the function may take it out of its chain, and then says so. */
+static uint64_t each_of_client(struct locks *l, struct zr_str group, struct zr_str client, int64_t ms, uint32_t (*take)(struct entry *e, int64_t ms))
 {
+    uint64_t n = 0;
     pthread_mutex_lock(&l->lock);
     struct group *g = *group_place(l, group, zl_hash(group.ptr, group.len));
     uint64_t left = g ? g->n : 0;
     for (uint64_t i = 0; i < l->n_slots && left; i++) {
-        for (struct entry *e = l->slots[i]; e; e = e->next) {
-            if (e->group != g) continue;
-            left--;
-            if (zl_eq(e->client, client) && e->until > e->renewed + client_lease_ms) e->until = e->renewed + client_lease_ms;
+        for (struct entry **at = &l->slots[i]; *at && left;) {
+            struct entry *e = *at;
+            left -= e->group == g;
+            n += e->group == g && zl_eq(e->client, client);
+            if (e->group != g || !zl_eq(e->client, client) || !take(e, ms)) {
+                at = &e->next;
+                continue;
+            }
+            *at = e->next;
+            l->n--;
+            entry_free(l, e);
         }
     }
     pthread_mutex_unlock(&l->lock);
+    return n;
+}
+
+static uint32_t shorten(struct entry *e, int64_t ms)
+{
+    if (ms < INT64_MAX - e->renewed && e->until > e->renewed + ms) e->until = e->renewed + ms;
+    return 0;
+}
+
+uint64_t locks_shorten(struct locks *l, struct zr_str group, struct zr_str client, int64_t client_lease_ms)
+{
+    return each_of_client(l, group, client, client_lease_ms, shorten);
+}
+
+static uint32_t not_renewed_after(struct entry *e, int64_t ms) { return e->renewed <= ms; }
+
+uint64_t locks_end(struct locks *l, struct zr_str group, struct zr_str client, int64_t renewed_until_ms)
+{
+    return each_of_client(l, group, client, renewed_until_ms, not_renewed_after);
 }
 
 uint32_t locks_held(struct locks *l, struct zr_str group, int64_t now_ms)

@@ -15,8 +15,11 @@ void locks_set_lease(struct locks *locks, int64_t lease_ms);
 uint32_t locks_take(struct locks *locks, const struct lock_key *key, struct zr_str client, int64_t now_ms);
 /* Frees it if this client holds it. */
 void locks_drop(struct locks *locks, const struct lock_key *key, struct zr_str client);
-/* Lets all locks of a client in a group end client_lease_ms after their last renewal, if that is sooner. */
-void locks_shorten(struct locks *locks, struct zr_str group, struct zr_str client, int64_t client_lease_ms);
+/* Lets all locks of a client in a group end client_lease_ms after their last renewal, if that is sooner (INT64_MAX: it is not).
+ * Returns how many it has. */
+uint64_t locks_shorten(struct locks *locks, struct zr_str group, struct zr_str client, int64_t client_lease_ms);
+/* Frees all locks of a client in a group that it last renewed at that time or before; returns how many. */
+uint64_t locks_end(struct locks *locks, struct zr_str group, struct zr_str client, int64_t renewed_until_ms);
 /* 1: some client holds a lock of this group. */
 uint32_t locks_held(struct locks *locks, struct zr_str group, int64_t now_ms);
 /* Calls each for the locks that are held, of one group (len 0: of all), under the table's lock; non-zero ends it. */

@@ -2,8 +2,7 @@
 /* ordered.c - feature-ordered: queue locks for orderly consumers (LOCK_BATCH_MQ 41, UNLOCK_BATCH_MQ 42).
  *
  * An orderly consumer locks each queue at the broker before it consumes from it and renews every 20 s, so that during a
- * rebalance no two clients work on one queue. A lock ends by unlocking, or after the lease (60 s). When the client's connection
- * ends it ends as soon as that client, if it still lives, no longer believes in it: 30 s after its last renewal.
+ * rebalance no two clients work on one queue. A lock ends by unlocking, or after the lease (60 s), or with its client (gone.c).
  *
  * An orderly consumer that gives a message up sends it to its retry topic itself. While its group holds a lock, such a message
  * goes to the dead letter topic: ordered messages are retried in the client, not by delay. Facts: RocketMQ's
@@ -11,15 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "locks.h"
-#include "zarya/broker.h"
+#include "ordered.h"
 #include "zarya/commands.h"
 #include "zarya/err.h"
-#include "zarya/hooks.h"
-#include "zarya/log.h"
-#include "zarya/plugin.h"
-#include "zarya/reply.h"
-#include "zarya/timer.h"
 #include "zl/json.h"
 #include "zl/record.h"
 #include "zl/text.h"
@@ -36,19 +29,7 @@
 
 ZR_MANIFEST("id = feature-ordered\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.requests/1\nprovides = zarya.hooks/1\nprovides = zarya.commands/1\n");
 
-struct settings { int64_t lease, client_lease, max_locks; };
-
-struct zr_inst {
-    const struct zr_host *host;
-    const struct settings *settings;
-    const struct zr_reply_v1 *reply;
-    const struct zr_timer_v1 *timer;
-    const struct zr_broker_v1 *broker;
-    struct locks *locks;
-    uint64_t sweep_timer;
-};
-
-static int64_t now_ms(struct zr_inst *inst) { return inst->timer->mono_ns(inst->host) / 1000000; }
+int64_t ordered_now_ms(struct zr_inst *inst) { return inst->timer->mono_ns(inst->host) / 1000000; }
 
 static zr_status refuse(struct zr_inst *inst, const struct zr_request *req, const char *why)
 {
@@ -71,7 +52,7 @@ static void each_queue(struct zr_inst *inst, const struct zl_json *root, struct 
     struct zr_str client = zl_json_get_str(root, "clientId");
     struct lock_key key = { .group = zl_json_get_str(root, "consumerGroup") };
     const struct zl_json *set = zl_json_get(root, "mqSet");
-    int64_t now = now_ms(inst);
+    int64_t now = ordered_now_ms(inst);
     for (const struct zl_json *q = set ? set->child : NULL; q; q = q->next) {
         key.topic = zl_json_get_str(q, "topic");
         key.broker = zl_json_get_str(q, "brokerName");
@@ -114,13 +95,6 @@ static zr_status handle_batch(struct zr_inst *inst, const struct zr_request *req
     return status;
 }
 
-static zr_status client_gone(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict)
-{
-    (void)verdict;
-    locks_shorten(inst->locks, event->group, event->client_id, inst->settings->client_lease);
-    return ZR_OK;
-}
-
 static void ignore_topic(void *ctx, const struct zr_topic *topic)
 {
     (void)ctx;
@@ -161,7 +135,7 @@ static zr_status publish(struct zr_inst *inst, const struct zr_event *event, str
     struct zr_str topic = event->msg->topic;
     if ((event->code != SEND_MESSAGE && event->code != SEND_MESSAGE_V2) || !zl_starts(topic, RETRY_PREFIX)) return ZR_OK;
     struct zr_str group = { topic.ptr + sizeof RETRY_PREFIX - 1, topic.len - (sizeof RETRY_PREFIX - 1) };
-    if (!locks_held(inst->locks, group, now_ms(inst))) return ZR_OK;
+    if (!locks_held(inst->locks, group, ordered_now_ms(inst))) return ZR_OK;
     struct zr_str dead = dead_letter_topic(inst, event, group);
     if (!dead.ptr) return ZR_ENOMEM;
     event->msg->properties = as_dead_letter(event);
@@ -194,6 +168,7 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
         free(inst);
         return ZR_ENOTSUP;
     }
+    pthread_mutex_init(&inst->gone_lock, NULL);
     *ret = inst;
     return ZR_OK;
 }
@@ -203,11 +178,16 @@ static void activate(struct zr_inst *inst)
     inst->timer->at(inst->host, inst->timer->mono_ns(inst->host) + SWEEP_NS, sweep, inst, &inst->sweep_timer);
 }
 
-static void cool(struct zr_inst *inst) { inst->timer->cancel(inst->host, inst->sweep_timer); }
+static void cool(struct zr_inst *inst)
+{
+    inst->timer->cancel(inst->host, inst->sweep_timer);
+    gone_cool(inst);
+}
 
 static void destroy(struct zr_inst *inst)
 {
     locks_free(inst->locks);
+    pthread_mutex_destroy(&inst->gone_lock);
     free(inst);
 }
 
@@ -225,7 +205,7 @@ static const struct zr_handler handlers[] = {
 static const struct zr_requests_v1 requests = { .hdr = ZR_HDR(struct zr_requests_v1, 0), .handlers = handlers, .n_handlers = 2 };
 static const struct zr_hook hook_list[] = {
     { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_PUBLISH, .klass = ZR_CLASS_TRANSFORM, .before = "feature-delay", .call = publish },
-    { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_CLIENT_GONE, .klass = ZR_CLASS_OBSERVE, .call = client_gone },
+    { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_CLIENT_GONE, .klass = ZR_CLASS_OBSERVE, .call = gone_hook },
 };
 static const struct zr_hooks_v1 hooks = { .hdr = ZR_HDR(struct zr_hooks_v1, 0), .hooks = hook_list, .n_hooks = 2 };
 
@@ -256,7 +236,7 @@ static zr_status wrong_usage(struct zr_inst *inst)
 
 static zr_status show_locks(struct zr_inst *inst, const struct zr_str *args, uint32_t n_args, struct zr_writer to)
 {
-    struct shown s = { .now_ms = now_ms(inst) };
+    struct shown s = { .now_ms = ordered_now_ms(inst) };
     struct zl_buf out;
     if (n_args > 1) return wrong_usage(inst);
     zl_buf_init(&out, 16u << 20);
@@ -289,6 +269,8 @@ static const struct zr_option options[] = {
     ZR_OPTION_ROW(struct settings, lease, "lease", ZR_OPT_I64, ZR_OPT_LIVE, "60 s", "1 s", "1 h", "ms", "How long a queue lock lives that is not renewed."),
     ZR_OPTION_ROW(struct settings, client_lease, "client_lease", ZR_OPT_I64, ZR_OPT_LIVE, "30 s", "0", "1 h", "ms",
                   "How long after its last renewal a client believes in its lock; once its connection ended the lock ends then."),
+    ZR_OPTION_ROW(struct settings, grace, "grace", ZR_OPT_I64, ZR_OPT_LIVE, "6 s", "0", "1 h", "ms",
+                  "How long a client whose connection ended may take to come back before it counts as dead and its locks end."),
     ZR_OPTION_ROW(struct settings, max_locks, "max_locks", ZR_OPT_I64, 0, "1000000", "1", NULL, NULL, "The most locks held at once; further ones are refused."),
 };
 static const struct zr_plugin plugin = {

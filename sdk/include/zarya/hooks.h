@@ -23,7 +23,8 @@ extern "C" {
 #define ZR_POINT_PUBLISH 10u     /* io: a message before it is stored; may be rewritten: msg, request (NULL: not from a client) */
 #define ZR_POINT_STORED 11u      /* any: a message was appended: msg, put */
 #define ZR_POINT_SESSION_CLOSED 12u /* io: a connection ended, whoever it was: session (no longer open) */
-#define ZR_POINT_CLIENT_GONE 30u /* io: a session of a consumer or producer ended: session, group, client_id */
+#define ZR_POINT_CLIENT_GONE 30u /* any: a member of a group of consumers or producers left it (session still open) or its
+                                  * connection ended: session, group, client_id. Before the other members are told. */
 #define ZR_POINT_GROUP_CHANGED 31u /* any: the members of a consumer group changed: group */
 #define ZR_POINT_TOPIC_REMOVED 32u /* worker: topic */
 #define ZR_POINT_GROUP_REMOVED 33u /* worker: group */

@@ -35,6 +35,7 @@ struct zr_session_info {
     int32_t version, language; /* of the last request, -1 before one came */
     uint32_t serves;
     uint32_t open;           /* 0: the connection is gone */
+    uint32_t left, reserved; /* 1: gone because the peer ended it (FIN, RST); 0: it is open, or we ended it */
 };
 
 struct zr_reply_v1 {
@@ -58,6 +59,9 @@ struct zr_reply_v1 {
     ZR_ON(any) struct zr_session *(*session_hold)(const struct zr_host *host, struct zr_session *session);
     ZR_ON(any) void (*session_release)(const struct zr_host *host, struct zr_session *session);
     ZR_ON(any) void (*session_close)(const struct zr_host *host, struct zr_session *session);
+    /* Of a session that is gone. 1: after it somebody connected from the same host (the address without its port), is connected
+     * still, and no heartbeat has said who it is: perhaps the same client again. */
+    ZR_ON(any) uint32_t (*session_returned)(const struct zr_host *host, struct zr_session *session);
 };
 #ifdef __cplusplus
 }
