@@ -150,6 +150,7 @@ struct zb_topic {
     int32_t read_queues, write_queues, perm, sys_flag;
     uint32_t n_slots;
     uint8_t multi_tag, order, system, batch_cq, compaction;
+    uint8_t stored_hooks; /* some hook wants to see what is stored in it */
     struct zr_field *attributes;
     struct zb_live *live;
     _Atomic(struct zb_queue *) *slots; /* by queue id, max(read, write) of them, made on demand */
@@ -468,7 +469,8 @@ void zb_publish(struct zr_msg *msgs, uint32_t n, uint32_t flags, const struct zr
                 void (*on_done)(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n), void *ctx);
 int32_t zb_put_code(const struct zr_put *put);
 void zb_put_remark(const struct zr_put *put, char *to, uint64_t cap);
-void zb_stored_hooks(const struct zr_msg *msgs, const struct zr_put *puts, uint32_t n);
+/* owners: the topics of the messages, or NULL. */
+void zb_stored_hooks(const struct zr_msg *msgs, struct zb_topic *const *owners, const struct zr_put *puts, uint32_t n);
 struct zb_props { /* what a send looks for in a properties string */
     struct zr_str tags, uniq, keys, delay, tran, wait, inner_num, timer_out;
     uint32_t timer; /* a delivery time is set */

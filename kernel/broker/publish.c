@@ -227,7 +227,7 @@ void zb_publish(struct zr_msg *msgs, uint32_t n, uint32_t flags, const struct zr
     if (left) {
         zb_durability_written(end);
         counted(&b, began);
-        zb_stored_hooks(msgs, puts, n);
+        zb_stored_hooks(msgs, NULL, puts, n);
     }
     settle(&b, end, on_done, ctx);
     if (scratch.made)

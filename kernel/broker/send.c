@@ -421,14 +421,18 @@ uint32_t zb_publish_hooks(struct zr_msg *msg, const struct zr_request *req, void
     return verdict->what == ZR_VERDICT_HANDLED ? ZB_HANDLED : ZB_PUBLISHED;
 }
 
-void zb_stored_hooks(const struct zr_msg *msgs, const struct zr_put *puts, uint32_t n)
+void zb_stored_hooks(const struct zr_msg *msgs, struct zb_topic *const *owners, const struct zr_put *puts, uint32_t n)
 {
     if (!zk_hooks_at(ZR_POINT_STORED))
         return;
-    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .now_ms = zk_wall_ms(), .point = ZR_POINT_STORED };
+    struct zr_event event = { .hdr = ZR_HDR(struct zr_event, 0), .point = ZR_POINT_STORED };
     for (uint32_t i = 0; i < n; i++) {
+        if (owners && owners[i] ? !owners[i]->stored_hooks : !zk_hooks_want(ZR_POINT_STORED, msgs[i].topic))
+            continue;
         struct zr_msg msg = msgs[i];
         struct zr_verdict verdict = { .hdr = ZR_HDR(struct zr_verdict, 0) };
+        if (!event.now_ms)
+            event.now_ms = zk_wall_ms();
         if (puts[i].status != ZR_OK)
             continue;
         event.msg = &msg;
@@ -1054,7 +1058,7 @@ void zb_send_append(struct zb_lane *lane)
     batch_wake(lane, parked, visible);
     if (!visible && !parked)
         zb_durability_missed(end);
-    zb_stored_hooks(lane->msgs, lane->puts, lane->n_msgs);
+    zb_stored_hooks(lane->msgs, lane->owners, lane->puts, lane->n_msgs);
     lane->n_sends = lane->n_msgs = 0;
     lane->bytes = 0;
     zk_arena_reset(&lane->arena);

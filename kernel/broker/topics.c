@@ -95,6 +95,7 @@ static struct zb_topic *topic_new(const struct zr_topic *conf, const struct zb_t
     t->multi_tag = conf->multi_tag != 0;
     t->order = conf->order != 0;
     t->system = (uint8_t)zb_topic_is_system(t->name);
+    t->stored_hooks = (uint8_t)zk_hooks_want(ZR_POINT_STORED, t->name);
     return t;
 }
 

@@ -7,10 +7,12 @@
  *   3. A hook that does not know the request's code: an observer is called all the same; a guard refuses when the code's handler
  *      changes state, and is passed by otherwise; a transform refuses at PUBLISH, and is passed by elsewhere. A code of 0 (not
  *      from a client) is known to every hook.
- *   4. A guard or transform that fails refuses; an observer that fails is counted. */
+ *   4. A hook with topics is not called for others; whoever sends to those pays one flag of the topic for it.
+ *   5. A guard or transform that fails refuses; an observer that fails is counted. */
 #include "config/tree.h"
 #include "core/core_int.h"
 #include "plugin/plugin.h"
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -22,12 +24,33 @@
 struct link {
     const struct zr_hook *hook;
     struct zk_instance *in;
+    const char *topics; /* NULL: all */
     uint32_t metric_failed, metric_refused;
 };
 struct chain { struct link *links; uint32_t n; };
 static struct chain chains[POINTS];
 
 uint32_t zk_hooks_at(uint32_t point) { return point < POINTS ? chains[point].n : 0; }
+
+/* Is id one of the blank-separated words? */
+static uint32_t names(const char *words, struct zr_str id)
+{
+    struct zr_str rest = zl_str(words), part;
+    while (rest.len > 0 && zl_split(&rest, ' ', &part))
+        if (zl_eq(part, id))
+            return 1;
+    return 0;
+}
+
+static uint32_t is_for(const struct link *l, struct zr_str topic) { return !l->topics || names(l->topics, topic); }
+
+uint32_t zk_hooks_want(uint32_t point, struct zr_str topic)
+{
+    for (uint32_t i = 0; point < POINTS && i < chains[point].n; i++)
+        if (is_for(&chains[point].links[i], topic))
+            return 1;
+    return 0;
+}
 
 /* ---- running ----------------------------------------------------------------------------------------------------------------- */
 
@@ -90,6 +113,8 @@ void zk_hooks_run(uint32_t point, const struct zr_event *event, struct zr_verdic
     const struct chain *c = &chains[point];
     for (uint32_t i = 0; i < c->n && ret->what == ZR_VERDICT_CONTINUE; i++) {
         const struct link *l = &c->links[i];
+        if (!is_for(l, event->topic))
+            continue;
         if (l->hook->klass != ZR_CLASS_OBSERVE && !knows(l->hook, event->code))
             pass_unknown(l, event, point, ret);
         else
@@ -104,19 +129,9 @@ static const struct zr_hook *hook_at(const struct zr_hooks_v1 *t, uint32_t i)
     return (const struct zr_hook *)(const void *)((const char *)t->hooks + (uint64_t)i * t->hooks->hdr.size);
 }
 
-/* Is id one of the blank-separated words? */
-static uint32_t names(const char *words, const char *id)
-{
-    struct zr_str rest = zl_str(words), part;
-    while (rest.len > 0 && zl_split(&rest, ' ', &part))
-        if (zl_is(part, id))
-            return 1;
-    return 0;
-}
-
 static uint32_t must_precede(const struct link *a, const struct link *b)
 {
-    return names(a->hook->before, b->in->id) || names(b->hook->after, a->in->id);
+    return names(a->hook->before, zl_str(b->in->id)) || names(b->hook->after, zl_str(a->in->id));
 }
 
 /* Takes, again and again, the first link that nothing left over must precede. */
@@ -155,6 +170,13 @@ static zr_status sort_chain(struct chain *c, uint32_t point)
     return status;
 }
 
+/* An older plugin's hook has no such slot; nor has a point without topics a use for it. */
+static const char *topics_of(const struct zr_hook *hook)
+{
+    uint32_t carries = hook->point == ZR_POINT_PUBLISH || hook->point == ZR_POINT_STORED || hook->point == ZR_POINT_TOPIC_REMOVED;
+    return carries && hook->hdr.size >= offsetof(struct zr_hook, topics) + sizeof hook->topics ? hook->topics : NULL;
+}
+
 static zr_status add_link(struct zk_instance *in, const struct zr_hook *hook)
 {
     if (hook->point >= POINTS) /* of a later minor: such a point never comes here */
@@ -164,7 +186,7 @@ static zr_status add_link(struct zk_instance *in, const struct zr_hook *hook)
     if (!more)
         return ZR_ENOMEM;
     c->links = more;
-    more[c->n++] = (struct link){ hook, in,
+    more[c->n++] = (struct link){ hook, in, topics_of(hook),
                                   zk_metric_of(in->as, "zarya_hook_failures_total", ZR_METRIC_COUNTER, "Calls of hooks that failed."),
                                   zk_metric_of(in->as, "zarya_hook_refusals_total", ZR_METRIC_COUNTER, "Requests and messages that hooks refused.") };
     return ZR_OK;

@@ -43,5 +43,7 @@ static inline struct zk_instance *zk_instance_of(const struct zr_host *host) { r
 
 /* Runs every hook of a point in chain order. Fast when there is none: check zk_hooks_at(point) first. */
 uint32_t zk_hooks_at(uint32_t point); /* how many */
+/* 1: some hook of the point is for this topic. Chains do not change between create and destroy, so the answer may be kept. */
+uint32_t zk_hooks_want(uint32_t point, struct zr_str topic);
 void zk_hooks_run(uint32_t point, const struct zr_event *event, struct zr_verdict *ret);
 #endif

@@ -148,7 +148,8 @@ static void cool(struct zr_inst *inst)
 static const struct zr_hook hook_list[] = {
     { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_PUBLISH, .klass = ZR_CLASS_TRANSFORM,
       .after = "feature-ordered feature-transaction", .call = put_hook }, /* they decide on the topic; what is left is held back */
-    { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_STORED, .klass = ZR_CLASS_OBSERVE, .call = stored_hook },
+    { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_STORED, .klass = ZR_CLASS_OBSERVE, .call = stored_hook,
+      .topics = SCHEDULE_TOPIC " " TIMER_TOPIC },
 };
 static const struct zr_hooks_v1 hooks = { .hdr = ZR_HDR(struct zr_hooks_v1, 0), .hooks = hook_list, .n_hooks = 2 };
 

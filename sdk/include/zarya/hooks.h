@@ -66,6 +66,9 @@ struct zr_hook {
     const char *before, *after; /* plugin ids, separated by blanks; NULL: none */
     /* On return verdict->what is CONTINUE unless set. A negative status counts as a failure of the hook (see class). */
     ZR_ON(any) zr_status (*call)(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
+    /* The topics that it is for, by name, separated by blanks; NULL: all. At the points that carry a topic (PUBLISH, STORED,
+     * TOPIC_REMOVED): messages of other topics then pay nothing for it. */
+    const char *topics;
 };
 struct zr_hooks_v1 {
     struct zr_hdr hdr;

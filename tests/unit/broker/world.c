@@ -262,6 +262,12 @@ static struct zk_instance parts[8], *all[8];
 void (*world_hook)(const struct zr_event *event, struct zr_verdict *verdict);
 uint32_t world_hook_points;
 
+uint32_t zk_hooks_want(uint32_t point, struct zr_str topic)
+{
+    (void)topic;
+    return zk_hooks_at(point) != 0;
+}
+
 uint32_t zk_hooks_at(uint32_t point)
 {
     return world_hook && point != ZR_POINT_REQUEST && (world_hook_points & (point < 32 ? 1u << point : 1u)) != 0;
