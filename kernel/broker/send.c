@@ -528,7 +528,8 @@ static zr_status msg_publish(struct zb_lane *lane, const struct zr_request *req,
                     verdict.remark.len ? verdict.remark.ptr : "");
         return ZR_EPERM;
     }
-    if (demands && msg->topic.ptr == topic->name.ptr) {
+    uint32_t kept = msg->topic.ptr == topic->name.ptr; /* or a half message, whose delay comes when it is committed */
+    if (demands && (kept || ((demands & DEMAND_DELAY) && zl_is(msg->topic, "RMQ_SYS_TRANS_HALF_TOPIC")))) {
         const char *needs = (demands & DEMAND_TRANSACTION) && !zb.has_transaction ? "feature-transaction"
                             : (demands & DEMAND_DELAY) && !zb.has_delay           ? "feature-delay"
                                                                                   : NULL;

@@ -302,6 +302,7 @@ static uint32_t is_refused(const struct zl_property *p, const struct zk_apache_k
 static void put_also(struct zk_conf *root, const struct zk_conf *c)
 {
     static const struct { const char *key, *as, *option; } also[] = {
+        { "fileReservedTime", "feature-transaction", "retention_hours" },
         { "maxMessageSize", "storage-commitlog", "max_message_size" },
         { "maxTransferBytesOnMessageInMemory", "storage-commitlog", "hot_bytes" },
         { "maxTransferCountOnMessageInMemory", "storage-commitlog", "hot_messages" },

@@ -257,6 +257,21 @@ static uint32_t hooks_let_pass(struct zr_session *s, struct zr_request *req)
     return 0;
 }
 
+/* Codes that a plugin of ours serves; the answer to them says which one is missing. */
+static void unknown_answer(const struct zr_session *s, struct zr_token *token, int32_t code)
+{
+    static const struct { int32_t code; const char *plugin; } served[] = {
+        { 12, "feature-query" },   { 33, "feature-query" },        { 37, "feature-transaction" },
+        { 41, "feature-ordered" }, { 42, "feature-ordered" },      { 323, "feature-transaction" },
+    };
+    for (uint32_t i = 0; i < sizeof served / sizeof *served; i++)
+        if (served[i].code == code && (s->serves & (ZR_SERVES_BROKER | ZR_SERVES_FAST))) {
+            zk_answer_code(token, CODE_NOT_SUPPORTED, " request type %d not supported: it needs the plugin %s, which is not loaded", code, served[i].plugin);
+            return;
+        }
+    zk_answer_code(token, CODE_NOT_SUPPORTED, " request type %d not supported", code);
+}
+
 static void note_sender(struct zr_session *s, const struct zr_request *req)
 {
     if (atomic_load_explicit(&s->version, memory_order_relaxed) != req->version)
@@ -281,7 +296,7 @@ void zk_dispatch(struct zr_session *s, struct zr_request *req)
         return;
     if (!e) {
         zk_metric_add(zk_rem.metrics.unknown, 1);
-        zk_answer_code(&token, CODE_NOT_SUPPORTED, " request type %d not supported", req->code);
+        unknown_answer(s, &token, req->code);
     } else if (e->handler.flags & ZR_HANDLER_WORKER) {
         give_to_worker(e, req);
     } else {

@@ -7,9 +7,10 @@
  *
  * What stays true:
  *   1. A half message is asked about first `timeout` after it came (or its CHECK_IMMUNITY_TIME_IN_SECONDS), then each
- *      check_interval, check_max times; then it goes to TRANS_CHECK_MAX_TIME_TOPIC. So does one that is older than max_age.
+ *      check_interval, check_max times; then it goes to TRANS_CHECK_MAX_TIME_TOPIC. So does one older than retention_hours.
  *   2. One live producer of the group is asked, another one each time; with none, the check counts nevertheless, as with Apache.
- *   3. At most one batch is under way; while no transaction is open, no timer runs. */
+ *   3. At most one batch is under way; while no transaction is open, no timer runs, or one last time in vain.
+ *   4. One that waits for long while many came behind it is written anew without a question: the queue can be let go of. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,8 +24,7 @@
 #define TRIES 3u           /* producers of a group that are tried, as in Apache */
 #define BUSY_MS 50         /* the worker pool is full */
 #define RETRY_MS 1000      /* the storage refuses */
-#define HELD_MS 60000      /* how long one that is left alone keeps the queue's beginning, before it is written anew */
-#define HELD_OFFSETS 10000 /* ... when so many came behind it */
+#define HELD_OFFSETS 10000 /* one that many came behind is written anew although nobody is asked */
 
 #define WHAT_SKIP 0u    /* nothing to store */
 #define WHAT_ASK 1u
@@ -34,7 +34,7 @@
 struct due {
     int64_t first, current, physical;
     uint32_t times, what;
-    int64_t next_ms; /* how long until it is due again */
+    int64_t ask_ms;
     uint64_t pin;
     struct zl_record record;
     struct half half;
@@ -66,14 +66,17 @@ static void check_job(void *arg);
 static void check_fired(void *arg)
 {
     struct zr_inst *inst = arg;
+    int64_t now = mono_ms(inst);
     pthread_mutex_lock(&inst->lock);
     inst->check_armed_ms = INT64_MAX;
-    uint32_t go = !inst->stopping && !inst->checking && inst->table.n;
+    const struct tx_slot *top = tx_top(&inst->table);
+    uint32_t due = top && top->due_ms <= now, go = due && !inst->stopping && !inst->checking;
     if (go) {
         inst->checking = 1;
         inst->n_running++;
     }
     pthread_mutex_unlock(&inst->lock);
+    if (!due) check_arm(inst); /* what was due then has ended */
     if (!go || inst->work->run(inst->host, check_job, inst) == ZR_OK) return;
     pthread_mutex_lock(&inst->lock);
     inst->checking = 0;
@@ -186,8 +189,8 @@ static void discard(struct zr_inst *inst, struct due *d)
     if (!s || s->flags & TX_ENDING) return; /* its producer came at the last moment */
     tx_settle(&inst->table, s->current);
     op_add(inst, s->current);
+    half_count(inst, s, -1);
     tx_remove(&inst->table, s);
-    meter(inst, METER_OPEN, -1);
     meter(inst, METER_DISCARDED, 1);
 }
 
@@ -197,7 +200,7 @@ static void due_settle(struct batch *b, struct due *d, zr_status put)
     struct zr_inst *inst = b->inst;
     struct tx_slot *s = tx_find(&inst->table, d->first);
     if (!s) return;
-    s->flags &= ~TX_CHECKING;
+    s->flags &= (uint16_t)~TX_CHECKING;
     if (put != ZR_OK) {
         tx_due(&inst->table, s, mono_ms(inst) + RETRY_MS);
         return;
@@ -206,8 +209,12 @@ static void due_settle(struct batch *b, struct due *d, zr_status put)
         discard(inst, d);
         return;
     }
-    if (d->what == WHAT_ASK && s->times <= d->times) s->times = d->times + 1;
-    tx_due(&inst->table, s, mono_ms(inst) + d->next_ms);
+    int64_t now = mono_ms(inst);
+    if (d->what == WHAT_ASK) {
+        if (s->times <= d->times) s->times = d->times + 1;
+        s->ask_ms = now + inst->settings->check_interval;
+    }
+    half_due(inst, s, now);
 }
 
 static void batch_free(struct batch *b)
@@ -233,6 +240,7 @@ static void batch_end(struct batch *b)
     batch_free(b);
     op_settle(inst);
     progress(inst);
+    counts_changed(inst);
     check_arm(inst);
     running_end(inst);
 }
@@ -289,14 +297,10 @@ static uint32_t record_read(struct zr_inst *inst, struct due *d)
 /* What becomes of it, by Apache's rules. */
 static uint32_t what_now(struct zr_inst *inst, struct due *d, int64_t next_offset)
 {
-    int64_t age = wall_ms(inst) - d->record.born_ms, immunity = half_immunity_ms(inst, &d->half);
     uint32_t times = half_times(&d->half);
     if (times > d->times) d->times = times;
-    d->next_ms = inst->settings->check_interval;
-    if (d->times >= (uint32_t)inst->settings->check_max || age > inst->settings->max_age) return WHAT_DISCARD;
-    if (immunity < 0 || age > immunity || age < 0) return WHAT_ASK;
-    d->next_ms = immunity - age + 1 < HELD_MS ? immunity - age + 1 : HELD_MS;
-    return next_offset - d->current > HELD_OFFSETS ? WHAT_MOVE : WHAT_SKIP;
+    if (mono_ms(inst) < d->ask_ms) return next_offset - d->current > HELD_OFFSETS ? WHAT_MOVE : WHAT_SKIP;
+    return d->times >= (uint32_t)inst->settings->check_max || wall_ms(inst) - d->record.born_ms > inst->settings->retention_hours * 3600000 ? WHAT_DISCARD : WHAT_ASK;
 }
 
 /* The properties with the check counted and the name of the first record. NULL: memory ran out. */
@@ -362,7 +366,8 @@ static int64_t batch_take(struct batch *b)
         tx_due(&inst->table, s, now + inst->settings->check_interval);
         if (s->flags & (TX_ENDING | TX_CHECKING)) continue;
         s->flags |= TX_CHECKING;
-        b->due[b->n++] = (struct due){ .first = s->first, .current = s->current, .physical = s->physical, .times = s->times };
+        b->due[b->n++] = (struct due){ .first = s->first, .current = s->current, .physical = s->physical, .times = s->times,
+                                         .ask_ms = s->ask_ms };
     }
     pthread_mutex_unlock(&inst->lock);
     return next_offset;

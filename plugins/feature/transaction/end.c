@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* end.c - END_TRANSACTION (37): the producer's word about a half message. RESUME_CHECK_HALF_MESSAGE (323): a discarded one is asked
- * about again.
+/* end.c - END_TRANSACTION (37): the producer's word about a half message.
  *
  * The half record is read where the request says it is: on the connection's own thread when it is in memory, else on the worker
  * pool. Apache's checks, in Apache's order, with its codes and remarks.
@@ -16,6 +15,7 @@
 #include "zl/codec.h"
 #include "zl/text.h"
 
+#define UNKNOWN 0
 #define COMMIT 8
 #define ROLLBACK 12
 #define SMALL_PROPERTIES 2048u
@@ -53,8 +53,8 @@ static void end_settle(struct end *e, int64_t end)
     struct tx_slot *s = tx_find(&inst->table, e->first);
     int64_t offset = s ? s->current : e->table_offset;
     if (s) {
+        half_count(inst, s, -1);
         tx_remove(&inst->table, s);
-        meter(inst, METER_OPEN, -1);
     }
     tx_enter(&inst->table, offset);
     tx_settle(&inst->table, offset);
@@ -65,13 +65,14 @@ static void end_settle(struct end *e, int64_t end)
     meter(inst, e->what == COMMIT ? METER_COMMITTED : METER_ROLLED_BACK, 1);
     op_settle(inst);
     progress(inst);
+    counts_changed(inst);
 }
 
 static void end_unmark(struct end *e)
 {
     pthread_mutex_lock(&e->inst->lock);
     struct tx_slot *s = tx_find(&e->inst->table, e->first);
-    if (s) s->flags &= ~TX_ENDING;
+    if (s) s->flags &= (uint16_t)~TX_ENDING;
     pthread_mutex_unlock(&e->inst->lock);
 }
 
@@ -181,10 +182,22 @@ static uint32_t end_claim(struct end *e)
 /* Apache's checks of a half record against the request; NULL: they agree. */
 static const char *end_disagrees(const struct end *e, const struct zl_record *r, const struct half *h)
 {
-    if (!zl_eq(h->group, (struct zr_str){ e->group, e->group_len })) return "The producer group wrong";
+    if (!h->group.len || !zl_eq(h->group, (struct zr_str){ e->group, e->group_len })) return "The producer group wrong";
     if (r->queue_offset != e->table_offset) return "The transaction state table offset wrong";
     if (r->physical_offset != e->log_offset) return "The commit log offset wrong";
     return NULL;
+}
+
+static void end_rollback(struct end *e)
+{
+    struct zr_inst *inst = e->inst;
+    if (!running_begin(inst)) {
+        end_answer(e, CODE_SERVICE_NOT_AVAILABLE, "the broker is stopping");
+        return;
+    }
+    end_settle(e, 0);
+    end_answer(e, CODE_SUCCESS, NULL);
+    running_end(inst);
 }
 
 static void end_do(struct end *e, const struct zl_record *r)
@@ -207,10 +220,7 @@ static void end_do(struct end *e, const struct zl_record *r)
     if (go == GO_DONE) end_answer(e, CODE_SUCCESS, NULL);
     else if (go == GO_REFUSE) end_answer(e, CODE_SYSTEM_BUSY, "this transaction is being ended by another request");
     else if (e->what == COMMIT) end_commit(e, r, &h);
-    else {
-        end_settle(e, 0);
-        end_answer(e, CODE_SUCCESS, NULL);
-    }
+    else end_rollback(e);
 }
 
 /* ---- finding the half record ----------------------------------------------------------------------------------------------- */
@@ -251,9 +261,8 @@ static void end_job(void *arg)
 static const char *end_read(const struct zr_request *req, struct end *e)
 {
     struct zr_str group = zl_field(req->fields, req->n_fields, "producerGroup");
-    if (!group.len) return "the custom field <producerGroup> is null";
     if (group.len >= sizeof e->group) return "The producer group wrong";
-    memcpy(e->group, group.ptr, group.len);
+    if (group.len) memcpy(e->group, group.ptr, group.len);
     e->group_len = group.len;
     if (zl_field_i64(req->fields, req->n_fields, "tranStateTableOffset", &e->table_offset) != ZR_OK) return "the custom field <tranStateTableOffset> is null or no number";
     if (zl_field_i64(req->fields, req->n_fields, "commitLogOffset", &e->log_offset) != ZR_OK) return "the custom field <commitLogOffset> is null or no number";
@@ -274,7 +283,8 @@ zr_status end_handle(struct zr_inst *inst, const struct zr_request *req)
     const char *why = end_read(req, &head);
     if (!inst->master) return refuse(inst, req, CODE_SLAVE_NOT_AVAILABLE, "a slave does not end transactions");
     if (why) return refuse(inst, req, CODE_SYSTEM_ERROR, why);
-    if (head.what != COMMIT && head.what != ROLLBACK) { /* "unknown" gets no answer, as with Apache */
+    if (head.what != COMMIT && head.what != ROLLBACK && head.what != UNKNOWN) return refuse(inst, req, CODE_SYSTEM_ERROR, "commitOrRollback field wrong");
+    if (head.what == UNKNOWN) { /* "unknown" gets no answer, as with Apache */
         struct zr_token *held = inst->reply->hold(inst->host, req->token);
         if (held) inst->reply->drop(inst->host, held);
         return ZR_OK;

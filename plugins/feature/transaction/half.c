@@ -67,8 +67,9 @@ int64_t half_immunity_ms(struct zr_inst *inst, const struct half *h)
 {
     int64_t seconds;
     if (!h->immunity.len) return -1;
-    if (zl_parse_i64(h->immunity, &seconds) != ZR_OK || seconds < 0) return inst->settings->timeout;
-    return (seconds < MAX_IMMUNITY_S ? seconds : MAX_IMMUNITY_S) * 1000;
+    if (zl_parse_i64(h->immunity, &seconds) != ZR_OK || seconds < 0) seconds = 0;
+    if (seconds > MAX_IMMUNITY_S) seconds = MAX_IMMUNITY_S;
+    return seconds * 1000 > inst->settings->timeout ? seconds * 1000 : inst->settings->timeout;
 }
 
 /* ---- before it is stored ------------------------------------------------------------------------------------------------- */
@@ -168,7 +169,6 @@ zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr
     msg->queue_id = 0;
     msg->queue = NULL;
     msg->sys_flag &= ~ZR_SYSFLAG_TRANSACTION_MASK;
-    meter(inst, METER_PREPARED, 1);
     return ZR_OK;
 }
 
@@ -189,7 +189,18 @@ static void half_move(struct zr_inst *inst, struct tx_slot *s, int64_t offset, i
     op_add(inst, before);
 }
 
-void half_open(struct zr_inst *inst, const struct half *h, int64_t offset, int64_t physical, int64_t due_ms)
+void half_count(struct zr_inst *inst, const struct tx_slot *s, int64_t delta)
+{
+    meter(inst, METER_OPEN, delta);
+    counts_add(&inst->counts, s->topic, delta, wall_ms(inst));
+}
+
+void half_due(struct zr_inst *inst, struct tx_slot *s, int64_t now_ms)
+{
+    tx_due(&inst->table, s, s->ask_ms < now_ms + HELD_MS ? s->ask_ms : now_ms + HELD_MS);
+}
+
+void half_open(struct zr_inst *inst, const struct half *h, int64_t offset, int64_t physical, int64_t ask_ms)
 {
     struct tx_table *t = &inst->table;
     int64_t first = half_first(h, offset);
@@ -201,9 +212,12 @@ void half_open(struct zr_inst *inst, const struct half *h, int64_t offset, int64
     } else if (first != offset && tx_is_decided(t, first)) { /* its producer spoke while it was written anew */
         tx_settle(t, offset);
         op_add(inst, offset);
-    } else if ((s = tx_insert(t, first, offset, physical, due_ms)) != NULL) {
+    } else if ((s = tx_insert(t, first, offset, physical, ask_ms)) != NULL) {
         s->times = half_times(h);
-        meter(inst, METER_OPEN, 1);
+        s->ask_ms = ask_ms;
+        s->topic = counts_topic(&inst->counts, h->topic);
+        half_due(inst, s, mono_ms(inst));
+        half_count(inst, s, 1);
     } else {
         inst->n_lost++;
     }
@@ -216,10 +230,12 @@ zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct
     struct half h;
     if (m->topic.len != sizeof HALF_TOPIC - 1 || !zl_is(m->topic, HALF_TOPIC) || m->queue_id != 0 || !inst->master) return ZR_OK;
     half_read(m->properties, &h);
-    int64_t immunity = half_immunity_ms(inst, &h), due = mono_ms(inst) + (immunity < 0 ? inst->settings->timeout : immunity);
+    if (!h.first.len) meter(inst, METER_PREPARED, 1);
+    int64_t immunity = half_immunity_ms(inst, &h), ask = mono_ms(inst) + (immunity < 0 ? inst->settings->timeout : immunity);
     pthread_mutex_lock(&inst->lock);
-    if (tx_enter(&inst->table, event->put->queue_offset)) half_open(inst, &h, event->put->queue_offset, event->put->physical_offset, due);
+    if (tx_enter(&inst->table, event->put->queue_offset)) half_open(inst, &h, event->put->queue_offset, event->put->physical_offset, ask);
     pthread_mutex_unlock(&inst->lock);
     check_arm(inst);
+    counts_changed(inst);
     return ZR_OK;
 }

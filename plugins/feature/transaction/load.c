@@ -74,10 +74,10 @@ static void each_half(struct zr_inst *inst, const struct zl_record *r)
     struct half h;
     half_read(r->properties, &h);
     int64_t immunity = half_immunity_ms(inst, &h), wait = immunity < 0 ? inst->settings->timeout : immunity, left = r->store_ms + wait - wall_ms(inst);
-    int64_t at_least = inst->begin_ms + inst->settings->check_interval, due = mono_ms(inst) + (left < 0 ? 0 : left < wait ? left : wait);
+    int64_t at_least = inst->begin_ms + inst->settings->check_interval, ask = mono_ms(inst) + (left < 0 ? 0 : left < wait ? left : wait);
     pthread_mutex_lock(&inst->lock);
     settle_gone(inst, r->queue_offset);
-    half_open(inst, &h, r->queue_offset, r->physical_offset, due < at_least ? at_least : due);
+    half_open(inst, &h, r->queue_offset, r->physical_offset, ask < at_least ? at_least : ask);
     inst->load_next = r->queue_offset + 1;
     pthread_mutex_unlock(&inst->lock);
 }
@@ -93,6 +93,7 @@ static void load_end(struct zr_inst *inst, zr_status status)
     if (lost) say(inst, ZR_LOG_ERROR, "%u open transactions found no place (max_open); they are found at the next start", lost);
     op_settle(inst);
     progress(inst);
+    counts_changed(inst);
     check_arm(inst);
 }
 

@@ -124,11 +124,9 @@ void op_flush(struct zr_inst *inst)
 {
     struct op_write *w = op_take(inst);
     struct zl_buf props;
-    char unique[32];
     if (!w) return;
     zl_buf_init(&props, 256);
     zl_props_add(&props, zl_str("TAGS"), zl_str("d"));
-    zl_props_add(&props, zl_str("UNIQ_KEY"), (struct zr_str){ unique, zl_unique_id(unique) });
     zl_props_add(&props, zl_str("WAIT"), zl_str("false"));
     struct zr_msg msg = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = ZR_STR(OP_TOPIC), .body = zl_buf_as_span(&w->text), .properties = zl_buf_as_span(&props),
                           .tags_code = zl_tags_code(zl_str("d")), .born_ms = wall_ms(inst), .flags = ZR_MSG_NO_WAIT, .inner_num = 1 };

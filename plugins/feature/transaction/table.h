@@ -24,11 +24,12 @@
 struct tx_slot {
     int64_t first, current; /* offsets in the half queue */
     int64_t physical;       /* of the current record */
-    int64_t due_ms;         /* monotonic */
+    int64_t due_ms;         /* monotonic: when it is looked at */
+    int64_t ask_ms;         /* when its producer is asked; not before due_ms */
     uint32_t next;          /* in the bucket, or in the free list */
     uint32_t heap_at;
     uint32_t times;         /* how often its producer was asked */
-    uint32_t flags;
+    uint16_t flags, topic;  /* topic: the owner's number of its topic */
 };
 
 struct tx_table {

@@ -10,7 +10,7 @@
 
 #include "zl/text.h"
 
-#define WINDOW (1ll << 20) /* half messages between the oldest open and the newest one */
+#define WINDOW (1ll << 22) /* half messages between the oldest open and the newest one */
 
 ZR_MANIFEST("id = feature-transaction\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.hooks/1\nprovides = zarya.requests/1\nprovides = zarya.commands/1\n"
             "requires = zarya.storage/1\n");
@@ -53,8 +53,9 @@ static uint32_t services_ask(struct zr_inst *inst)
     inst->timer = h->query(h, ZR_SVC_TIMER);
     inst->work = h->query(h, ZR_SVC_WORK);
     inst->log = h->query(h, ZR_SVC_LOG);
+    inst->state = h->query(h, ZR_SVC_STATE);
     inst->metrics = h->query(h, ZR_SVC_METRICS);
-    return inst->store && inst->broker && inst->reply && inst->timer && inst->work && inst->log && inst->metrics;
+    return inst->store && inst->broker && inst->reply && inst->timer && inst->work && inst->log && inst->state && inst->metrics;
 }
 
 static zr_status create(const struct zr_host *host, const void *settings, struct zr_inst **ret)
@@ -78,6 +79,7 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
 
 static zr_status warm(struct zr_inst *inst)
 {
+    counts_load(inst);
     return tx_init(&inst->table, 0, WINDOW, (uint32_t)inst->settings->max_open) ? ZR_OK : ZR_ENOMEM;
 }
 
@@ -129,7 +131,10 @@ void running_end(struct zr_inst *inst)
         return;
     }
     if (!done.call) return;
-    if (inst->master) progress_now(inst);
+    if (inst->master) {
+        progress_now(inst);
+        counts_save_now(inst);
+    }
     done.call(done.ctx, ZR_OK);
 }
 
@@ -139,9 +144,9 @@ static void drain(struct zr_inst *inst, struct zr_done done)
     inst->stopping = 1;
     inst->drained = done;
     inst->n_running++; /* this call's */
-    uint64_t timers[3] = { inst->op_armed ? inst->op_timer : 0, inst->save_timer, inst->check_armed_ms != INT64_MAX ? inst->check_timer : 0 };
+    uint64_t timers[4] = { inst->op_armed ? inst->op_timer : 0, inst->save_timer, inst->check_armed_ms != INT64_MAX ? inst->check_timer : 0, inst->count_timer };
     pthread_mutex_unlock(&inst->lock);
-    for (uint32_t i = 0; i < 3; i++)
+    for (uint32_t i = 0; i < 4; i++)
         if (timers[i]) inst->timer->cancel(inst->host, timers[i]); /* one that fires nevertheless sees `stopping` */
     running_end(inst);
 }
@@ -151,6 +156,7 @@ static void cool(struct zr_inst *inst) { tx_free(&inst->table); }
 static void destroy(struct zr_inst *inst)
 {
     zl_buf_free(&inst->op_text);
+    counts_free(&inst->counts);
     pthread_mutex_destroy(&inst->lock);
     free(inst);
 }
@@ -166,6 +172,8 @@ static zr_status retune(struct zr_inst *inst, const void *settings)
 static const struct zr_handler handlers[] = {
     { .hdr = ZR_HDR(struct zr_handler, 0), .code = 37, .serves = ZR_SERVES_BROKER | ZR_SERVES_FAST, .flags = ZR_HANDLER_GUARDED, .name = "END_TRANSACTION",
       .handle = end_handle },
+    { .hdr = ZR_HDR(struct zr_handler, 0), .code = 323, .serves = ZR_SERVES_BROKER | ZR_SERVES_FAST, .flags = ZR_HANDLER_GUARDED | ZR_HANDLER_WORKER,
+      .name = "RESUME_CHECK_HALF_MESSAGE", .handle = resume_handle },
 };
 static const struct zr_requests_v1 requests = { .hdr = ZR_HDR(struct zr_requests_v1, 0), .handlers = handlers, .n_handlers = sizeof handlers / sizeof *handlers };
 static const struct zr_hook hook_list[] = {
@@ -184,12 +192,13 @@ static const void *query(struct zr_inst *inst, const char *id)
 
 #define OPT(member, flags, dflt, min, max, unit, doc) ZR_OPTION_ROW(struct settings, member, #member, ZR_OPT_I64, flags, dflt, min, max, unit, doc)
 static const struct zr_option options[] = {
-    OPT(timeout, ZR_OPT_LIVE, "6 s", "1", "365 d", "ms", "How long a half message waits until its producer is asked first (Apache's transactionTimeOut)."),
+    OPT(timeout, ZR_OPT_LIVE, "6 s", "0", "365 d", "ms", "How long a half message waits until its producer is asked first (Apache's transactionTimeOut)."),
     OPT(check_interval, ZR_OPT_LIVE, "30 s", "1", "365 d", "ms", "How long until its producer is asked again (Apache's transactionCheckInterval)."),
     OPT(check_max, ZR_OPT_LIVE, "15", "0", "1000000", NULL, "How often its producer is asked before the message is given up (Apache's transactionCheckMax)."),
-    OPT(max_age, ZR_OPT_LIVE, "72 h", "1", NULL, "ms", "How old a half message may become before it is given up (Apache: its fileReservedTime)."),
+    OPT(retention_hours, ZR_OPT_LIVE, "72", "1", "87600", NULL, "How many hours old a half message may become before it is given up (Apache's fileReservedTime)."),
     OPT(op_interval, ZR_OPT_LIVE, "100 ms", "1", "1 h", "ms", "How long ended transactions are gathered before they are noted in the op queue (Apache's transactionOpBatchInterval)."),
     OPT(op_size, ZR_OPT_LIVE, "4096", "1", "65536", "bytes", "How long the text of one such note becomes (Apache's transactionOpMsgMaxSize)."),
+    OPT(count_interval, ZR_OPT_LIVE, "10 s", "100 ms", "1 d", "ms", "How often the numbers of open transactions are written to config/transactionMetrics (Apache's transactionMetricFlushInterval)."),
     OPT(check_rate, ZR_OPT_LIVE, "1000", "1", "1000000", NULL, "How many producers are asked a second at most."),
     OPT(max_open, 0, "1000000", "1", "16000000", NULL, "The most transactions that are open at once; further ones are refused."),
 };

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* transaction.h - inside feature-transaction: the instance, and what the files offer each other. README.md has the plan.
  *
- * LOCKING: zr_inst.lock guards the table, the ops that wait, and the small state below it. The host is never called under it. */
+ * LOCKING: zr_inst.lock guards the table, the ops that wait, and the small state below it. Under it the host is asked for the time and
+ * told figures, and nothing else. */
 #ifndef FEATURE_TRANSACTION_H
 #define FEATURE_TRANSACTION_H
 #include <pthread.h>
 #include <stdint.h>
 
+#include "counts.h"
 #include "ops.h"
 #include "table.h"
 #include "zarya/broker.h"
@@ -18,6 +20,7 @@
 #include "zarya/plugin.h"
 #include "zarya/reply.h"
 #include "zarya/requests.h"
+#include "zarya/state.h"
 #include "zarya/store.h"
 #include "zarya/timer.h"
 #include "zarya/work.h"
@@ -37,10 +40,11 @@
 #define CODE_TOPIC_NOT_EXIST 17
 #define CODE_ILLEGAL_OPERATION 604
 
+#define HELD_MS 20000 /* nothing holds the half queue's beginning for longer, when much came behind it */
 #define MAX_OP_TEXT (256u * 1024) /* ops that wait to be written, when the storage refuses them */
 
 struct settings {
-    int64_t timeout, check_interval, check_max, max_age, op_interval, op_size, max_open, check_rate;
+    int64_t timeout, check_interval, check_max, retention_hours, op_interval, op_size, max_open, check_rate, count_interval;
 };
 
 enum { METER_OPEN, METER_PREPARED, METER_COMMITTED, METER_ROLLED_BACK, METER_CHECKS, METER_DISCARDED, N_METERS };
@@ -54,6 +58,7 @@ struct zr_inst {
     const struct zr_timer_v1 *timer;
     const struct zr_work_v1 *work;
     const struct zr_log_v1 *log;
+    const struct zr_state_v1 *state;
     const struct zr_metrics_v1 *metrics;
     const struct zr_storage_v1 *storage; /* from activate on */
     struct zr_inst *storage_inst;
@@ -79,6 +84,10 @@ struct zr_inst {
     int64_t snap_half, snap_op, snap_end;
     uint64_t save_timer;
     uint32_t saving, snap_taken;
+    /* counts.c */
+    struct counts counts;
+    uint64_t count_timer;
+    uint32_t counting, reserved2; /* its timer or job is under way */
     /* check.c */
     uint64_t check_timer;
     int64_t check_armed_ms; /* when it fires; INT64_MAX: it is not armed */
@@ -114,11 +123,17 @@ uint32_t half_times(const struct half *h);
 int64_t half_immunity_ms(struct zr_inst *inst, const struct half *h);
 zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
 zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
-/* With the lock: an open half message in the table, or what it came to meanwhile. */
-void half_open(struct zr_inst *inst, const struct half *h, int64_t offset, int64_t physical, int64_t due_ms);
+/* These with the lock: an open half message in the table, or what it came to meanwhile. */
+void half_open(struct zr_inst *inst, const struct half *h, int64_t offset, int64_t physical, int64_t ask_ms);
+/* It is looked at when its producer is to be asked, or sooner: nothing holds the queue's beginning for long. */
+void half_due(struct zr_inst *inst, struct tx_slot *s, int64_t now_ms);
+void half_count(struct zr_inst *inst, const struct tx_slot *s, int64_t delta); /* open ones: one more, or one less */
 
 /* end.c */
 zr_status end_handle(struct zr_inst *inst, const struct zr_request *req);
+
+/* resume.c */
+zr_status resume_handle(struct zr_inst *inst, const struct zr_request *req);
 
 /* ops.c's other half */
 void op_add(struct zr_inst *inst, int64_t offset); /* with the lock: this half message needs no attention any more */
@@ -128,6 +143,11 @@ void op_flush(struct zr_inst *inst);
 /* progress.c */
 void progress(struct zr_inst *inst); /* without the lock: something was settled */
 void progress_now(struct zr_inst *inst);
+
+/* counts.c */
+void counts_load(struct zr_inst *inst);
+void counts_changed(struct zr_inst *inst); /* without the lock */
+void counts_save_now(struct zr_inst *inst);
 
 /* check.c */
 void check_arm(struct zr_inst *inst); /* without the lock: the table's top may have changed */
