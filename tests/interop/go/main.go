@@ -80,6 +80,10 @@ func pushInto(topic string, selector consumer.MessageSelector, s *seen, opts ...
 func main() {
 	namesrv, run = os.Args[1], os.Args[2]
 	rlog.SetLogLevel("error")
+	if len(os.Args) > 3 && os.Args[3] == "trace" {
+		trace(run)
+		return
+	}
 	p, err := rocketmq.NewProducer(producer.WithNameServer([]string{namesrv}), producer.WithGroupName("PG_go_"+run), producer.WithRetry(2),
 		producer.WithInstanceName("p"+run), producer.WithQueueSelector(producer.NewManualQueueSelector()))
 	if err == nil {
