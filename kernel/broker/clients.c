@@ -161,7 +161,7 @@ static struct zb_member *member_add(struct zb_members *g, struct zb_peer *peer, 
     g->n++;
     m->next_of_peer = peer->members;
     peer->members = m;
-    zk_session_set_named(peer->session);
+    zk_session_know(peer->session, ZK_NAMED);
     zb.n_members++;
     zk_metric_set(zb.meter.clients, (int64_t)zb.n_members);
     return m;

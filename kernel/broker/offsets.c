@@ -603,6 +603,7 @@ zr_status zb_query_offset_handle(struct zr_inst *inst, const struct zr_request *
 
 zr_status zb_update_offset_handle(struct zr_inst *inst, const struct zr_request *req)
 {
+    zk_session_know(req->session, ZK_CONSUMES);
     (void)inst;
     struct zb_lane *lane = zb_lane_of(req->session);
     struct zr_str group = zl_field(req->fields, req->n_fields, "consumerGroup"),

@@ -543,6 +543,7 @@ static zr_status refuse_header(const struct zr_request *req, uint32_t seen)
 
 zr_status zb_pull_handle(struct zr_inst *inst, const struct zr_request *req)
 {
+    zk_session_know(req->session, ZK_CONSUMES);
     struct zb_lane *lane = zb_lane_of(req->session);
     struct zb_pull p;
     (void)inst;

@@ -131,7 +131,7 @@ struct zr_session {
     _Atomic uint32_t refs, open;
     _Atomic int32_t version, language;
     _Atomic uint32_t closing;     /* we asked for the end */
-    _Atomic uint32_t named;       /* a heartbeat said whose it is */
+    _Atomic uint32_t known;       /* ZK_CONSUMES, ZK_NAMED */
     uint32_t left;                /* the peer ended it; set before open becomes 0 */
     uint32_t n_asks;
     uint32_t out_first, out_last;

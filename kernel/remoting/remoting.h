@@ -77,7 +77,10 @@ zr_status zk_ask(struct zr_session *session, const struct zr_command *request, i
 struct zr_session *zk_session_hold(struct zr_session *session); /* any */
 void zk_session_release(struct zr_session *session);
 void zk_session_close(struct zr_session *session);
-void zk_session_set_named(struct zr_session *session);    /* a heartbeat said whose it is */
+/* What the broker learns of a session: it acts as a consumer; a heartbeat said whose it is. */
+#define ZK_CONSUMES 1u
+#define ZK_NAMED 2u
+void zk_session_know(struct zr_session *session, uint32_t what);
 uint32_t zk_session_returned(struct zr_session *session); /* zarya.reply/1 session_returned */
 void zk_session_info(struct zr_session *session, struct zr_session_info *ret);
 /* Bytes queued towards the client and not yet written. */

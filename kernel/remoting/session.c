@@ -138,14 +138,18 @@ void zk_session_close(struct zr_session *session)
         session->port->table->close(session->port->inst, session->conn, 1);
 }
 
-void zk_session_set_named(struct zr_session *session) { atomic_store_explicit(&session->named, 1, memory_order_relaxed); }
+void zk_session_know(struct zr_session *session, uint32_t what)
+{
+    if (!(atomic_load_explicit(&session->known, memory_order_relaxed) & what))
+        atomic_fetch_or_explicit(&session->known, what, memory_order_relaxed);
+}
 
 static uint32_t lane_has_nameless(struct zk_lane_state *ls, const struct zr_session *gone)
 {
     uint32_t found = 0;
     pthread_mutex_lock(&ls->lock);
     for (struct zr_session *s = ls->sessions; s && !found; s = s->next)
-        found = s->id > gone->id && !atomic_load_explicit(&s->named, memory_order_relaxed) && s->peer_addr.family == gone->peer_addr.family &&
+        found = s->id > gone->id && atomic_load_explicit(&s->known, memory_order_relaxed) == ZK_CONSUMES && s->peer_addr.family == gone->peer_addr.family &&
                 memcmp(s->peer_addr.ip, gone->peer_addr.ip, sizeof s->peer_addr.ip) == 0;
     pthread_mutex_unlock(&ls->lock);
     return found;

@@ -86,9 +86,9 @@ def told(client, seconds=3):
 
 
 def nameless(z):
-    """Somebody from the same host who asks something without a heartbeat."""
+    """Somebody from the same host who commits an offset without a heartbeat, as clients do every 5 s."""
     s = socket.create_connection(("127.0.0.1", z.port), 5)
-    s.sendall(frame(31, {"topic": "Order", "queueId": 0}))
+    s.sendall(frame(15, {"consumerGroup": GROUP, "topic": "Order", "queueId": 0, "commitOffset": 0}))
     read_frame(s)
     return s
 
@@ -116,6 +116,12 @@ def dying():
     check(not wait_for(lambda: lost.lock() != [], 2), "a client that comes back within the grace keeps its queues")
     check(b.lock() == [0, 1], "and renews them")
     b.sock.close()
+    nobody = socket.create_connection(("127.0.0.1", z.port), 5)  # consumes nothing
+    nobody.sendall(frame(31, {"topic": "Order", "queueId": 0}))
+    read_frame(nobody)
+    check(wait_for(lambda: lost.lock() == [0, 1], 5), "other connections from its host do not keep them")
+    lost.sock.close()
+    lost = Client(z, "e")
     with nameless(z):
         check(not wait_for(lambda: lost.lock() != [], 2), "while somebody nameless from its host is there, it may live")
     z.stop()

@@ -7,9 +7,9 @@
  *   2. the peer ended the connection (FIN, RST: a killed process does): a doubt. A client that lives comes back within seconds (it
  *      pulls again after 3, commits its offsets every 5). If after `grace` neither its client id is in the group again, nor
  *      anybody from its host is connected anew without having said who he is (older clients say so only every 30 s), it is dead:
- *      its locks end, and the group is told, so that the others ask for them at once.
- *   3. anything else (we ended the connection, nothing was heard for long, somebody nameless is there): its locks end `client_lease`
- *      after their last renewal.
+ *      its locks end, and the group is told, so that the others ask for them at once. While somebody nameless is there, it is
+ *      asked again, up to `client_lease`.
+ *   3. anything else (we ended the connection, nothing was heard for long): its locks end `client_lease` after their last renewal.
  * A lock that was renewed after the connection ended is left alone in all cases.
  *
  * LOCKING. gone_lock guards the list of doubts. Nothing of the host but timers is called with it held. */
@@ -65,16 +65,31 @@ static void doubt_unlink(struct doubt *d)
     d->inst->n_doubts--;
 }
 
+static void decide(void *arg);
+
+/* ZR_OK: decide will be called. Under the lock. */
+static zr_status doubt_arm(struct doubt *d)
+{
+    struct zr_inst *inst = d->inst;
+    int64_t wait = inst->settings->grace > 10 ? inst->settings->grace : 10; /* ms: it is asked again and again */
+    if (inst->cooled) return ZR_ECLOSED;
+    return inst->timer->at(inst->host, inst->timer->mono_ns(inst->host) + wait * 1000000, decide, d, &d->timer);
+}
+
 static void decide(void *arg)
 {
     struct doubt *d = arg;
     struct zr_inst *inst = d->inst;
+    zr_status again = ZR_ENOENT;
+    uint32_t lives = still_member(inst, d->group, d->client);
+    uint32_t perhaps = ordered_now_ms(inst) - d->since_ms < inst->settings->client_lease && inst->reply->session_returned(inst->host, d->session);
     pthread_mutex_lock(&inst->gone_lock);
-    doubt_unlink(d);
+    if (!lives && perhaps) again = doubt_arm(d);
+    if (again != ZR_OK) doubt_unlink(d);
     uint32_t cooled = inst->cooled;
     pthread_mutex_unlock(&inst->gone_lock);
-    if (!cooled && !still_member(inst, d->group, d->client) && !inst->reply->session_returned(inst->host, d->session) &&
-        locks_end(inst->locks, d->group, d->client, d->since_ms))
+    if (again == ZR_OK) return;
+    if (!cooled && !lives && !perhaps && locks_end(inst->locks, d->group, d->client, d->since_ms))
         inst->broker->consumers(inst->host, d->group, tell_one, inst);
     doubt_free(d);
 }
@@ -99,8 +114,7 @@ static void doubt_begin(struct zr_inst *inst, const struct zr_event *event)
     struct doubt *d = doubt_new(inst, event);
     if (!d) return;
     pthread_mutex_lock(&inst->gone_lock);
-    zr_status status = inst->cooled || inst->n_doubts == MAX_DOUBTS ? ZR_EFULL : ZR_OK;
-    if (status == ZR_OK) status = inst->timer->at(inst->host, inst->timer->mono_ns(inst->host) + inst->settings->grace * 1000000, decide, d, &d->timer);
+    zr_status status = inst->n_doubts == MAX_DOUBTS ? ZR_EFULL : doubt_arm(d);
     if (status == ZR_OK) {
         d->next = inst->doubts;
         inst->doubts = d;

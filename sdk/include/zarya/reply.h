@@ -60,7 +60,7 @@ struct zr_reply_v1 {
     ZR_ON(any) void (*session_release)(const struct zr_host *host, struct zr_session *session);
     ZR_ON(any) void (*session_close)(const struct zr_host *host, struct zr_session *session);
     /* Of a session that is gone. 1: after it somebody connected from the same host (the address without its port), is connected
-     * still, and no heartbeat has said who it is: perhaps the same client again. */
+     * still, pulls or commits offsets, and no heartbeat has said who it is: perhaps the same client again. */
     ZR_ON(any) uint32_t (*session_returned)(const struct zr_host *host, struct zr_session *session);
 };
 #ifdef __cplusplus
