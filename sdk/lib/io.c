@@ -237,6 +237,13 @@ static int64_t posix_sync_fs(void *self, const char *path)
     return synced < 0 ? synced : closed;
 }
 
+static int64_t posix_set_mtime(void *self, int32_t fd, int64_t mtime_ns)
+{
+    const struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_sec = mtime_ns / 1000000000, .tv_nsec = mtime_ns % 1000000000 } };
+    (void)self;
+    return mtime_ns < 0 ? -EINVAL : RETRY(futimens(fd, times));
+}
+
 const struct zr_io_v1 *zl_io_posix(void)
 {
     static const struct zr_io_v1 table = {
@@ -265,6 +272,7 @@ const struct zr_io_v1 *zl_io_posix(void)
         .disk = posix_disk,
         .seek_data = posix_seek_data,
         .sync_fs = posix_sync_fs,
+        .set_mtime = posix_set_mtime,
     };
     return &table;
 }

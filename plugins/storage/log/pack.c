@@ -260,15 +260,21 @@ static void ask_for_wake(struct zr_inst *st)
     zs_pack_flushed(st, atomic_load(&st->flushed)); /* it may have moved before it knew */
 }
 
+int zs_pack_step(struct zr_inst *st)
+{
+    if (!st->conf.compress && !st->pack->begun) drop_twins(st);
+    st->pack->begun = 1;
+    return change_next(st);
+}
+
 void zs_pack_main(void *arg)
 {
     struct zr_inst *st = arg;
     int64_t retry_ns = RETRY_NS;
     setpriority(PRIO_PROCESS, (id_t)gettid(), BEHIND); /* of this thread alone; senders and readers come first */
-    if (!st->conf.compress) drop_twins(st);
     while (!atomic_load(&st->stopping)) {
         if (st->conf.compress) ask_for_wake(st);
-        int did = change_next(st);
+        int did = zs_pack_step(st);
         if (did <= 0) wait_work(st, did < 0 ? retry_ns : 0);
         if (did > 0) retry_ns = RETRY_NS;
         else if (did < 0 && retry_ns < RETRY_MAX_NS) retry_ns *= 2;

@@ -29,7 +29,8 @@ struct zs_pack {
     uint32_t ahead_no, ahead_on;
     /* the packing thread, under work_lock but the first */
     _Atomic int64_t fit_at; /* flushed up to here, another segment is fit */
-    uint32_t wake, stop;
+    uint32_t wake;
+    uint32_t begun; /* that thread's alone */
 };
 struct zs_hold {
     int64_t from, to;    /* physical offsets [from, to) that it gives */
@@ -56,6 +57,8 @@ void zs_seg_pack_close(struct zr_inst *st, struct zs_seg *seg); /* under segs.lo
 
 /* ---- pack.c ---- */
 void zs_pack_main(void *arg);
+/* One step of that thread: 0: there was nothing to change; 1: a segment was changed; -1: it failed, and is to be tried later. */
+int zs_pack_step(struct zr_inst *st);
 void zs_pack_stop(struct zr_inst *st);
 /* The log is flushed up to position: a segment may have become fit for packing. */
 void zs_pack_flushed(struct zr_inst *st, int64_t position);

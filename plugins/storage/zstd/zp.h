@@ -86,6 +86,7 @@ struct zp_convert {
     const struct zr_io_v1 *io;
     const char *log_dir;          /* <root>/commitlog */
     uint32_t to_plain;            /* 0: to the packed form, 1: back */
+    int64_t newest;               /* > 0: of a log in several folders, segments before this position are sealed */
     struct zp_conf conf;          /* used for packing */
     const struct zp_damage *damage; /* to_plain: go on over damaged blocks; NULL: stop at them */
     const struct zp_pace *pace;   /* may be NULL */

@@ -68,6 +68,13 @@ static int64_t expand_block(const struct zr_io_v1 *io, struct zp_file *f, uint32
     return r;
 }
 
+/* Retention goes by the age of the file: it is to be that of the records, not of their last change of form. */
+static int64_t keep_mtime(const struct zr_io_v1 *io, int32_t fd, int64_t mtime_ns)
+{
+    int64_t r = io->set_mtime ? io->set_mtime(io->ctx, fd, mtime_ns) : 0;
+    return r == -EPERM || r == -EOPNOTSUPP || r == -EINVAL ? 0 : r; /* then its time begins anew */
+}
+
 int64_t zp_expand(const struct zr_io_v1 *io, const char *from, const char *to, const struct zp_damage *damage,
                   const struct zp_pace *pace)
 {
@@ -84,7 +91,8 @@ int64_t zp_expand(const struct zr_io_v1 *io, const char *from, const char *to, c
         zp_block_at(f, no, &a, &b);
         if (r >= 0 && pace && pace->call(pace->arg, (uint64_t)(b - a))) r = -ECANCELED;
     }
-    if (r >= 0) r = io->fdatasync(io->ctx, (int32_t)out);
+    if (r >= 0) r = keep_mtime(io, (int32_t)out, info.mtime_ns);
+    if (r >= 0) r = io->fsync(io->ctx, (int32_t)out);
     if (out >= 0) io->close(io->ctx, (int32_t)out);
     zp_close(f);
     return r < 0 ? r : 0;
@@ -294,7 +302,9 @@ int64_t zp_convert(const struct zp_convert *c)
     if (worst >= 0) worst = 0;
     if (l.n) qsort(l.at, l.n, sizeof *l.at, by_base);
     uint64_t end = l.n; /* segments before it are sealed */
-    if (!c->to_plain && end) {
+    if (!c->to_plain && c->newest > 0) {
+        while (end && l.at[end - 1].base >= c->newest) end--;
+    } else if (!c->to_plain && end) {
         while (end > 1 && !has_begun(c, &l.at[end - 1])) end--;
         end--;
     }

@@ -67,6 +67,8 @@ struct zr_io_v1 {
     /* Makes everything written to the file system that holds path durable, data and names (syncfs): for very many files at
      * once. May be NULL or answer -EOPNOTSUPP. */
     ZR_ON(any) int64_t (*sync_fs)(void *self, const char *path);
+    /* Says when the file was last written: for a file that is made again in another form, whose age counts. May be NULL. */
+    ZR_ON(any) int64_t (*set_mtime)(void *self, int32_t fd, int64_t mtime_ns);
 };
 #ifdef __cplusplus
 }

@@ -3,7 +3,8 @@
  *
  * A bed is one store in one sim. Its history is what its clients know: which messages they sent and which were acknowledged, when
  * by the trace's clock, and what was removed. bed_check opens the store on a file system that a crash left and holds it against
- * the history. The store is made in one place (store_make), so that another engine needs one line.
+ * the history. Which engine is under test is said in one place: bed_engine. The thread that packs is not started unless by_hand is
+ * cleared: bed_pack does its steps, so that they stand where a workload puts them.
  *
  * LOCKING: lock, for the history, the lines of the log and the marks. */
 #ifndef BED_H
@@ -62,10 +63,16 @@ struct bed {
     void (*timer_fn)(void *);
     void *timer_arg;
     pthread_t threads[16];
-    uint32_t n_threads, quiet;
+    uint32_t n_threads, quiet, by_hand, not_started; /* the last: bit set of threads */
     _Atomic int64_t wall;
 };
 
+/* The store is storage-commitlog, storage-zstd that packs, or storage-zstd that expands; from the next bed_open on. */
+enum engine { ENGINE_PLAIN, ENGINE_PACK, ENGINE_EXPAND };
+void bed_engine(struct bed *b, enum engine engine);
+uint32_t bed_has_packed(struct bed *b); /* the sim holds a packed segment, so that storage-commitlog would refuse it */
+uint32_t bed_pack(struct bed *b, uint32_t steps); /* of packing or expanding; how many segments were changed */
+int64_t bed_convert(struct bed *b, uint32_t to_plain); /* as `zaryactl store convert`, on a store that is not open */
 void bed_conf(struct zs_conf *c);
 struct bed *bed_new(void);
 void bed_free(struct bed *b);
@@ -92,7 +99,16 @@ struct promise {
     uint32_t at;
     int64_t flushed;
     uint32_t killed; /* only the process died: everything written is there */
+    uint32_t docs_hurt; /* bit d: of document d one copy was damaged, bit d + 8: both */
+    uint32_t ends_kept; /* no offset may be given out again, whatever was lost */
+    uint8_t *ret_seen;  /* NULL, or which messages the first start served */
 };
+/* What damage excuses of a message. */
+#define MAY_MISS 1u  /* its record is damaged */
+#define MAY_STRAY 2u /* in bytes that no checksum covers: it may come with them, or in another place */
+#define KEY_MISS 4u
+#define TAGS_OFF 8u
+#define MAY_RETURN 16u /* although its topic was removed */
 /* Opens the store on state (which it uses up) and checks it. NULL: right; else what is wrong. exempt (may be NULL): messages that
  * need not be there. deep: also indexes, appends, and a second start. */
 const char *bed_check(const struct bed *b, struct sim *state, const struct promise *p, uint64_t seed, const uint8_t *exempt,

@@ -150,6 +150,7 @@ static struct bed *run_work(const struct work *w, sim_hook hook, void *ctx, stru
     const struct work *base = base_of(w);
     b->conf.sync = w->sync;
     b->conf.preallocate = 1;
+    if (w->packs || (base && base->packs)) bed_engine(b, ENGINE_PACK);
     if (base) { /* killed in the middle: what it left, with every page of it */
         if (bed_open(b) == ZR_OK) base->run(b);
         struct sim *left = sim_copy(b->sim);

@@ -12,7 +12,7 @@
 
 const char *const sim_op_names[SIM_N_OPS] = { "open", "close", "pread", "pwrite", "pwritev", "fdatasync", "fsync", "sync_dir", "fallocate",
                                               "ftruncate", "rename", "unlink", "mkdir", "rmdir", "stat", "fstat", "list", "map", "unmap",
-                                              "advise", "lock", "disk", "seek_data", "sync_fs" };
+                                              "advise", "lock", "disk", "seek_data", "sync_fs", "set_mtime" };
 
 static void broken(const char *what, const char *path)
 {
@@ -660,6 +660,19 @@ static int64_t sim_seek_data(void *self, int32_t fd, int64_t off)
     return r;
 }
 
+static int64_t sim_set_mtime(void *self, int32_t fd, int64_t mtime_ns)
+{
+    struct sim *s = self;
+    uint64_t most = 0;
+    (void)most;
+    TRIP(SIM_SET_MTIME, path_of(s, fd), 0);
+    pthread_mutex_lock(&s->lock);
+    struct sim_inode *f = file_of(s, fd);
+    if (f) f->mtime_ns = mtime_ns;
+    pthread_mutex_unlock(&s->lock);
+    return f ? 0 : -EBADF;
+}
+
 /* ---- whole file systems --------------------------------------------------------------------------------------------------------- */
 
 void sim_boot(struct sim *s, uint32_t boot)
@@ -684,7 +697,8 @@ struct sim *sim_new(void)
                                .sync_dir = sim_sync_dir, .fallocate = sim_fallocate, .ftruncate = sim_ftruncate, .rename = sim_rename,
                                .unlink = sim_unlink, .mkdir = sim_mkdir, .rmdir = sim_rmdir, .stat = sim_stat, .fstat = sim_fstat,
                                .list = sim_list, .map = sim_map, .unmap = sim_unmap, .advise = sim_advise, .lock = sim_lock,
-                               .disk = sim_disk, .seek_data = sim_seek_data, .sync_fs = sim_sync_fs };
+                               .disk = sim_disk, .seek_data = sim_seek_data, .sync_fs = sim_sync_fs,
+                               .set_mtime = sim_set_mtime };
     sim_boot(s, 1);
     return s;
 }

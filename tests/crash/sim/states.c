@@ -86,6 +86,7 @@ static void record(struct recording *r, const struct work *work)
     *r = (struct recording){ .work = work };
     b->conf.sync = work->sync;
     b->conf.preallocate = 0;
+    if (work->packs) bed_engine(b, ENGINE_PACK);
     record_begin(r, b);
     if (bed_open(b) == ZR_OK) work->run(b);
     record_end(r);
@@ -335,6 +336,9 @@ static const struct mutation mutations[] = {
     { "root not synced", "abort's name is not made durable: a crash looks like a clean stop", "/data", "/data/", 0, 1, "single" },
     { "documents not synced", "JSON documents are renamed before their bytes are on disk", "/config/", NULL, 1, 0, "documents" },
     { "documents' folder not synced", "renamed documents are not made durable", "/config", NULL, 0, 1, "documents" },
+    { "packed segments not synced", "the plain form goes before the packed one's bytes are on disk", ".zst", NULL, 1, 0, "packing" },
+    { "expanded segments not synced", "the packed form goes before the plain one's bytes are on disk", ".tmp", ".zst", 1, 0, "expanding" },
+    { "changed names not synced", "the old form goes before the new one's name is durable", "/commitlog", NULL, 0, 1, "packed: expanding" },
 };
 
 /* work: the workloads that show it soonest. */

@@ -353,6 +353,220 @@ static void crowd(struct bed *b)
     bed_flush(b);
 }
 
+
+/* ---- storage-zstd ----------------------------------------------------------------------------------------------------------- */
+
+static void reopen(struct bed *b, enum engine engine)
+{
+    bed_close(b);
+    bed_engine(b, engine);
+    bed_open(b);
+}
+static void packing(struct bed *b) /* in between everything else */
+{
+    for (uint32_t r = 0; r < 9; r++) {
+        some(b, "A", 2, 4, 1800);
+        some(b, "S", 1, 2, 60);
+        bed_put(b, "L", 0, 5400, 1); /* longer than a block */
+        if (r % 3 == 2) bed_flush(b);
+        if (r % 3 == 2) bed_pack(b, 2);
+    }
+    some(b, "A", 2, 5, 100);
+    bed_peek(b);
+}
+static void packing_beside(struct bed *b) /* by the thread, whenever it comes to it */
+{
+    bed_close(b);
+    b->by_hand = 0;
+    if (bed_open(b) != ZR_OK) return;
+    for (uint32_t r = 0; r < 8; r++) {
+        some(b, "A", 2, 9, 1500);
+        bed_flush(b);
+    }
+    b->by_hand = 1;
+}
+static void expanding(struct bed *b)
+{
+    for (uint32_t r = 0; r < 3; r++) some(b, "A", 2, 9, 1700), bed_flush(b);
+    bed_pack(b, 9);
+    reopen(b, ENGINE_EXPAND);
+    some(b, "A", 2, 5, 1700);
+    bed_pack(b, 2);
+    bed_flush(b);
+    some(b, "A", 2, 5, 300);
+    bed_pack(b, 9);
+    reopen(b, ENGINE_PLAIN);
+    some(b, "A", 2, 5, 300);
+}
+static void in_turn(struct bed *b) /* one engine after the other, each in the middle of its work */
+{
+    for (uint32_t r = 0; r < 2; r++) {
+        some(b, "A", 2, 20, 1700);
+        bed_flush(b);
+        bed_pack(b, 2);
+        reopen(b, ENGINE_EXPAND);
+        some(b, "B", 1, 3, 400);
+        bed_pack(b, 1);
+        reopen(b, ENGINE_PACK);
+        some(b, "A", 2, 3, 400);
+        bed_flush(b);
+        bed_pack(b, 9);
+        reopen(b, ENGINE_EXPAND);
+        bed_pack(b, 9);
+        reopen(b, ENGINE_PLAIN);
+        some(b, "B", 1, 6, 900);
+        reopen(b, ENGINE_PACK);
+        bed_pack(b, 1);
+    }
+}
+static void packed_retention(struct bed *b)
+{
+    for (uint32_t r = 0; r < 3; r++) {
+        some(b, "A", 2, 24, 900);
+        some(b, "B", 1, 8, 30);
+        bed_flush(b);
+        bed_pack(b, 1 + r);
+        b->wall += 73ll * 3600000;
+        b->sim->wall_ms = b->wall;
+        some(b, "A", 2, 3, 900);
+        bed_clean(b);
+    }
+    bed_flush(b);
+    bed_pack(b, 9);
+}
+static void packed_removal(struct bed *b)
+{
+    some(b, "A", 3, 24, 900);
+    some(b, "B", 2, 24, 400);
+    bed_flush(b);
+    bed_pack(b, 9);
+    bed_remove(b, "A");
+    some(b, "B", 2, 10, 900);
+    some(b, "A", 1, 4, 100);
+    bed_flush(b);
+    bed_pack(b, 9);
+    bed_remove(b, "B");
+    reopen(b, ENGINE_EXPAND);
+    bed_pack(b, 2);
+    some(b, "A", 1, 4, 100);
+}
+static void packed_full_disk(struct bed *b)
+{
+    for (uint32_t r = 0; r < 3; r++) {
+        some(b, "A", 2, 24, 900);
+        bed_flush(b);
+        b->sim->disk_left = 400 + (int64_t)r * 2331;
+        bed_pack(b, 2);
+        some(b, "A", 2, 12, 200);
+        b->sim->disk_left = -1;
+        some(b, "A", 2, 5, 200);
+        bed_pack(b, 1);
+    }
+    bed_flush(b);
+    bed_pack(b, 9);
+}
+static void converting(struct bed *b) /* `zaryactl store convert`, between starts of both engines */
+{
+    some(b, "A", 2, 30, 1500);
+    bed_close(b);
+    bed_convert(b, 0);
+    bed_engine(b, ENGINE_PACK);
+    if (bed_open(b) != ZR_OK) return;
+    some(b, "A", 2, 12, 1500);
+    bed_flush(b);
+    bed_pack(b, 1);
+    bed_close(b);
+    bed_convert(b, 1);
+    bed_engine(b, ENGINE_PLAIN);
+    if (bed_open(b) != ZR_OK) return;
+    some(b, "A", 2, 5, 300);
+}
+static void packed_recovery(struct bed *b) /* begun on a state that a crash has left */
+{
+    if (!b->conf.pack && bed_has_packed(b)) bed_engine(b, ENGINE_PACK);
+    if (bed_open(b) != ZR_OK) return;
+    some(b, "R", 2, 6, 100);
+    bed_flush(b);
+    bed_pack(b, 2);
+    some(b, "R", 2, 9, 1200);
+    bed_flush(b);
+    bed_pack(b, 2);
+}
+static void packed_turning(struct bed *b) /* as packed_recovery, in the other direction */
+{
+    bed_engine(b, ENGINE_EXPAND);
+    packed_recovery(b);
+    reopen(b, ENGINE_PACK);
+    bed_pack(b, 2);
+}
+static void convert_resumed(struct bed *b)
+{
+    bed_convert(b, 0);
+    bed_engine(b, ENGINE_PACK);
+    if (bed_open(b) != ZR_OK) return;
+    some(b, "R", 2, 6, 700);
+    bed_close(b);
+    bed_convert(b, 1);
+}
+
+/* Everything read through blocks, with the queues lost as well; a dictionary, which small segments do not have; for failing calls. */
+static void packed_reading(struct bed *b)
+{
+    bed_close(b);
+    b->conf.segment_size = 524288;
+    b->conf.pack_cache_bytes = 4 << 20;
+    if (bed_open(b) != ZR_OK) return;
+    for (uint32_t i = 0; i < 40; i++) {
+        int32_t queues[32] = { 0 };
+        bed_put_many(b, "A", queues, 32, 300 + i, 0);
+    }
+    bed_put(b, "L", 0, 5400, 1);
+    bed_flush(b);
+    bed_pack(b, 9);
+    bed_indexed(b);
+    bed_read(b);
+    bed_close(b);
+    sim_drop(b->sim, ROOT "/consumequeue/A/0/00000000000000000000");
+    sim_drop(b->sim, ROOT "/index");
+    sim_make(b->sim, ROOT "/index", 1);
+    if (bed_open(b) != ZR_OK) return;
+    bed_read(b);
+    reopen(b, ENGINE_EXPAND);
+    bed_pack(b, 9);
+    bed_read(b);
+}
+
+/* What an interrupted change leaves: both forms, one of them not whole, names that end in .tmp. */
+static void packed_twins(struct bed *b)
+{
+    char plain[128], packed[160];
+    some(b, "A", 2, 60, 1500);
+    bed_flush(b);
+    struct sim *before = sim_copy(b->sim);
+    bed_pack(b, 9);
+    bed_close(b);
+    uint32_t k = 0;
+    for (uint32_t i = 0; i < 5; i++, k++) {
+        snprintf(plain, sizeof plain, ROOT "/commitlog/%020u", i * 16384);
+        snprintf(packed, sizeof packed, "%s.zst", plain);
+        struct sim_inode *old = sim_find(before, plain), *other = sim_find(b->sim, packed);
+        if (!old || !other || sim_find(b->sim, plain)) break;
+        uint32_t inode = sim_make(b->sim, plain, 0);
+        sim_resize(b->sim, inode, k == 1 ? 9000 : 16384); /* one is cut: the packed form takes its place */
+        memcpy(b->sim->inodes[inode].data, old->data, k == 1 ? 9000 : 16384);
+        if (k == 2) other->data[other->size / 2] ^= 1; /* one packed form is damaged: it is made again */
+        if (k == 3) sim_make(b->sim, ROOT "/commitlog/00000000000000049152.tmp", 0);
+    }
+    sim_free(before);
+    if (bed_open(b) != ZR_OK) return;
+    bed_pack(b, 9);
+    bed_read(b);
+    some(b, "A", 2, 20, 1500);
+    reopen(b, ENGINE_EXPAND);
+    bed_pack(b, 9);
+    bed_read(b);
+}
+
 const struct work works[] = {
     { "single", single, 0, NULL },
     { "single, sync", single, 1, NULL },
@@ -399,5 +613,24 @@ const struct work works[] = {
     { "inner batches", inner, 0, NULL, 0 },
     { "recovery of inner batches", recovery, 0, "inner batches", 0 },
     { "a crowd of queues", crowd, 0, NULL, 1 },
+    { "packing", packing, 0, NULL, 0, 1 },
+    { "packing, sync", packing, 1, NULL, 0, 1 },
+    { "packing beside sends", packing_beside, 0, NULL, 0, 1 },
+    { "packed: expanding", expanding, 0, NULL, 0, 1 },
+    { "packed: engines in turn", in_turn, 0, NULL, 0, 1 },
+    { "packed: retention", packed_retention, 0, NULL, 0, 1 },
+    { "packed: topic removal", packed_removal, 0, NULL, 0, 1 },
+    { "packed: full disk", packed_full_disk, 0, NULL, 0, 1 },
+    { "packed: convert", converting, 0, NULL, 0, 0 },
+    { "packed: recovery of packing", packed_recovery, 0, "packing", 0, 1 },
+    { "packed: recovery of packing, sync", packed_recovery, 1, "packing, sync", 0, 1 },
+    { "packed: recovery of engines in turn", packed_recovery, 0, "packed: engines in turn", 0, 1 },
+    { "packed: recovery, then the other way", packed_turning, 0, "packed: expanding", 0, 1 },
+    { "packed: recovery of a retention", packed_recovery, 0, "packed: retention", 0, 1 },
+    { "packed: recovery of a removal", packed_recovery, 0, "packed: topic removal", 0, 1 },
+    { "packed: recovery of a convert", packed_recovery, 0, "packed: convert", 0, 0 },
+    { "packed: convert resumed", convert_resumed, 0, "packed: convert", 0, 0 },
+    { "packed: reading", packed_reading, 0, NULL, 1, 1 },
+    { "packed: both forms", packed_twins, 0, NULL, 1, 1 },
 };
 const uint32_t n_works = LEN(works);

@@ -11,6 +11,7 @@ struct work {
     uint32_t sync;
     const char *base;
     uint32_t faults; /* 1: not for crashes, it changes files behind the store's back */
+    uint32_t packs;  /* 1: begins with storage-zstd, packing */
 };
 extern const struct work works[];
 extern const uint32_t n_works;
