@@ -5,7 +5,10 @@
  * stays true:
  *   1. A file has its full size from its making on; one of another size was cut, or made with another shape. It can be told
  *      again by the log, and so it is deleted.
- *   2. Slots and header never speak of entries that are not written before them. */
+ *   2. Slots and header never speak of entries that are not written before them.
+ *   3. The last of a disk is the log's: files are sparse, a key may cost a page of slots, and what the index takes of a disk that
+ *      is nearly full would be missing to the next message. So nothing is written that leaves less than RESERVE; slots and
+ *      entries are in memory meanwhile, and the log has the rest. */
 #include "index.h"
 #include <errno.h>
 #include <stdio.h>
@@ -15,6 +18,7 @@
 #define ENTRY ZS_INDEX_ENTRY
 #define BLOCK 2048u      /* entries in memory before they are written */
 #define PAGE_SLOTS 1024u /* slots in a 4 KiB page */
+#define RESERVE_PART 16u /* of the disk, but no more than a segment; entries, small beside their records, go on to a quarter of that */
 
 int32_t zs_index_hash(struct zs_index *ix, struct zr_str topic, struct zr_str key, uint32_t kind)
 {
@@ -220,17 +224,22 @@ int64_t zs_iwriter_make(struct zr_inst *st, struct zs_iwriter *w, struct zs_ifil
     return 0;
 }
 
+/* The slot whose bytes are the first at or behind off that may not be zero; an end of the slots' when there is none. */
+static int64_t data_from(struct zr_inst *st, const struct zs_iwriter *w, int64_t off)
+{
+    int64_t end = HEAD + 4 * st->index->slot_count;
+    if (!ZR_HAS(struct zr_io_v1, st->io, seek_data) || !st->io->seek_data) return off;
+    int64_t at = st->io->seek_data(st->io->ctx, w->fd, off);
+    if (at == -ENXIO || at >= end) return end;
+    return at > off ? HEAD + (at - HEAD) / 4 * 4 : off;
+}
+
 /* Reads the slots, stepping over holes. */
 int64_t zs_iwriter_slots_load(struct zr_inst *st, struct zs_iwriter *w)
 {
     uint8_t raw[65536];
     int64_t off = HEAD, end = HEAD + 4 * st->index->slot_count;
-    while (off < end) {
-        if (ZR_HAS(struct zr_io_v1, st->io, seek_data) && st->io->seek_data) {
-            int64_t at = st->io->seek_data(st->io->ctx, w->fd, off);
-            if (at == -ENXIO || at >= end) break;
-            if (at > off) off = HEAD + (at - HEAD) / 4 * 4;
-        }
+    while ((off = data_from(st, w, off)) < end) {
         uint64_t n = end - off < (int64_t)sizeof raw ? (uint64_t)(end - off) : sizeof raw;
         int64_t r = zl_io_read_all(st->io, w->fd, raw, n, off);
         if (r < 0) return r;
@@ -246,11 +255,22 @@ void zs_iwriter_slot_set(struct zs_iwriter *w, int64_t slot, int32_t v)
     w->page_dirty[slot / PAGE_SLOTS] = 1;
 }
 
+/* May the index have so many bytes more? 0 or -ENOSPC. */
+static int64_t room_for(struct zr_inst *st, uint64_t bytes, uint32_t quarters)
+{
+    struct zr_io_disk disk = { 0 };
+    if (st->io->disk(st->io->ctx, st->index_dir, &disk) < 0 || disk.total == 0) return 0;
+    uint64_t reserve = disk.total / RESERVE_PART;
+    if (reserve > (uint64_t)st->segs.size) reserve = (uint64_t)st->segs.size;
+    return disk.available >= bytes + reserve / 4 * quarters ? 0 : -ENOSPC;
+}
+
 static int64_t block_write(struct zr_inst *st, struct zs_iwriter *w)
 {
     int64_t n = w->f->count - w->block_from;
     if (n <= 0) return 0;
-    int64_t r = zl_io_write_all(st->io, w->fd, w->block, (uint64_t)n * ENTRY, zs_index_entry_off(st->index, w->block_from));
+    int64_t r = room_for(st, (uint64_t)n * ENTRY, 1);
+    if (r >= 0) r = zl_io_write_all(st->io, w->fd, w->block, (uint64_t)n * ENTRY, zs_index_entry_off(st->index, w->block_from));
     if (r < 0) return r;
     w->block_from = w->f->count;
     return 0;
@@ -260,6 +280,10 @@ static int64_t slots_write(struct zr_inst *st, struct zs_iwriter *w)
 {
     int64_t slots = st->index->slot_count;
     uint8_t raw[PAGE_SLOTS * 4];
+    uint64_t dirty = 0;
+    for (int64_t page = 0; page * PAGE_SLOTS < slots; page++) dirty += w->page_dirty[page];
+    int64_t room = dirty ? room_for(st, dirty * sizeof raw, 4) : 0;
+    if (room < 0) return room;
     for (int64_t page = 0; page * PAGE_SLOTS < slots; page++) {
         if (!w->page_dirty[page]) continue;
         int64_t from = page * PAGE_SLOTS, n = slots - from < PAGE_SLOTS ? slots - from : PAGE_SLOTS;

@@ -12,7 +12,8 @@
  *      cut before the first record that it lacks.
  *   4. Files cover the log without gaps. What lies in the log between two files' records, or before the first file's, is read;
  *      keys found there go into files of their own, named so that they stand between. This is done behind following the log,
- *      in small steps; a query waits for it as it waits for the newest message. */
+ *      in small steps; a query waits for it as it waits for the newest message. A part where no keys are is remembered
+ *      (index_bare.c). */
 #include "index.h"
 #include <errno.h>
 #include <stdio.h>
@@ -98,6 +99,28 @@ static void header_from_records(struct zr_inst *st, struct zs_iwriter *w)
     if (end_ms >= 0 && end_ms < ZS_MAX_POSITION) f->end_ms = end_ms;
 }
 
+/* Marks the pages of slots that are other than they must be. How many, or -errno. */
+static int64_t slots_compare(struct zr_inst *st, struct zs_iwriter *w)
+{
+    int64_t slots = st->index->slot_count, n_bad = 0;
+    uint8_t raw[PAGE_SLOTS * 4];
+    for (int64_t from = 0; from < slots; from += PAGE_SLOTS) {
+        int64_t n = slots - from < PAGE_SLOTS ? slots - from : PAGE_SLOTS, bad = 0;
+        int64_t r = zl_io_read_all(st->io, w->fd, raw, (uint64_t)n * 4, ZS_INDEX_HEAD + 4 * from);
+        if (r < 0) return r;
+        for (int64_t i = 0; i < n; i++) bad |= (int32_t)zl_load32(raw + i * 4) != w->slots[from + i];
+        w->page_dirty[from / PAGE_SLOTS] = bad != 0;
+        n_bad += bad;
+    }
+    return n_bad;
+}
+
+/* The pages that must be written are those that are other in the file: pages of no slots stay the holes they are. */
+static void slots_mark(struct zr_inst *st, struct zs_iwriter *w)
+{
+    if (slots_compare(st, w) < 0) memset(w->page_dirty, 1, (size_t)(st->index->slot_count / PAGE_SLOTS + 1));
+}
+
 /* ---- the newest file after a kill ---------------------------------------------------------------------------------------- */
 
 /* Opens the newest file and believes only its entries. 0 or -errno. */
@@ -117,7 +140,7 @@ static int64_t newest_open(struct zr_inst *st)
     if (r >= 0) r = last_record_out(st, w, &en);
     if (r < 0) return r;
     if (en.last >= 0) atomic_store(&ix->pos, en.last);
-    memset(w->page_dirty, 1, (size_t)(ix->slot_count / PAGE_SLOTS + 1));
+    slots_mark(st, w);
     f->count = en.n;
     f->slots_used = en.slots_used;
     if (f->count > 1) header_from_records(st, w);
@@ -167,22 +190,6 @@ void zs_index_repair(struct zr_inst *st)
 }
 
 /* ---- the other files: read whole when they may not have been on disk ------------------------------------------------------- */
-
-/* Marks the pages of slots that are other than they must be. How many, or -errno. */
-static int64_t slots_compare(struct zr_inst *st, struct zs_iwriter *w)
-{
-    int64_t slots = st->index->slot_count, n_bad = 0;
-    uint8_t raw[PAGE_SLOTS * 4];
-    for (int64_t from = 0; from < slots; from += PAGE_SLOTS) {
-        int64_t n = slots - from < PAGE_SLOTS ? slots - from : PAGE_SLOTS, bad = 0;
-        int64_t r = zl_io_read_all(st->io, w->fd, raw, (uint64_t)n * 4, ZS_INDEX_HEAD + 4 * from);
-        if (r < 0) return r;
-        for (int64_t i = 0; i < n; i++) bad |= (int32_t)zl_load32(raw + i * 4) != w->slots[from + i];
-        w->page_dirty[from / PAGE_SLOTS] = bad != 0;
-        n_bad += bad;
-    }
-    return n_bad;
-}
 
 /* 1: the file is good (by now); 0: its entries are damaged; -errno. */
 static int64_t file_check(struct zr_inst *st, struct zs_ifile *f)
@@ -270,7 +277,7 @@ static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
         r = fd;
     }
     if (r >= 0) {
-        memset(w.page_dirty, 1, (size_t)(ix->slot_count / PAGE_SLOTS + 1));
+        slots_mark(st, &w);
         f->count = w.block_from = n;
         f->slots_used = en.slots_used;
         header_from_records(st, &w);
@@ -474,7 +481,12 @@ static uint32_t gap_find(struct zr_inst *st, struct zs_imend *m)
         m->until = next->begin_phys;
         m->name = before ? number_of(before) + 1 : number_of(next) - NAMES_BEFORE;
         if (m->name < 0) m->name = 0;
-        if (m->pos < m->until) return 1;
+        if (m->pos >= m->until) continue;
+        m->part = (struct zs_bare){ m->pos, m->until, -1, 0 };
+        m->damaged = 0;
+        m->skipped = zs_bare_has(st, m->pos, m->until);
+        if (m->skipped) m->pos = m->until; /* its edges are looked at all the same */
+        return 1;
     }
     return 0;
 }
@@ -490,7 +502,12 @@ static int64_t gap_read(struct zr_inst *st, struct zs_imend *m, struct zs_scan *
         int what = zs_scan_next(s, &rec);
         if (what == ZS_SCAN_STOP) return -ENOMEM;
         if (what == ZS_SCAN_END) return 0;
+        if (what == ZS_SCAN_BAD) m->damaged = 1;
         if (what == ZS_SCAN_BAD && !zs_scan_resync(s)) return 0;
+        if (what == ZS_SCAN_RECORD) {
+            m->part.last_phys = rec.physical_offset;
+            m->part.last_ms = rec.store_ms;
+        }
         int64_t r = what == ZS_SCAN_RECORD ? zs_index_keys(st, &rec, &n_put, mend_put) : 0;
         if (r < 0) return r;
         m->pos = s->pos;
@@ -546,6 +563,8 @@ uint32_t zs_index_mend(struct zr_inst *st, struct zs_scan *s)
     if (m->n_keys)
         zs_log(st, ZR_LOG_WARN, "the index had nothing of the log before %lld: %llu entries were made anew", (long long)until,
                (unsigned long long)m->n_keys);
+    else if (!m->damaged && !m->skipped)
+        zs_bare_add(st, &m->part);
     m->reading = 0;
     m->at++;
     return 1;

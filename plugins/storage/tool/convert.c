@@ -21,6 +21,7 @@ struct progress {
     uint64_t done, all, n_files, n_done, plain, packed;
     uint32_t json, shown, failed;
     int64_t first_error;
+    const char *folder; /* in work */
 };
 
 static uint32_t pace(void *arg, uint64_t bytes)
@@ -41,7 +42,7 @@ static void say(void *arg, int64_t base, int64_t status, uint64_t plain_bytes, u
     p->n_done++;
     if (status < 0) {
         if (!p->failed++) p->first_error = status;
-        fprintf(stderr, "%scommitlog/%020lld: %s\n", isatty(STDERR_FILENO) ? "\r" : "", (long long)base,
+        fprintf(stderr, "%s%s/%020lld: %s\n", isatty(STDERR_FILENO) ? "\r" : "", p->folder, (long long)base,
                 status == -EBADMSG ? "damaged; it is left as it is" : status == -ECANCELED ? "stopped" : zs_errno_text(status));
         return;
     }
@@ -49,7 +50,7 @@ static void say(void *arg, int64_t base, int64_t status, uint64_t plain_bytes, u
     p->packed += packed_bytes;
     zt_size_text(a, plain_bytes);
     zt_size_text(b, packed_bytes);
-    if (!p->json) printf("%scommitlog/%020lld: %s plain, %s packed\n", isatty(STDOUT_FILENO) ? "\r" : "", (long long)base, a, b);
+    if (!p->json) printf("%s%s/%020lld: %s plain, %s packed\n", isatty(STDOUT_FILENO) ? "\r" : "", p->folder, (long long)base, a, b);
     fflush(stdout);
 }
 
@@ -94,34 +95,77 @@ static void result_print(const struct progress *p, uint32_t json, int64_t n)
         printf("%llu segments: %s plain, %s packed%s\n", (unsigned long long)p->n_done - p->failed, a, b, p->failed ? "; some could not be converted, see above" : "");
 }
 
-int zt_cmd_convert(const char *dir, const struct zt_options *opt, uint32_t to_plain, int32_t level)
+/* The newest segment with something in it, of a log in several folders: it stays plain. 0: there is none. */
+static int64_t newest_begun(const struct zt_dirs *dirs)
 {
-    char log_dir[ZS_PATH], need[16], there[16];
-    struct stat st;
-    struct zr_io_disk disk;
-    struct progress p = { .json = opt->json };
-    if (!zs_path(log_dir, "%s/commitlog", dir) || stat(log_dir, &st) < 0) {
-        fprintf(stderr, "zaryactl-store: %s: it has no folder commitlog: not a store's data directory\n", dir);
-        return ZT_CANNOT;
+    int64_t newest = 0, base;
+    for (uint32_t d = 0; d < dirs->n; d++) {
+        struct zt_names names;
+        zt_names_load(&names, dirs->at[d]);
+        for (uint64_t i = names.n; i > 0; i--) {
+            char path[ZS_PATH], number[21];
+            uint8_t head[8] = { 0 };
+            uint32_t packed = zl_ends(zl_str(names.at[i - 1]), ZP_SUFFIX);
+            snprintf(number, sizeof number, "%.20s", names.at[i - 1]);
+            if (!zs_name_offset(number, &base) || base <= newest || !zs_path(path, "%s/%s", dirs->at[d], names.at[i - 1])) continue;
+            int64_t fd = zl_io_posix()->open(zl_io_posix()->ctx, path, ZR_IO_READ, 0);
+            if (fd < 0) continue;
+            if (packed || (zl_io_read_all(zl_io_posix(), (int32_t)fd, head, sizeof head, 0) >= 0 && zl_load64(head))) newest = base;
+            zl_io_posix()->close(zl_io_posix()->ctx, (int32_t)fd);
+        }
+        zt_names_free(&names);
     }
-    if (zt_lock_take(dir) != ZT_CLEAN) return ZT_CANNOT;
-    uint64_t space = measure(log_dir, to_plain, &p);
+    return newest;
+}
+
+/* Is there room in each folder? Counts what there is to do. */
+static uint32_t room(const struct zt_dirs *dirs, uint32_t to_plain, struct progress *p)
+{
     const struct zr_io_v1 *io = zl_io_posix();
-    if (p.n_files && io->disk(io->ctx, log_dir, &disk) >= 0 && disk.available < space) {
+    for (uint32_t d = 0; d < dirs->n; d++) {
+        char need[16], there[16];
+        struct zr_io_disk disk;
+        uint64_t before = p->n_files, space = measure(dirs->at[d], to_plain, p);
+        if (p->n_files == before || io->disk(io->ctx, dirs->at[d], &disk) < 0 || disk.available >= space) continue;
         zt_size_text(need, space);
         zt_size_text(there, disk.available);
-        fprintf(stderr, "zaryactl-store: %s: %s of free space are needed, %s are there; nothing was changed\n", log_dir, need, there);
-        zt_lock_drop();
-        return ZT_CANNOT;
+        fprintf(stderr, "zaryactl-store: %s: %s of free space are needed, %s are there; nothing was changed\n", dirs->at[d], need, there);
+        return 0;
     }
+    return 1;
+}
+
+static int convert(const struct zt_dirs *dirs, const char *dir, const struct zt_options *opt, uint32_t to_plain, int32_t level)
+{
+    struct progress p = { .json = opt->json };
+    int64_t done = 0, worst = 0;
+    if (!room(dirs, to_plain, &p)) return ZT_CANNOT;
     signal(SIGINT, on_signal); /* the segment in work is given up, those done stay done */
     signal(SIGTERM, on_signal);
     struct zp_pace paced = { pace, &p };
-    struct zp_convert c = { .io = io, .log_dir = log_dir, .to_plain = to_plain, .conf = { .level = level, .dict_size = 112640, .block_size = 65536 },
-                            .pace = &paced, .say = say, .say_arg = &p };
-    int64_t n = zp_convert(&c);
-    zt_lock_drop();
-    if (n < 0 && !p.failed) fprintf(stderr, "zaryactl-store: %s: %s\n", log_dir, zs_errno_text(n));
-    result_print(&p, opt->json, n);
-    return n < 0 || p.failed ? (stop_asked ? ZT_CANNOT : p.first_error == -EBADMSG ? ZT_LOST : ZT_CANNOT) : ZT_CLEAN;
+    struct zp_convert c = { .io = zl_io_posix(), .to_plain = to_plain, .conf = { .level = level, .dict_size = 112640, .block_size = 65536 },
+                            .newest = dirs->n > 1 ? newest_begun(dirs) : 0, .pace = &paced, .say = say, .say_arg = &p };
+    for (uint32_t d = 0; d < dirs->n && !stop_asked && (to_plain || dirs->n == 1 || c.newest > 0); d++) {
+        c.log_dir = dirs->at[d];
+        p.folder = zt_is_inside(dir, c.log_dir) ? c.log_dir + strlen(dir) + 1 : c.log_dir;
+        int64_t n = zp_convert(&c);
+        if (n < 0 && worst == 0) worst = n;
+        if (n > 0) done += n;
+        if (n < 0 && !p.failed) fprintf(stderr, "zaryactl-store: %s: %s\n", c.log_dir, zs_errno_text(n));
+    }
+    result_print(&p, opt->json, worst < 0 ? worst : done);
+    return worst < 0 || p.failed ? (stop_asked ? ZT_CANNOT : p.first_error == -EBADMSG ? ZT_LOST : ZT_CANNOT) : ZT_CLEAN;
+}
+
+int zt_cmd_convert(const char *dir, const struct zt_options *opt, uint32_t to_plain, int32_t level)
+{
+    struct zt_dirs *dirs = calloc(1, sizeof *dirs);
+    int rc = dirs ? zt_dirs_load(dirs, dir, opt) : ZT_CANNOT;
+    if (rc == ZT_CLEAN) rc = zt_lock_take(dir);
+    if (rc == ZT_CLEAN) {
+        rc = convert(dirs, dir, opt, to_plain, level);
+        zt_lock_drop();
+    }
+    free(dirs);
+    return rc;
 }

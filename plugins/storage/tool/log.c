@@ -21,36 +21,43 @@ void zt_segment_file(struct zt_log *lg, int64_t pos, char *to)
 {
     int64_t base = zt_seg_base(lg->v, pos);
     uint32_t packed = base >= 0 && lg->n_segs && lg->segs[(base - lg->segs[0].base) / lg->seg_size < (int64_t)lg->n_segs ? (base - lg->segs[0].base) / lg->seg_size : 0].packed;
-    if (!zs_path(to, "commitlog/%020lld%s", (long long)(base < 0 ? pos : base), packed ? ZS_PACKED : "")) to[0] = 0;
+    char path[ZS_PATH];
+    if (packed && base >= 0) zs_seg_packed_path(lg->v->st, base, path);
+    else zs_seg_path(lg->v->st, base < 0 ? pos : base, path);
+    snprintf(to, ZS_PATH, "%s", path + (zt_is_inside(lg->v->dir, path) ? strlen(lg->v->dir) + 1 : 0));
 }
 
 /* ---- what lies in the folder ---------------------------------------------------------------------------------------------- */
 
+static void name_judge(struct zt_log *lg, const char *log_dir, const char *name)
+{
+    char path[ZS_PATH], plain[ZS_PATH];
+    struct stat st;
+    int64_t base;
+    if (!zs_path(path, "%s/%s", log_dir, name) || stat(path, &st) < 0) return;
+    uint32_t packed = zl_ends(zl_str(name), ZS_PACKED);
+    snprintf(plain, sizeof plain, "%.*s", (int)(strlen(name) - (packed ? strlen(ZS_PACKED) : 0)), name);
+    if (!zs_name_offset(plain, &base)) {
+        zt_find(lg->report, ZT_LEVEL_NOTE, "log.stranger", path + (zt_is_inside(lg->v->dir, path) ? strlen(lg->v->dir) + 1 : 0), -1, 0,
+                "if you did not put it there, move it away", "it is no segment of the log and is left alone");
+        return;
+    }
+    for (uint64_t k = 0; k < lg->n_segs; k++)
+        if (lg->segs[k].base == base) {
+            lg->segs[k].size = packed ? (uint64_t)lg->seg_size : (uint64_t)st.st_size;
+            lg->segs[k].packed = packed;
+            lg->segs[k].missing = 0;
+        }
+}
+
 static void names_judge(struct zt_log *lg)
 {
-    char path[ZS_PATH], rel[ZS_PATH];
-    struct zt_names names;
-    if (!zs_path(path, "%s/commitlog", lg->v->dir)) return;
-    zt_names_load(&names, path);
-    for (uint64_t i = 0; i < names.n; i++) {
-        struct stat st;
-        int64_t base;
-        if (!zs_path(rel, "commitlog/%s", names.at[i]) || !zs_path(path, "%s/%s", lg->v->dir, rel) || stat(path, &st) < 0) continue;
-        char plain[ZS_PATH];
-        uint32_t packed = zl_ends(zl_str(names.at[i]), ZS_PACKED);
-        snprintf(plain, sizeof plain, "%.*s", (int)(strlen(names.at[i]) - (packed ? strlen(ZS_PACKED) : 0)), names.at[i]);
-        if (!zs_name_offset(plain, &base)) {
-            zt_find(lg->report, ZT_LEVEL_NOTE, "log.stranger", rel, -1, 0, "if you did not put it there, move it away", "it is no segment of the log and is left alone");
-            continue;
-        }
-        for (uint64_t k = 0; k < lg->n_segs; k++)
-            if (lg->segs[k].base == base) {
-                lg->segs[k].size = packed ? (uint64_t)lg->seg_size : (uint64_t)st.st_size;
-                lg->segs[k].packed = packed;
-                lg->segs[k].missing = 0;
-            }
+    for (uint32_t d = 0; d < lg->v->dirs.n; d++) {
+        struct zt_names names;
+        zt_names_load(&names, lg->v->dirs.at[d]);
+        for (uint64_t i = 0; i < names.n; i++) name_judge(lg, lg->v->dirs.at[d], names.at[i]);
+        zt_names_free(&names);
     }
-    zt_names_free(&names);
 }
 
 static void lengths_tell(struct zt_log *lg)
@@ -63,7 +70,7 @@ static void lengths_tell(struct zt_log *lg)
         if (g->missing) {
             int64_t from = g->base;
             while (i + 1 < lg->n_segs && lg->segs[i + 1].missing) i++;
-            zt_find(lg->report, ZT_LEVEL_LOST, "log.missing", rel, 0, lg->segs[i].base + lg->seg_size - from, "put it back from a backup if there is one; the broker serves what is around it",
+            zt_find(lg->report, ZT_LEVEL_LOST, "log.missing", rel, 0, lg->segs[i].base + lg->seg_size - from, "put it back from a backup if there is one, or name the folder it is in with --log-path; the broker serves what is around it",
                     "this part of the log is not there: positions %lld to %lld", (long long)from, (long long)(lg->segs[i].base + lg->seg_size));
         } else if (g->size != (uint64_t)lg->seg_size && !(lg->v->live && i + 1 == lg->n_segs)) {
             zt_find(lg->report, ZT_LEVEL_MEND, "log.length", rel, (int64_t)(g->size < (uint64_t)lg->seg_size ? g->size : (uint64_t)lg->seg_size), 0,
@@ -331,7 +338,8 @@ static void begin_find(struct zt_log *lg)
     char path[ZS_PATH];
     struct stat st;
     for (uint64_t i = 0; i < lg->n_segs; i++) {
-        if (zs_path(path, "%s/commitlog/%020lld", lg->v->dir, (long long)lg->segs[i].base) && stat(path, &st) == 0) break;
+        zs_seg_path(lg->v->st, lg->segs[i].base, path);
+        if (stat(path, &st) == 0) break;
         lg->begin = lg->segs[i].base + lg->seg_size;
     }
 }

@@ -14,18 +14,20 @@ static const char usage[] =
     "       zaryactl store stats DIR [--retention HOURS]\n"
     "       zaryactl store convert DIR --to plain|zstd [--level N]\n"
     "DIR is a broker's data directory (the folder with commitlog in it). check, show and stats write nothing and work on the\n"
-    "directory of a running broker too. check ends with 0: clean, 1: a start or --repair puts it right, 2: messages were lost,\n"
+    "directory of a running broker too. Where the log lies elsewhere (path_commitlog), --log-path DIR[,DIR] (and\n"
+    "--log-path-read-only DIR[,DIR]) or --conf FILE (a zarya.conf or broker.conf) says where. check ends with 0: clean, 1: a start or --repair puts it right, 2: messages were lost,\n"
     "3: could not be checked. More options of all: --json, --segment-size N, --queue-file-size N, --index-slots N,\n"
     "--index-entries N (all four are found out as a rule). See zaryactl-store(1).\n";
 
 enum { O_REPAIR = 256, O_JSON, O_THREADS, O_AT, O_QUEUE, O_FROM, O_KEY, O_ID, O_SEGMENT, O_RETENTION, O_TO, O_LEVEL, O_SEGMENT_SIZE,
-       O_QUEUE_SIZE, O_SLOTS, O_ENTRIES };
+       O_QUEUE_SIZE, O_SLOTS, O_ENTRIES, O_LOG_PATH, O_LOG_READ_ONLY, O_CONF };
 static const struct option options[] = {
     { "repair", 0, NULL, O_REPAIR }, { "json", 0, NULL, O_JSON }, { "threads", 1, NULL, O_THREADS }, { "at", 1, NULL, O_AT },
     { "queue", 1, NULL, O_QUEUE }, { "from", 1, NULL, O_FROM }, { "key", 1, NULL, O_KEY }, { "id", 1, NULL, O_ID },
     { "segment", 0, NULL, O_SEGMENT }, { "retention", 1, NULL, O_RETENTION }, { "to", 1, NULL, O_TO }, { "level", 1, NULL, O_LEVEL },
     { "segment-size", 1, NULL, O_SEGMENT_SIZE }, { "queue-file-size", 1, NULL, O_QUEUE_SIZE }, { "index-slots", 1, NULL, O_SLOTS },
-    { "index-entries", 1, NULL, O_ENTRIES }, { "help", 0, NULL, 'h' }, { NULL, 0, NULL, 0 },
+    { "index-entries", 1, NULL, O_ENTRIES }, { "log-path", 1, NULL, O_LOG_PATH },
+    { "log-path-read-only", 1, NULL, O_LOG_READ_ONLY }, { "conf", 1, NULL, O_CONF }, { "help", 0, NULL, 'h' }, { NULL, 0, NULL, 0 },
 };
 
 struct args {
@@ -34,7 +36,7 @@ struct args {
     const char *words[4]; /* command, folder, and the key of --key */
     uint32_t n_words, repair, help;
     int64_t retention, level, threads;
-    const char *to;
+    const char *to, *conf;
 };
 
 static int wrong(const char *what)
@@ -46,6 +48,25 @@ static int wrong(const char *what)
 static uint32_t number(const char *text, int64_t min, int64_t max, int64_t *ret)
 {
     return zl_parse_i64(zl_str(text), ret) == ZR_OK && *ret >= min && *ret <= max;
+}
+
+/* A list of folders, each made absolute. */
+static uint32_t folders(const char *list, char *to, uint64_t cap)
+{
+    struct zr_str rest = zl_str(list), part;
+    char here[ZS_PATH];
+    uint64_t n = 0;
+    if (!getcwd(here, sizeof here)) return 0;
+    to[0] = 0;
+    while (zl_split(&rest, ',', &part)) {
+        part = zl_trim(part);
+        if (part.len == 0) continue;
+        uint32_t absolute = part.ptr[0] == '/';
+        int k = snprintf(to + n, cap - n, "%s%s%s%.*s", n ? "," : "", absolute ? "" : here, absolute ? "" : "/", (int)part.len, part.ptr);
+        if (k < 0 || (uint64_t)k >= cap - n) return 0;
+        n += (uint64_t)k;
+    }
+    return n > 0;
 }
 
 static uint32_t take(struct args *a, int o)
@@ -74,6 +95,9 @@ static uint32_t take(struct args *a, int o)
     case O_QUEUE_SIZE: return number(optarg, 20, INT32_MAX, &opt->queue_file_size) && opt->queue_file_size % 20 == 0;
     case O_SLOTS: return number(optarg, 1, 500000000, &opt->index_slots);
     case O_ENTRIES: return number(optarg, 1, 1000000000, &opt->index_entries);
+    case O_LOG_PATH: return folders(optarg, opt->log_path, sizeof opt->log_path);
+    case O_LOG_READ_ONLY: return folders(optarg, opt->log_read_only, sizeof opt->log_read_only);
+    case O_CONF: a->conf = optarg; return 1;
     default: return 0;
     }
 }
@@ -82,6 +106,8 @@ static int run(struct args *a)
 {
     const char *command = a->words[0], *dir = a->words[1];
     a->opt.threads = (uint32_t)a->threads;
+    if (a->conf && a->opt.log_path[0]) return wrong("either --conf or --log-path");
+    if (a->conf && zt_conf_load(&a->opt, a->conf) != ZT_CLEAN) return ZT_CANNOT;
     if (!strcmp(command, "check")) return a->n_words == 2 ? (a->repair ? zt_cmd_repair : zt_cmd_check)(dir, &a->opt) : wrong("check takes one folder");
     if (!strcmp(command, "stats")) return a->n_words == 2 ? zt_cmd_stats(dir, &a->opt, a->retention) : wrong("stats takes one folder");
     if (!strcmp(command, "show")) {

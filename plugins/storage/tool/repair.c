@@ -51,7 +51,7 @@ int64_t zt_aside(struct zt_repair *r, const char *rel, uint32_t keep)
 {
     char from[ZS_PATH], to[ZS_PATH];
     struct stat st;
-    if (!zs_path(from, "%s/%s", r->dir, rel) || !zs_path(to, "%s/%s", r->aside, rel)) return -ENAMETOOLONG;
+    if (!zt_full(r->dir, rel, from) || !zs_path(to, "%s/%s", r->aside, rel[0] == '/' ? strrchr(rel, '/') + 1 : rel)) return -ENAMETOOLONG;
     if (lstat(from, &st) < 0) return errno == ENOENT ? 0 : -errno;
     if (!parent_make(to)) return -EIO;
     if (keep) return link(from, to) < 0 && errno != EEXIST ? -errno : 0;
@@ -222,11 +222,12 @@ static int again(struct zt_repair *r, const struct zt_options *opt, const struct
 int zt_cmd_repair(const char *dir, const struct zt_options *opt)
 {
     struct zt_repair *r = calloc(1, sizeof *r);
+    struct zt_dirs *dirs = calloc(1, sizeof *dirs);
     struct stat st;
-    char path[ZS_PATH];
     int rc = ZT_CANNOT;
-    if (!r || !zs_path(path, "%s/commitlog", dir) || stat(path, &st) < 0) {
-        fprintf(stderr, "zaryactl-store: %s: it has no folder commitlog: not a store's data directory\n", dir);
+    uint32_t there = r && dirs && zt_dirs_load(dirs, dir, opt) == ZT_CLEAN;
+    free(dirs);
+    if (!there) {
         free(r);
         return ZT_CANNOT;
     }

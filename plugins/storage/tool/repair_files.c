@@ -79,16 +79,32 @@ static uint32_t place_fill(int fd, int64_t base, int64_t size, int64_t from, int
     return 1;
 }
 
+/* The log is on another disk than the aside folder: what is kept is a copy. */
+static int64_t aside_copy(const struct zt_repair *r, const char *rel, const char *from)
+{
+    char kept[ZS_PATH];
+    struct stat st;
+    if (stat(from, &st) < 0) return -errno;
+    if (!zs_path(kept, "%s/%s", r->aside, strrchr(rel, '/') + 1)) return -ENAMETOOLONG;
+    int64_t fd = segment_copy(from, kept, st.st_size);
+    if (fd < 0) return fd;
+    int64_t e = fsync((int)fd) < 0 ? -errno : 0;
+    close((int)fd);
+    return e;
+}
+
 static void segment_mend(struct zt_repair *r, uint64_t no, uint64_t first, uint64_t last)
 {
     struct zt_log *lg = &r->c->log;
     struct zt_segment *g = &lg->segs[no];
     char rel[ZS_PATH], from[ZS_PATH], to[ZS_PATH], place[ZS_PATH];
     uint32_t ok = 1;
-    if (!zs_path(rel, "commitlog/%020lld", (long long)g->base) || !zs_path(from, "%s/%s", r->dir, rel) ||
-        !zs_path(to, "%s/%020lld", r->mend, (long long)g->base) || !zs_path(place, "%s/commitlog", r->dir)) return zt_repair_fail(r, rel, -ENAMETOOLONG);
+    zt_segment_file(lg, g->base, rel);
+    uint32_t inside = rel[0] != '/'; /* else it may be on a disk of its own: the copy is made beside it, under a name that starts clear away */
+    if (!zt_full(r->dir, rel, from) || !zs_path(place, "%.*s", (int)(strrchr(from, '/') - from), from) ||
+        !(inside ? zs_path(to, "%s/%020lld", r->mend, (long long)g->base) : zs_path(to, "%s.tmp", from))) return zt_repair_fail(r, rel, -ENAMETOOLONG);
     if (g->packed) {
-        zt_did(r, "%s" ZS_PACKED ": its damaged blocks stay as they are; zaryactl store convert --to plain, and then --repair, mends what can be", rel);
+        zt_did(r, "%s: its damaged blocks stay as they are; zaryactl store convert --to plain, and then --repair, mends what can be", rel);
         return;
     }
     int64_t store_ms = g->first_ms > 0 ? g->first_ms : no && lg->segs[no - 1].last_ms > 0 ? lg->segs[no - 1].last_ms : 1;
@@ -98,6 +114,7 @@ static void segment_mend(struct zt_repair *r, uint64_t no, uint64_t first, uint6
     int64_t e = ok ? fsync((int)fd) < 0 ? -errno : 0 : -EIO;
     close((int)fd);
     if (e == 0) e = zt_aside(r, rel, 1);
+    if (e == -EXDEV) e = aside_copy(r, rel, from);
     if (e == 0 && rename(to, from) < 0) e = -errno;
     if (e == 0) e = zl_io_posix()->sync_dir(NULL, place);
     if (e < 0) return zt_repair_fail(r, rel, e);

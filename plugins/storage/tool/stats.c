@@ -34,8 +34,9 @@ static void walk(const char *folder, struct kind *k, struct kind *packed, uint32
     zt_names_free(&names);
 }
 
-static void kinds_fill(const char *dir, struct kind *kinds)
+static void kinds_fill(const struct zt_view *v, struct kind *kinds)
 {
+    const char *dir = v->dir;
     static const struct {
         const char *name, *folder;
         uint32_t kind;
@@ -52,10 +53,14 @@ static void kinds_fill(const char *dir, struct kind *kinds)
         for (uint64_t k = 0; k < sizeof rows / sizeof *rows; k++)
             if (!strcmp(rows[k].name, names.at[i])) kind = rows[k].kind;
         if (!zs_path(path, "%s/%s", dir, names.at[i]) || lstat(path, &st) < 0) continue;
+        for (uint32_t k = 0; k < v->dirs.n; k++)
+            if (!strcmp(path, v->dirs.at[k])) kind = K_LOG;
         if (S_ISDIR(st.st_mode)) walk(path, &kinds[kind], kind == K_LOG ? &kinds[K_PACKED] : NULL, 4);
         else if (S_ISREG(st.st_mode)) add(&kinds[K_OTHER], &st);
     }
     zt_names_free(&names);
+    for (uint32_t k = 0; k < v->dirs.n; k++)
+        if (!zt_is_inside(dir, v->dirs.at[k])) walk(v->dirs.at[k], &kinds[K_LOG], &kinds[K_PACKED], 0);
 }
 
 static int by_bytes(const void *a, const void *b)
@@ -66,21 +71,21 @@ static int by_bytes(const void *a, const void *b)
 }
 
 /* The packed segments: what they were and what they are. */
-static void packed_sum(const char *dir, uint64_t *ret_raw, uint64_t *ret_packed)
+static void packed_sum(const struct zt_dirs *dirs, uint64_t *ret_raw, uint64_t *ret_packed)
 {
-    char log_dir[ZS_PATH];
-    struct zt_names names;
     *ret_raw = *ret_packed = 0;
-    if (!zs_path(log_dir, "%s/commitlog", dir)) return;
-    zt_names_load(&names, log_dir);
-    for (uint64_t i = 0; i < names.n; i++) {
-        char path[ZS_PATH];
-        struct zp_info info;
-        if (!zl_ends(zl_str(names.at[i]), ZP_SUFFIX) || !zs_path(path, "%s/%s", log_dir, names.at[i]) || zp_peek(zl_io_posix(), path, &info) < 0) continue;
-        *ret_raw += (uint64_t)info.raw_size;
-        *ret_packed += info.size;
+    for (uint32_t d = 0; d < dirs->n; d++) {
+        struct zt_names names;
+        zt_names_load(&names, dirs->at[d]);
+        for (uint64_t i = 0; i < names.n; i++) {
+            char path[ZS_PATH];
+            struct zp_info info;
+            if (!zl_ends(zl_str(names.at[i]), ZP_SUFFIX) || !zs_path(path, "%s/%s", dirs->at[d], names.at[i]) || zp_peek(zl_io_posix(), path, &info) < 0) continue;
+            *ret_raw += (uint64_t)info.raw_size;
+            *ret_packed += info.size;
+        }
+        zt_names_free(&names);
     }
-    zt_names_free(&names);
 }
 
 /* When the first segment goes, and how much there is then, at the rate of what is there. */
@@ -141,7 +146,7 @@ static void json_print(struct zt_check *c, struct kind *kinds, struct zt_queue *
     zl_jw_ki64(&w, "firstExpiry", c->log.n_segs ? c->log.segs[0].last_ms + hours * 3600000 : 0);
     zl_jw_ki64(&w, "indexFiles", (int64_t)c->index.n);
     zl_jw_ki64(&w, "indexEntries", (int64_t)c->index.n_entries);
-    packed_sum(c->view.dir, &raw, &packed);
+    packed_sum(&c->view.dirs, &raw, &packed);
     zl_jw_ki64(&w, "packedFrom", (int64_t)raw);
     zl_jw_ki64(&w, "packedTo", (int64_t)packed);
     zl_jw_key(&w, zl_str("queues"));
@@ -176,7 +181,7 @@ static void text_print(struct zt_check *c, struct kind *kinds, struct zt_queue *
         room += (uint64_t)c->index.files[i].entries;
     }
     if (room) printf("index: %llu entries, %.1f %% of its files' room\n", (unsigned long long)filled, 100.0 * (double)filled / (double)room);
-    packed_sum(c->view.dir, &raw, &packed);
+    packed_sum(&c->view.dirs, &raw, &packed);
     if (packed) printf("packed segments: %.2f times smaller\n", (double)raw / (double)packed);
     for (uint64_t i = 0; i < n; i++) queue_bytes += list[i]->n_entries * ZS_ENTRY;
     uint64_t disk = 0, used = c->log.n_bytes + queue_bytes + filled * 20;
@@ -205,7 +210,7 @@ int zt_cmd_stats(const char *dir, const struct zt_options *opt, int64_t retentio
         for (struct zt_queue *q = atomic_load(&c->queues->all); q; q = q->all)
             if (q->n_files || q->n_records) list[n++] = q;
         qsort(list, n, sizeof *list, by_bytes);
-        kinds_fill(c->view.dir, kinds);
+        kinds_fill(&c->view, kinds);
         if (opt->json) json_print(c, kinds, list, n, retention_hours);
         else text_print(c, kinds, list, n, retention_hours);
         if (zt_report_status(&c->report) != ZT_CLEAN) fprintf(stderr, "not all is as it should be: see zaryactl store check\n");

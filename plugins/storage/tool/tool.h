@@ -37,15 +37,32 @@
 #define ZT_LOST 2
 #define ZT_CANNOT 3
 
+/* ---- paths.c: where the log is ---- */
+#define ZT_ELSEWHERE "its log lies elsewhere (path_commitlog); name its folders with --log-path DIR[,DIR] or --conf FILE"
+struct zt_options;
+struct zt_dirs {
+    char at[ZS_MAX_DIRS][ZS_PATH];
+    uint32_t n;
+};
+/* The folders of the log, each of which is there. ZT_CANNOT: said on stderr. */
+int zt_dirs_load(struct zt_dirs *d, const char *dir, const struct zt_options *opt);
+/* log_path and log_read_only of a zarya.conf or broker.conf. ZT_CANNOT: said on stderr. */
+int zt_conf_load(struct zt_options *opt, const char *file);
+uint32_t zt_is_inside(const char *dir, const char *path);
+/* Names in reports are relative to the store's folder, or absolute when the log lies elsewhere. 0: too long. */
+uint32_t zt_full(const char *dir, const char *rel, char *to);
+
 /* ---- view.c: a store opened for looking ---- */
 struct zt_options {
     int64_t segment_size, queue_file_size, index_slots, index_entries; /* 0: found out */
     uint32_t threads;
     uint32_t json;
+    char log_path[8192], log_read_only[8192]; /* the log's folders, joined by commas; "": DIR/commitlog; none */
 };
 struct zt_view {
     char dir[ZS_PATH];
     struct zt_options opt;
+    struct zt_dirs dirs; /* of the log */
     struct zr_host host;
     struct zr_io_v1 io;
     struct zr_inst *st;
@@ -211,7 +228,7 @@ void zt_log_free(struct zt_log *lg);
 const struct zt_damage *zt_log_damaged(const struct zt_log *lg, int64_t phys);
 /* Compares the queues' files with what the log said. */
 void zt_queues_compare(struct zt_queues *qs, struct zt_log *lg);
-/* Segment names relative to the view's folder. */
+/* Segment names, relative to the view's folder if they lie in it. */
 void zt_segment_file(struct zt_log *lg, int64_t pos, char *to);
 
 /* ---- index.c ---- */

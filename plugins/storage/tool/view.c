@@ -358,44 +358,71 @@ void zt_lock_drop(void)
     own_lock = -1;
 }
 
-/* The segment size, when nobody says it: the length that most files have, rounded up to a page, if all names are multiples of it;
- * else the least distance of two names. */
-static int64_t guess_segment_size(const char *log_dir)
+/* What the names and lengths of the log's files say of their size. */
+struct votes {
+    int64_t best;
+    uint64_t lead;
+    int64_t *bases;
+    uint64_t n, cap;
+};
+
+static void vote(struct votes *v, const char *log_dir)
 {
     struct zt_names names;
-    int64_t best = 0, step = INT64_MAX, before = -1;
-    uint64_t votes = 0, fits = 1;
-    if (zt_names_load(&names, log_dir) < 0) {
-        zt_names_free(&names);
-        return 1 << 30;
-    }
+    zt_names_load(&names, log_dir);
     for (uint64_t i = 0; i < names.n; i++) { /* the majority vote of Boyer and Moore */
         char path[ZS_PATH];
         struct stat st;
         int64_t base;
         if (!zs_name_offset(names.at[i], &base) || !zs_path(path, "%s/%s", log_dir, names.at[i]) || stat(path, &st) < 0) continue;
         int64_t size = (st.st_size + 4095) / 4096 * 4096;
-        if (before >= 0 && base - before < step) step = base - before;
-        before = base;
-        if (size == best) votes++;
-        else if (votes) votes--;
-        else best = size, votes = 1;
-    }
-    for (uint64_t i = 0; i < names.n && best > 0; i++) {
-        int64_t base;
-        if (zs_name_offset(names.at[i], &base) && base % best) fits = 0;
+        if (size == v->best) v->lead++;
+        else if (v->lead) v->lead--;
+        else v->best = size, v->lead = 1;
+        if (v->n == v->cap) {
+            uint64_t cap = v->cap ? v->cap * 2 : 64;
+            int64_t *bases = realloc(v->bases, cap * sizeof *bases);
+            if (!bases) break;
+            v->bases = bases;
+            v->cap = cap;
+        }
+        v->bases[v->n++] = base;
     }
     zt_names_free(&names);
-    if (best > 0 && fits && best <= step) return best;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The segment size, when nobody says it: the length that most files have, rounded up to a page, if all names are multiples of it;
+ * else the least distance of two names. */
+static int64_t guess_segment_size(const struct zt_dirs *dirs)
+{
+    struct votes v = { .best = 0 };
+    int64_t step = INT64_MAX;
+    uint64_t fits = 1;
+    for (uint32_t i = 0; i < dirs->n; i++) vote(&v, dirs->at[i]);
+    if (v.n) qsort(v.bases, v.n, sizeof *v.bases, by_number);
+    for (uint64_t i = 0; i < v.n; i++) {
+        int64_t apart = i ? v.bases[i] - v.bases[i - 1] : 0;
+        if (apart > 0 && apart < step) step = apart;
+        if (v.best > 0 && v.bases[i] % v.best) fits = 0;
+    }
+    free(v.bases);
+    if (v.best > 0 && fits && v.best <= step) return v.best;
     if (step != INT64_MAX) return step;
-    return best > 0 ? best : 1 << 30;
+    return v.best > 0 ? v.best : 1 << 30;
 }
 
 static void conf_make(struct zt_view *v, struct zs_conf *c)
 {
     *c = (struct zs_conf){
         .root = v->dir,
-        .log_dir = "",
+        .log_dir = v->opt.log_path,
+        .log_dirs_read_only = v->opt.log_read_only,
         .index = 0,
         .flush_interval_ms = 500,
         .checkpoint_interval_ms = 10000,
@@ -470,14 +497,10 @@ int zt_view_open(struct zt_view *v, const char *dir, const struct zt_options *op
     free(real);
     io_make(v);
     v->host = (struct zr_host){ ZR_HDR(struct zr_host, 0), v, zt_host_query, "zaryactl-store", v->dir };
-    if (!zs_path(path, "%s/commitlog", v->dir)) return cannot(v, "its name is too long");
-    if (v->io.stat(v->io.ctx, path, &st) < 0 || !st.is_dir) return cannot(v, "it has no folder commitlog: not a store's data directory");
+    if (zt_dirs_load(&v->dirs, v->dir, &v->opt) != ZT_CLEAN) return ZT_CANNOT;
     v->live = zt_lock_holder(v->dir, &v->live_pid);
     v->unclean = zs_path(path, "%s/abort", v->dir) && v->io.stat(v->io.ctx, path, &st) >= 0;
-    if (!v->opt.segment_size) {
-        zs_path(path, "%s/commitlog", v->dir);
-        v->opt.segment_size = guess_segment_size(path);
-    }
+    if (!v->opt.segment_size) v->opt.segment_size = guess_segment_size(&v->dirs);
     conf_make(v, &conf);
     checkpoint_read(v);
     v->st = zs_create(&v->host, &conf);
@@ -486,6 +509,7 @@ int zt_view_open(struct zt_view *v, const char *dir, const struct zt_options *op
     int64_t first = zs_segs_first(v->st);
     atomic_store(&v->st->begin, first < 0 ? 0 : first);
     zs_snapshot_load(v->st, &v->snap);
+    if (first < 0 && (v->snap.pos > 0 || v->checkpoint[0] > 0)) return cannot(v, "its queues are of a log, and there is none: " ZT_ELSEWHERE);
     zs_removed_load(v->st);
     lag_find(v);
     v->lines[0] = 0; /* what was said so far, the report says better */
@@ -498,6 +522,7 @@ void zt_view_close(struct zt_view *v)
     zs_snapshot_free(&v->snap);
     zs_removed_free(v->st);
     zs_segs_free(v->st);
+    zs_dirs_free(v->st);
     zs_pack_free(v->st);
     zs_destroy(v->st);
     v->st = NULL;

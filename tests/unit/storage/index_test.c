@@ -339,3 +339,157 @@ Test(index, what_a_killed_broker_left_out_in_the_middle_is_found)
             world_end(w);
         }
 }
+
+/* What the index may still be written to is counted as the test's disk shrinks. */
+#define PLENTY (1ll << 40)
+
+Test(index, the_last_of_the_disk_is_the_logs)
+{
+    struct world *w = world_new("reserve"), *k;
+    int64_t phys[10], found[16];
+    w->conf.index_slots = 1 << 20; /* 4 MiB, of which ten messages touch 30 pages at most */
+    w->conf.index_entries = 2000;
+    w->conf.ratio_refuse = w->conf.ratio_force = w->conf.ratio_clean = 1;
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 10; i++) phys[i] = put_key(w, i).physical_offset;
+    cr_assert_eq(ask(w, "Same", found, 16), 10);
+    k = world_copy(w);
+    world_end(w);
+
+    /* killed: no page of slots is written that needs no change */
+    world_space(k, PLENTY, "index");
+    cr_assert_eq(world_open(k), ZR_OK);
+    cr_assert_eq(ask(k, "Same", found, 16), 10);
+    w = world_copy(k);
+    world_close(k);
+    int64_t used = PLENTY - atomic_load(&k->disk_left);
+    cr_assert(used > 0 && used < 300000, "%lld bytes were written", (long long)used);
+    world_end(k);
+
+    /* nearly full: nothing is written at all, and every key is found */
+    world_space(w, PLENTY, "index");
+    atomic_store(&w->used, 0.99);
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 10; i++) expect_key(w, "K%d", i, phys[i]);
+    world_close(w);
+    cr_assert_eq(atomic_load(&w->disk_left), PLENTY);
+    cr_assert(world_said(w, "the index could not be written"), "%s", w->lines);
+
+    /* space again */
+    atomic_store(&w->used, 0);
+    world_quiet(w);
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 10; i++) expect_key(w, "K%d", i, phys[i]);
+    world_close(w);
+    cr_assert(!world_said(w, "the index could not be written"), "%s", w->lines);
+    cr_assert_lt(atomic_load(&w->disk_left), PLENTY);
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 10; i++) expect_key(w, "U%d", i, phys[i]);
+    world_end(w);
+}
+
+/* ---- parts of the log without keys ---- */
+static void bare_path(struct world *w, char *path)
+{
+    file_path(w, path, "zarya");
+    strcat(path, "/bare");
+}
+
+static void index_file_delete(struct world *w)
+{
+    char dir[1024], path[2048], first[64] = "";
+    file_path(w, dir, "index");
+    DIR *d = opendir(dir);
+    for (struct dirent *e; (e = readdir(d));)
+        if (e->d_name[0] != '.' && (!*first || strcmp(e->d_name, first) < 0)) snprintf(first, sizeof first, "%s", e->d_name);
+    closedir(d);
+    snprintf(path, sizeof path, "%s/%s", dir, first);
+    cr_assert_eq(remove(path), 0);
+}
+
+/* 40 keyed messages, 120 KiB without keys, 40 keyed ones; a file of the index ends with each 40. */
+static void bare_fill(struct world *w, int64_t *phys)
+{
+    char body[1024];
+    memset(body, 'b', sizeof body - 1);
+    body[sizeof body - 1] = 0;
+    w->conf.index_slots = 64;
+    w->conf.index_entries = 121; /* entry 0 is never used; three keys each */
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 40; i++) phys[i] = put_key(w, i).physical_offset;
+    for (int i = 0; i < 120; i++) put_one(w, "T", 0, body, "");
+    for (int i = 40; i < 80; i++) phys[i] = put_key(w, i).physical_offset;
+    put_key(w, 80); /* one more file */
+    expect_key(w, "U%d", 79, phys[79]);
+    world_close(w);
+}
+
+Test(index, a_part_without_keys_is_read_once)
+{
+    struct world *w = world_new("bare");
+    int64_t phys[80], found[4];
+    char path[1024];
+    bare_fill(w, phys);
+    bare_path(w, path);
+    cr_assert_eq(world_open(w), ZR_OK);
+    expect_key(w, "U%d", 0, phys[0]);
+    world_close(w);
+    FILE *f = fopen(path, "rb");
+    cr_assert(f != NULL, "%s", w->lines);
+    uint8_t row[12 + 32 + 4];
+    cr_assert_eq(fread(row, 1, sizeof row, f), sizeof row);
+    cr_assert_eq(fgetc(f), EOF);
+    fclose(f);
+    cr_assert_eq(zl_load32(row + 8), 1u);
+    cr_assert_gt((int64_t)zl_load64(row + 12), phys[39]);
+    cr_assert_eq((int64_t)zl_load64(row + 20), phys[40]);
+
+    /* It is gone by: a row that claims too much hides what a deleted file had. */
+    zl_store64(row + 12, 0);
+    zl_store32(row + sizeof row - 4, zl_crc32(0, row, sizeof row - 4));
+    f = fopen(path, "wb");
+    cr_assert_eq(fwrite(row, 1, sizeof row, f), sizeof row);
+    fclose(f);
+    index_file_delete(w);
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(ask(w, "U3", found, 4), 0);
+    world_close(w);
+
+    /* One that was damaged, or whose last record is another by now, is not believed. */
+    for (int how = 0; how < 2; how++) {
+        zl_store64(row + 36, how ? 12345 : zl_load64(row + 36));
+        zl_store32(row + sizeof row - 4, zl_crc32(0, row, sizeof row - 4) ^ (how == 0));
+        f = fopen(path, "wb");
+        cr_assert_eq(fwrite(row, 1, sizeof row, f), sizeof row);
+        fclose(f);
+        cr_assert_eq(world_open(w), ZR_OK);
+        expect_key(w, "U%d", 3, phys[3]);
+        expect_key(w, "U%d", 79, phys[79]);
+        world_close(w);
+        if (how == 0) index_file_delete(w);
+    }
+    cr_assert_eq(world_open(w), ZR_OK);
+    world_end(w);
+}
+
+Test(index, other_sizes_and_back_lose_no_key)
+{
+    struct world *w = world_new("sizes");
+    int64_t phys[80];
+    bare_fill(w, phys);
+    static const int64_t slots[] = { 500, 64, 64, 1000, 64 }, entries[] = { 121, 300, 50, 100000, 121 };
+    for (uint32_t k = 0; k < sizeof slots / sizeof *slots; k++) {
+        w->conf.index_slots = slots[k];
+        w->conf.index_entries = entries[k];
+        cr_assert_eq(world_open(w), ZR_OK);
+        if (k & 1) w = world_kill(w); /* over the making of the new ones */
+        for (int i = 0; i < 80; i++) {
+            expect_key(w, "U%d", i, phys[i]);
+            expect_key(w, "K%d", i, phys[i]);
+        }
+        world_close(w);
+    }
+    cr_assert_eq(world_open(w), ZR_OK);
+    world_end(w);
+}
+

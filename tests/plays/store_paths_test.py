@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""A log that lies elsewhere than DIR/commitlog, in one folder or in several: zaryactl store finds it by --log-path or --conf, checks,
+shows, converts and repairs it there, and says what is the matter when it is not told where to look."""
+import glob, os, sys
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from zarya import *
+
+TOOL = tool("zaryactl-store")
+N, SEGMENT = 1200, 262144
+
+
+def store(*args):
+    r = subprocess.run([TOOL, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120, errors="replace")
+    return r.returncode, r.stdout, r.stderr
+
+
+def findings(*args):
+    status, out, err = store("check", *args, "--json")
+    try:
+        return status, json.loads(out)["findings"]
+    except ValueError:
+        return 3, [{"level": "lost", "kind": "none", "file": err[-1500:]}]
+
+
+def wrong(found):
+    return [f for f in found if f["level"] != "note"] if isinstance(found, list) else found
+
+
+def send_all(addr, topic, n):
+    c, flying = Conn(addr), 0
+    for i in range(n):
+        c.sock.sendall(send_frame(topic, i % 4, f"m:{i}:".encode() + b"x" * 900, i + 10, keys=f"k{i}"))
+        flying += 1
+        while flying >= 64 or (i == n - 1 and flying):
+            got = c.read(20)
+            check(got and got[0]["code"] == 0, "a message is taken", got) if not got or got[0]["code"] else None
+            flying -= 1
+    c.close()
+
+
+def flip(path, at):
+    with open(path, "r+b") as f:
+        f.seek(at)
+        b = f.read(1)[0]
+        f.seek(at)
+        f.write(bytes([b ^ 0x41]))
+
+
+def main():
+    d = temp_dir()
+    folders = [d + "/one", d + "/two", d + "/three"]
+    for p in folders[:2]:
+        os.mkdir(p)
+    log_path = ",".join(folders[:2])
+    shape = f'segment_size = "256 KiB"; queue_file_size = 8000; index_slots = 1000; index_entries = 3000; path_commitlog = "{log_path}";'
+    z = Zarya(directory=d, storage=shape).start()
+    create_topic(z.addr, "Paths")
+    send_all(z.addr, "Paths", N)
+    status, live = findings(d + "/data", "--log-path", log_path)
+    check(status == 0, "check of a running broker whose log is in two folders", wrong(live))
+    check(z.stop() == 0, "zarya stops", text_of(z.log)[-600:])
+    count = [len(glob.glob(p + "/*")) for p in folders[:2]]
+    check(min(count) >= 2, "segments lie in both folders", count)
+
+    status, out, err = store("check", d + "/data")
+    check(status == 3 and "--log-path" in err, "without the folders check says what is missing", (status, out[-200:], err))
+    for command in (["show", d + "/data", "--segment"], ["stats", d + "/data"], ["convert", d + "/data", "--to", "zstd"], ["check", d + "/data", "--repair"]):
+        status, out, err = store(*command)
+        check(status == 3 and "--log-path" in err, f"so does {command[0]} {' '.join(command[2:])}", (status, err))
+    os.mkdir(d + "/data/commitlog")
+    status, out, err = store("check", d + "/data")
+    check(status == 3 and "--log-path" in err, "an empty commitlog beside queues is no log", (status, out[-300:], err))
+    os.rmdir(d + "/data/commitlog")
+    status, out, err = store("check", d + "/data", "--log-path", log_path + "," + folders[2])
+    check(status == 3 and folders[2] in err, "a folder that is not there is named", err)
+
+    status, found = findings(d + "/data", "--log-path", log_path)
+    check(status == 0, "check with --log-path", wrong(found))
+    status, found = findings(d + "/data", "--conf", z.conf)
+    check(status == 0, "check with --conf zarya.conf", wrong(found))
+    with open(d + "/broker.conf", "w") as f:
+        f.write(f"storePathRootDir={d}/data\nstorePathCommitLog={log_path}\n")
+    status, found = findings(d + "/data", "--conf", d + "/broker.conf")
+    check(status == 0, "check with --conf broker.conf", wrong(found))
+    status, found = findings(d + "/data", "--log-path", folders[0])
+    check(status == 2 and [f for f in found if f["kind"] == "log.missing"], "with half of the folders, what is missing is told", (status, str(wrong(found))[:400]))
+    status, out, err = store("show", d + "/data", "--log-path", log_path, "--key", "Paths", "k7")
+    check(status == 0 and "k7" in out, "show --key", (out[-300:], err))
+    status, out, err = store("stats", d + "/data", "--log-path", log_path, "--json")
+    check(status == 0 and str(N) in out, "stats", (out[:600], err))
+
+    status, out, err = store("convert", d + "/data", "--log-path", log_path, "--to", "zstd")
+    packed, plain = [[f for p in folders[:2] for f in glob.glob(p + "/*") if f.endswith(".zst") == w] for w in (True, False)]
+    check(status == 0 and len(packed) == sum(count) - len(plain) and len(packed) >= 3, "convert packs both folders' segments", (status, out[-300:], err))
+    check(plain and min(os.path.basename(f) for f in plain) > max(os.path.basename(f)[:20] for f in packed), "and leaves the newest plain", (packed, plain))
+    status, found = findings(d + "/data", "--log-path", log_path)
+    check(status == 0, "the packed log is whole", wrong(found))
+    status, out, err = store("convert", d + "/data", "--log-path", log_path, "--to", "plain")
+    check(status == 0 and not [f for p in folders[:2] for f in glob.glob(p + "/*.zst")], "and back", (status, out[-300:], err))
+
+    name = sorted(glob.glob(folders[1] + "/*"))[0]
+    flip(name, 20000)
+    status, found = findings(d + "/data", "--log-path", log_path)
+    check(status == 2 and [f for f in found if f["file"] == name], "damage in a folder elsewhere is named by its path", (status, str(wrong(found))[:600]))
+    status, out, err = store("check", d + "/data", "--repair", "--log-path", log_path)
+    check(status in (0, 2) and not glob.glob(folders[1] + "/*.tmp"), "it is repaired there", (status, out[-600:], err))
+    aside = glob.glob(d + "/data/zarya/aside-*/" + os.path.basename(name))
+    check(aside, "and what was replaced is kept", glob.glob(d + "/data/zarya/*/*"))
+    status, found = findings(d + "/data", "--log-path", log_path)
+    check(status == 0 or not [f for f in wrong(found) if f["kind"].startswith("log.")], "check is content with the log", (status, str(wrong(found))[:600]))
+    z.start()
+    there = pulled(z)
+    check(there >= N - 2, "the broker serves all but the damaged message", there)
+    check(z.stop() == 0, "zarya stops", text_of(z.log)[-600:])
+    done()
+
+
+def pulled(z):
+    return sum(len(v) for v in pull_all(z.addr, "Paths").values())
+
+
+main()
