@@ -234,7 +234,7 @@ def main():
             skip(f"flips between Apache {version} and Zarya", "maven or javac is missing, or the registry cannot be reached")
             continue
         if not FULL:
-            chain(version, True, "Z-stop A-kill Z-kill A-stop Z-stop" if version == "5.5.0" else "A-stop Z-cut A-cut Z-stop", 1200)
+            chain(version, True, "Z-stop A-kill Z-kill A-stop Z-stop" if version == "5.5.0" else "A-stop Z-cut A-cut Z-stop", 800)
             continue
         for small in (True, False):
             chain(version, small, both, 3000)
