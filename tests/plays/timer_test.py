@@ -114,6 +114,69 @@ def many_play(z):
     print(f"# lateness p50 {late[len(late) // 2]} ms, p99 {late[len(late) * 99 // 100]} ms, most {late[-1]} ms")
 
 
+def recall(addr, topic, handle, **more):
+    return remoting(addr, 370, {"producerGroup": "PG", "topic": topic, "recallHandle": handle, **more})[0]
+
+
+def recall_play(z):
+    create_topic(z.addr, "RC", 4)
+    handles = []
+    for i in range(6):
+        when = now() + (3000 if i < 3 else 6000)
+        head = ask(z.addr, timed("RC", 0, b"%d" % i, i, TIMER_DELIVER_MS=when))
+        handles.append(head["extFields"]["recallHandle"])
+    for i in (1, 4):
+        head = recall(z.addr, "RC", handles[i])
+        check(head.get("code") == 0 and head["extFields"].get("msgId") == f"RC{i:024X}", "a message is recalled", head)
+    check(z.stop() == 0, "the broker stops")
+    z.start()
+    head = recall(z.addr, "RC", handles[5])
+    check(head.get("code") == 0, "one is recalled after a restart", head)
+    wait_for(lambda: len(bodies(z.addr, "RC")) >= 3, 15, 0.1)
+    time.sleep(1.1)  # nothing shall come: there is no event for that
+    check(sorted(bodies(z.addr, "RC")) == [b"0", b"2", b"3"], "those recalled do not come, the others do", bodies(z.addr, "RC"))
+    for handle, topic, code, text in ((handles[0], "RC", 604, "timestamp invalid"), (handles[5], "T", 604, "topic not match"), ("x", "RC", 604, ""), ("", "RC", 604, ""),
+                                      (base64.urlsafe_b64encode(b"v1 RC other 9999999999999 U").decode(), "RC", 604, "broker service not available"),
+                                      (base64.urlsafe_b64encode(b"v1 RC broker-a 9999999999999 U").decode(), "RC", 604, "timestamp invalid"),
+                                      (base64.urlsafe_b64encode(b"v2 RC broker-a 9 U").decode(), "RC", 604, ""), (handles[5], "NONE", 17, "the topic[NONE] not exist")):
+        head = recall(z.addr, topic, handle)
+        check(head.get("code") == code and text in head.get("remark", ""), f"answer {code} {text}", head)
+
+
+def tell_play(z):
+    head, body = remoting(z.addr, 45)
+    check(head.get("code") == 0 and b"offsetTable" in body, "code 45: delay offsets", (head, body))
+    head, body = remoting(z.addr, 60)
+    check(head.get("code") == 0 and len(body) == 56 and abs(struct.unpack(">7q", body)[0] - now()) < 10000, "code 60: the timer's checkpoint", (head, body))
+    head = ask(z.addr, timed("T", 0, b"x", TIMER_DELAY_SEC=3600))
+    wait_for(lambda: b'"T":{"count":1' in remoting(z.addr, 61)[1], 5)
+    head, body = remoting(z.addr, 61)
+    check(head.get("code") == 0 and json.loads(body)["timingCount"]["T"]["count"] == 1, "code 61: pending messages by topic", body)
+    r = zaryactl("--data", z.data, "delay", "stats")
+    check('"pending"' in r.stdout and '"levels"' in r.stdout, "zaryactl delay stats", r.stdout[:500])
+
+
+def without_play():
+    """The plugin goes and comes back: what needs it is refused by its name, what pends waits."""
+    z = Zarya(features=("admin", "ordered", "query", "delay")).start()
+    create_topic(z.addr, "W", 4)
+    acked = send_many(z.addr, "W", [now() + 2500 + i * 20 for i in range(100)])
+    check(ask(z.addr, timed("W", 0, b"9000:%d" % (now() + 1000), 9000, DELAY=1))["code"] == 0, "a level too")
+    check(z.stop() == 0, "it stops")
+    bare = Zarya(directory=z.dir, ports=(z.port, z.ns_port), features=("admin", "ordered", "query")).start()
+    for props in ({"TIMER_DELAY_SEC": 5}, {"DELAY": 3}):
+        head = ask(bare.addr, timed("W", 0, b"no", **props))
+        check(head["code"] == 1 and "feature-delay" in head["remark"], "without it, the answer names it", head)
+    time.sleep(2)  # what was due by now must not come
+    check(bodies(bare.addr, "W") == [], "nothing comes meanwhile")
+    check(bare.stop() == 0, "it stops")
+    again = Zarya(directory=z.dir, ports=(z.port, z.ns_port), features=("admin", "ordered", "query", "delay")).start()
+    wait_for(lambda: len(bodies(again.addr, "W")) >= 101, 15)
+    got = bodies(again.addr, "W")
+    check(len(got) == 101 and acked < set(got), "with it again, everything comes once", len(got))
+    check(again.stop() == 0, "it stops")
+
+
 def files_of(z):
     check(wait_for(lambda: os.path.exists(os.path.join(z.data, "config/timercheck")), 5), "timercheck is there")
     return struct.unpack(">7q", open(os.path.join(z.data, "config/timercheck"), "rb").read(56))
@@ -150,9 +213,11 @@ def zero_wheel(data):
 
 
 if __name__ == "__main__":
-    z = Zarya(features=("admin", "ordered", "query", "delay")).start()
+    z = Zarya(features=("admin", "ordered", "query"), extra_plugins='{ use = "feature-delay"; settings = { recall = true; }; }').start()
     basic_play(z)
     refusal_play(z)
+    recall_play(z)
+    tell_play(z)
     many_play(z)
     restart_play(z, lambda z: check(z.stop() == 0, "it stops cleanly"), None, "a stop in the middle of a second")
     restart_play(z, Zarya.kill, None, "a kill in the middle of a second")
@@ -163,4 +228,5 @@ if __name__ == "__main__":
     restart_play(z, Zarya.kill, zero_wheel, "a kill, and the wheel damaged")
     restart_play(z, Zarya.kill, rm("config/timercheck"), "a kill, and timercheck removed")
     check(z.stop() == 0, "it stops cleanly")
+    without_play()
     done()

@@ -8,9 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "zarya/transport.h"
 #include "zl/text.h"
 
-ZR_MANIFEST("id = feature-delay\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.hooks/1\nrequires = zarya.storage/1\n");
+ZR_MANIFEST("id = feature-delay\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.hooks/1\nprovides = zarya.requests/1\nprovides = zarya.commands/1\nrequires = zarya.storage/1\n");
 
 int64_t wall_ms(struct zr_inst *inst) { return inst->timer->wall_ms(inst->host); }
 
@@ -115,14 +116,11 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
 
 void running_end(struct zr_inst *inst)
 {
-    struct zr_done done = { NULL, NULL };
     pthread_mutex_lock(&inst->lock);
-    if (--inst->n_running == 0) {
-        done = inst->drained;
-        inst->drained.call = NULL;
-    }
+    uint32_t last = --inst->n_running == 0 && inst->stopping && !inst->answered;
+    if (last) inst->answered = 1;
     pthread_mutex_unlock(&inst->lock);
-    if (done.call) done.call(done.ctx, ZR_OK);
+    if (last) offsets_save_last(inst); /* and the drain is answered */
 }
 
 static void drain(struct zr_inst *inst, struct zr_done done)
@@ -142,7 +140,6 @@ static void drain(struct zr_inst *inst, struct zr_done done)
 static void cool(struct zr_inst *inst)
 {
     if (inst->timed) timer_cool(inst->timed);
-    if (inst->delivers) offsets_save_now(inst);
 }
 
 static const struct zr_hook hook_list[] = {
@@ -153,9 +150,25 @@ static const struct zr_hook hook_list[] = {
 };
 static const struct zr_hooks_v1 hooks = { .hdr = ZR_HDR(struct zr_hooks_v1, 0), .hooks = hook_list, .n_hooks = 2 };
 
+#define SERVES (ZR_SERVES_BROKER | ZR_SERVES_FAST)
+static const struct zr_handler handlers[] = {
+    { .hdr = ZR_HDR(struct zr_handler, 0), .code = 45, .serves = SERVES, .name = "GET_ALL_DELAY_OFFSET", .handle = delay_offsets_handle },
+    { .hdr = ZR_HDR(struct zr_handler, 0), .code = 60, .serves = SERVES, .name = "GET_TIMER_CHECK_POINT", .handle = timer_check_handle },
+    { .hdr = ZR_HDR(struct zr_handler, 0), .code = 61, .serves = SERVES, .flags = ZR_HANDLER_WORKER, .name = "GET_TIMER_METRICS", .handle = timer_metrics_handle },
+    { .hdr = ZR_HDR(struct zr_handler, 0), .code = 370, .serves = SERVES, .flags = ZR_HANDLER_GUARDED, .name = "RECALL_MESSAGE", .handle = recall_handle },
+};
+static const struct zr_requests_v1 requests = { .hdr = ZR_HDR(struct zr_requests_v1, 0), .handlers = handlers, .n_handlers = 4 };
+static const struct zr_verb verbs[] = {
+    { .hdr = ZR_HDR(struct zr_verb, 0), .name = "delay stats", .doc = "Shows what waits for its time: by delay level, and for arbitrary times.", .usage = "",
+      .flags = ZR_COMMAND_READS, .run = stats_verb },
+};
+static const struct zr_commands_v1 commands = { .hdr = ZR_HDR(struct zr_commands_v1, 0), .verbs = verbs, .n_verbs = 1 };
+
 static const void *query(struct zr_inst *inst, const char *id)
 {
     (void)inst;
+    if (strcmp(id, ZR_IF_REQUESTS) == 0) return &requests;
+    if (strcmp(id, ZR_IF_COMMANDS) == 0) return &commands;
     return strcmp(id, ZR_IF_HOOKS) == 0 ? &hooks : NULL;
 }
 
@@ -180,7 +193,7 @@ static const struct zr_option options[] = {
                   "Whether a recall names topic and unique key, or the key alone (Apache's appendTopicForTimerDeleteKey)."),
 };
 static const struct zr_plugin plugin = {
-    .hdr = ZR_HDR(struct zr_plugin, 0), .id = "feature-delay", .version = "1.0.0", .summary = "Messages that arrive later, by delay levels.",
+    .hdr = ZR_HDR(struct zr_plugin, 0), .id = "feature-delay", .version = "1.0.0", .summary = "Messages that arrive later, by delay levels or at a time of their own.",
     .options = options, .n_options = sizeof options / sizeof options[0], .settings_size = sizeof(struct settings), .swap = ZR_SWAP_NEVER,
     .check = check, .create = create, .warm = offsets_load, .activate = deliver_begin, .drain = drain, .cool = cool,
     .destroy = destroy, .query = query,

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "zarya/broker.h"
+#include "zarya/commands.h"
 #include "zarya/durability.h"
 #include "zarya/err.h"
 #include "zarya/hooks.h"
@@ -17,6 +18,7 @@
 #include "zarya/store.h"
 #include "zarya/timer.h"
 #include "zarya/work.h"
+#include "zl/buf.h"
 
 #define SCHEDULE_TOPIC "SCHEDULE_TOPIC_XXXX"
 #define TIMER_TOPIC "rmq_sys_wheel_timer"
@@ -74,7 +76,8 @@ struct zr_inst {
     uint32_t stopping, n_running; /* jobs of levels and of saving */
     int64_t delivered_end;        /* the log's end behind the last delivered message */
     uint64_t save_timer;
-    uint32_t saving, reserved; /* its timer or job is under way */
+    uint32_t saving; /* its timer or job is under way */
+    uint32_t answered; /* the drain, or it is about to be */
     /* offsets.c's: touched by warm, then by the one saving job, then by cool */
     int64_t offsets[MAX_LEVELS]; /* as loaded or saved last; -1: none */
     int64_t snap[MAX_LEVELS], snap_end;
@@ -107,5 +110,14 @@ void deliver_end(struct zr_inst *inst);
 /* offsets.c */
 zr_status offsets_load(struct zr_inst *inst);
 void offsets_changed(struct zr_inst *inst); /* without the lock: will be saved within a second */
-zr_status offsets_save_now(struct zr_inst *inst);
+void offsets_save_last(struct zr_inst *inst); /* on a worker, after everything else ended; then the drain is answered */
+void offsets_print(struct zr_inst *inst, struct zl_buf *out);
+/* recall.c */
+zr_status recall_handle(struct zr_inst *inst, const struct zr_request *req);
+zr_status recall_handle_read(struct zr_str in, char *text, uint64_t cap, struct zr_str *ret_topic, struct zr_str *ret_broker, int64_t *ret_ms, struct zr_str *ret_uniq);
+/* answers.c */
+zr_status delay_offsets_handle(struct zr_inst *inst, const struct zr_request *req);
+zr_status timer_check_handle(struct zr_inst *inst, const struct zr_request *req);
+zr_status timer_metrics_handle(struct zr_inst *inst, const struct zr_request *req);
+zr_status stats_verb(struct zr_inst *inst, const struct zr_str *args, uint32_t n_args, struct zr_writer out);
 #endif

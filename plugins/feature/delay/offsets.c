@@ -51,23 +51,23 @@ zr_status offsets_load(struct zr_inst *inst)
     return status;
 }
 
-static void print(struct zr_inst *inst, struct zl_buf *out)
+static void print(struct zr_inst *inst, const int64_t *offsets, struct zl_buf *out)
 {
     struct zl_jw w;
     zl_jw_init(&w, out, 1);
     zl_jw_begin(&w, '{');
     zl_jw_key(&w, zl_str("dataVersion"));
     zl_jw_begin(&w, '{');
-    zl_jw_ki64(&w, "counter", inst->counter);
+    zl_jw_ki64(&w, "counter", __atomic_load_n(&inst->counter, __ATOMIC_RELAXED));
     zl_jw_ki64(&w, "stateVersion", 0);
     zl_jw_ki64(&w, "timestamp", wall_ms(inst));
     zl_jw_end(&w, '}');
     zl_jw_key(&w, zl_str("offsetTable"));
     zl_jw_begin(&w, '{');
     for (uint32_t i = 0; i < MAX_LEVELS; i++) {
-        if (inst->snap[i] < 0) continue;
+        if (offsets[i] < 0) continue;
         zl_jw_key_int(&w, i + 1);
-        zl_jw_i64(&w, inst->snap[i]);
+        zl_jw_i64(&w, offsets[i]);
     }
     zl_jw_end(&w, '}');
     zl_jw_end(&w, '}');
@@ -75,6 +75,16 @@ static void print(struct zr_inst *inst, struct zl_buf *out)
 
 /* A level that never delivered has no entry, as in Apache's file. */
 static int64_t wanted(const struct level *l) { return l->cursor > 0 ? l->cursor : -1; }
+
+void offsets_print(struct zr_inst *inst, struct zl_buf *out)
+{
+    int64_t offsets[MAX_LEVELS];
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) offsets[i] = -1;
+    pthread_mutex_lock(&inst->lock);
+    for (uint32_t i = 0; i < inst->n_levels; i++) offsets[i] = wanted(&inst->levels[i]);
+    pthread_mutex_unlock(&inst->lock);
+    print(inst, offsets, out);
+}
 
 /* With the lock. */
 static void snap_take(struct zr_inst *inst)
@@ -89,9 +99,9 @@ static void snap_take(struct zr_inst *inst)
 static zr_status snap_write(struct zr_inst *inst)
 {
     struct zl_buf out;
-    inst->counter++;
+    __atomic_fetch_add(&inst->counter, 1, __ATOMIC_RELAXED);
     zl_buf_init(&out, MAX_DOCUMENT);
-    print(inst, &out);
+    print(inst, inst->snap, &out);
     zr_status status = out.failed ? ZR_ENOMEM : inst->state->write(inst->host, zl_str(DOCUMENT), zl_buf_as_span(&out));
     zl_buf_free(&out);
     if (status == ZR_OK) {
@@ -169,9 +179,20 @@ void offsets_changed(struct zr_inst *inst)
     if (begin) save_in(inst, SAVE_NS);
 }
 
-zr_status offsets_save_now(struct zr_inst *inst)
+static void last_job(void *arg)
 {
-    if (!is_changed(inst)) return ZR_OK;
-    snap_take(inst);
-    return snap_write(inst);
+    struct zr_inst *inst = arg;
+    pthread_mutex_lock(&inst->lock);
+    uint32_t changed = is_changed(inst);
+    if (changed) snap_take(inst);
+    pthread_mutex_unlock(&inst->lock);
+    if (changed) snap_write(inst);
+    inst->drained.call(inst->drained.ctx, ZR_OK);
+}
+
+/* The storage flushes all that it has when it stops, right after this; before that moment a crash would repeat messages only if
+ * it lost them too. */
+void offsets_save_last(struct zr_inst *inst)
+{
+    if (!inst->delivers || inst->work->run(inst->host, last_job, inst) != ZR_OK) inst->drained.call(inst->drained.ctx, ZR_OK);
 }

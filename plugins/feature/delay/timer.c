@@ -96,6 +96,7 @@ static void numbers_show(struct timer *t)
     t->shown_heap = t->n_heap;
     t->shown_loaded = t->n_loaded;
     t->shown_read_ms = t->read_ms;
+    t->shown_log = t->log.pushed;
     t->shown_cursor = t->cursor;
     pthread_mutex_unlock(&t->count_lock);
 }
