@@ -197,7 +197,10 @@ void zs_index_main(void *arg)
     while (!atomic_load(&st->stopping)) {
         int64_t limit = zs_visible(st);
         uint32_t more = atomic_load(&ix->pos) < limit && follow(st, &s, limit);
-        if (!more && ix->mending && !ix->broken) ix->mending = more = zs_index_mend(st, &s);
+        if (!more && ix->mending && !ix->broken) {
+            ix->mending = more = zs_index_mend(st, &s);
+            if (!more) zs_bare_save(st);
+        }
         if (more) { /* others may want the lock */
             pthread_mutex_unlock(&ix->lock);
             pthread_mutex_lock(&ix->lock);
@@ -259,6 +262,7 @@ zr_status zs_index_open(struct zr_inst *st, const struct zs_snapshot *snap, uint
     ix->cur.fd = ix->mend.w.fd = -1;
     int64_t r = zs_index_list(st);
     if (r < 0) return r == -ENOMEM ? ZR_ENOMEM : zs_raise(st, zs_status_of(r), r, "%s cannot be read: %s", st->index_dir, zs_errno_text(r));
+    zs_bare_load(st);
     struct zs_ifile *f = zs_index_newest(ix);
     int64_t last = f && f->count > 1 ? f->end_phys : -1;
     for (uint64_t i = 0; i + 1 < ix->n; i++) atomic_store(&ix->full_ms, ix->files[i]->end_ms);
@@ -272,7 +276,7 @@ zr_status zs_index_open(struct zr_inst *st, const struct zs_snapshot *snap, uint
     ix->mend.check_ms = clean ? INT64_MAX : st->checkpoint.index_ms;
     ix->repair = ix->n && (!clean || (snap->valid && !known));
     atomic_store(&ix->last, last);
-    if (clean && known) atomic_store(&ix->pos, snap->index_pos);
+    if (known && (clean || last < 0)) atomic_store(&ix->pos, snap->index_pos); /* no entry: no keys up to there */
     else atomic_store(&ix->pos, last >= 0 ? last : atomic_load(&st->begin));
     if (ix->repair && ix->n > 1) { /* if nothing of the newest is good: from the end of the one before */
         atomic_store(&ix->pos, ix->files[ix->n - 2]->end_phys);
@@ -296,6 +300,7 @@ void zs_index_close(struct zr_inst *st, uint32_t flush)
         zs_scan_close(&s);
     }
     zs_index_mend_stop(st);
+    if (flush) zs_bare_save(st);
     int64_t r = flush ? index_flush(st, 1) : 0;
     if (r < 0) zs_log(st, ZR_LOG_WARN, "the index could not be written: %s; the next start mends it", zs_errno_text(r));
     zs_iwriter_close(st, &ix->cur);

@@ -34,6 +34,8 @@ struct zs_iwriter {
     uint32_t open, header_dirty;
 };
 #define ZS_INDEX_CHUNK 256u
+/* A part of the log without keys, see index_bare.c. */
+struct zs_bare { int64_t from, until, last_phys, last_ms; };
 /* Making anew what is missing: whole files are checked, then entries are compared with the log, then gaps are filled. */
 struct zs_imend {
     int64_t compare;      /* records from here on are looked for in the files; -1: done, or not needed */
@@ -49,8 +51,13 @@ struct zs_imend {
     uint64_t n_keys;
     uint32_t n_left;      /* keys of the gap's last record that are still missing */
     uint32_t reading, checked;
+    struct zs_bare part;  /* the gap, as it will be remembered when nothing is found in it */
+    uint32_t damaged, skipped; /* the gap: not all of it can be read; it was read before */
     int64_t check_ms;     /* files that end later are read whole first; INT64_MAX: none */
 };
+#define ZS_BARE_MAX 1024u
+#define ZS_BARE_LEAST (64 << 10) /* bytes; less is read as quickly */
+struct zs_bares { struct zs_bare row[ZS_BARE_MAX]; uint32_t n, dirty; };
 struct zs_index {
     pthread_mutex_t lock;
     pthread_cond_t cond, caught;
@@ -64,6 +71,7 @@ struct zs_index {
     uint32_t reserved;
     struct zs_iwriter cur; /* the newest file, once it is written to */
     struct zs_imend mend;
+    struct zs_bares bare;
     struct zl_buf key;
     int64_t slot_count, max_entries;
 };
@@ -107,6 +115,12 @@ int64_t zs_index_saved_last(struct zr_inst *st);
 /* Puts a record's keys from number *n_put on through put; *n_put is set to the keys that are in when one fails, else to 0. */
 int64_t zs_index_keys(struct zr_inst *st, const struct zl_record *r, uint32_t *n_put,
                       int64_t (*put)(struct zr_inst *st, int32_t hash, const struct zl_record *r));
+
+/* ---- index_bare.c ---- */
+void zs_bare_load(struct zr_inst *st);
+uint32_t zs_bare_has(struct zr_inst *st, int64_t from, int64_t until); /* are there no keys in this part? */
+void zs_bare_add(struct zr_inst *st, const struct zs_bare *row);
+void zs_bare_save(struct zr_inst *st); /* if there is anything new */
 
 /* ---- index_mend.c ---- */
 /* Opens the newest file and makes slots and header anew from its entries; the position to read the log from. */
