@@ -30,6 +30,33 @@ zr_status admin_ok(struct zr_inst *inst, const struct zr_request *req)
     return inst->reply->answer(inst->host, req->token, &answer);
 }
 
+struct durable { struct zr_inst *inst; struct zr_token *token; };
+
+static void on_durable(void *ctx, zr_status status)
+{
+    struct durable *d = ctx;
+    struct zr_command answer = { .hdr = ZR_HDR(struct zr_command, 0), .code = CODE_OK };
+    if (status != ZR_OK) {
+        answer.code = CODE_SYSTEM_ERROR;
+        answer.remark = zl_str("it is in effect, but could not be written to the disk yet; that is tried again until it can");
+    }
+    d->inst->reply->answer(d->inst->host, d->token, &answer);
+    free(d);
+}
+
+zr_status admin_ok_durable(struct zr_inst *inst, const struct zr_request *req, uint32_t document)
+{
+    if (!ZR_HAS(struct zr_broker_v1, inst->broker, when_durable)) return admin_ok(inst, req);
+    struct durable *d = malloc(sizeof *d);
+    if (!d || !(d->token = inst->reply->hold(inst->host, req->token))) {
+        free(d);
+        return ZR_ENOMEM;
+    }
+    d->inst = inst;
+    inst->broker->when_durable(inst->host, document, on_durable, d);
+    return ZR_OK;
+}
+
 zr_status admin_body(struct zr_inst *inst, const struct zr_request *req, struct zl_buf *body, const struct zl_fields *fields)
 {
     zr_status status;

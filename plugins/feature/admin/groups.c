@@ -101,7 +101,7 @@ static zr_status handle_put(struct zr_inst *inst, const struct zr_request *req)
             for (const struct zl_json *g = list ? list->child : NULL; g && code == CODE_OK; g = g->next) code = put_one(inst, g, only_check, why, sizeof why);
     }
     zl_json_free(doc);
-    return code == CODE_OK ? admin_ok(inst, req) : admin_refuse(inst, req, code, "%s", why);
+    return code == CODE_OK ? admin_ok_durable(inst, req, ZR_DOCUMENT_GROUPS) : admin_refuse(inst, req, code, "%s", why);
 }
 
 static zr_status handle_delete(struct zr_inst *inst, const struct zr_request *req)
@@ -109,7 +109,7 @@ static zr_status handle_delete(struct zr_inst *inst, const struct zr_request *re
     struct zr_str name = admin_ext(req, "groupName");
     if (name.len == 0) return admin_refuse(inst, req, CODE_INVALID_PARAMETER, "The specified group is blank.");
     inst->broker->remove_group(inst->host, name, admin_ext_bool(req, "cleanOffset", 0));
-    return admin_ok(inst, req);
+    return admin_ok_durable(inst, req, ZR_DOCUMENT_GROUPS);
 }
 
 static void print_one(void *ctx, const struct zr_group *g) { zl_group_print(ctx, g); }

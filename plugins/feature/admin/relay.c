@@ -84,6 +84,25 @@ static zr_status handle_running_info(struct zr_inst *inst, const struct zr_reque
     return relay_to(inst, req, admin_ext(req, "consumerGroup"), admin_ext(req, "clientId"), &command);
 }
 
+static void take_flag(void *ctx, const struct zr_group *g) { *(int32_t *)ctx = g->sys_flag; }
+
+/* The client is told the flags of topic and group, where they are known. */
+static uint32_t add_flags(struct zr_inst *inst, const struct zr_request *req, struct zr_field *to, uint32_t room, char text[2][24])
+{
+    struct admin_topic t;
+    int32_t flag = 0;
+    uint32_t n = 0;
+    if (n < room && admin_topic(inst, admin_ext(req, "topic"), &t)) {
+        to[n] = (struct zr_field){ zl_str("topicSysFlag"), { text[0], zl_print_i64(text[0], t.sys_flag) } };
+        n++;
+    }
+    if (n < room && inst->broker->group(inst->host, admin_ext(req, "consumerGroup"), 0, take_flag, &flag) == ZR_OK) {
+        to[n] = (struct zr_field){ zl_str("groupSysFlag"), { text[1], zl_print_i64(text[1], flag) } };
+        n++;
+    }
+    return n;
+}
+
 /* The request names the message by its offset id; the client gets the stored record as body. */
 static zr_status handle_consume_directly(struct zr_inst *inst, const struct zr_request *req)
 {
@@ -101,10 +120,13 @@ static zr_status handle_consume_directly(struct zr_inst *inst, const struct zr_r
     s->unpin(si, pin);
     if (!record) return admin_refuse(inst, req, CODE_SYSTEM_ERROR, "the message could not be read");
     struct zr_field fields[ZL_MAX_FIELDS];
+    char flags[2][24];
     uint32_t n = 0;
     for (uint32_t i = 0; i < req->n_fields && n < ZL_MAX_FIELDS - 1; i++)
-        if (!zl_is(req->fields[i].name, "brokerName")) fields[n++] = req->fields[i];
+        if (!zl_is(req->fields[i].name, "brokerName") && !zl_is(req->fields[i].name, "topicSysFlag") && !zl_is(req->fields[i].name, "groupSysFlag"))
+            fields[n++] = req->fields[i];
     fields[n++] = (struct zr_field){ zl_str("brokerName"), admin_brokers_name(inst) };
+    n += add_flags(inst, req, fields + n, ZL_MAX_FIELDS - n, flags);
     struct zr_command command = { .hdr = ZR_HDR(struct zr_command, 0), .code = 309, .fields = fields, .n_fields = n, .body = { record, piece.len } };
     zr_status status = relay_to(inst, req, admin_ext(req, "consumerGroup"), admin_ext(req, "clientId"), &command);
     free(record);

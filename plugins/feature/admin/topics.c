@@ -250,7 +250,7 @@ static zr_status handle_create_list(struct zr_inst *inst, const struct zr_reques
     }
     for (const struct zl_json *t = list ? list->child : NULL; t && status == ZR_OK; t = t->next) status = put_listed(inst, t, why, sizeof why);
     zl_json_free(doc);
-    return status == ZR_OK ? admin_ok(inst, req) : admin_refuse(inst, req, CODE_SYSTEM_ERROR, "%s", why[0] ? why : "the topics could not be stored");
+    return status == ZR_OK ? admin_ok_durable(inst, req, ZR_DOCUMENT_TOPICS) : admin_refuse(inst, req, CODE_SYSTEM_ERROR, "%s", why[0] ? why : "the topics could not be stored");
 }
 
 static zr_status handle_delete(struct zr_inst *inst, const struct zr_request *req)
@@ -260,7 +260,7 @@ static zr_status handle_delete(struct zr_inst *inst, const struct zr_request *re
     zr_status status = inst->broker->remove_topic(inst->host, name);
     if (status == ZR_EPERM) return admin_refuse(inst, req, CODE_INVALID_PARAMETER, "The topic[%.*s] is conflict with system topic.", (int)name.len, name.ptr);
     if (status != ZR_OK && status != ZR_ENOENT) return admin_refuse(inst, req, CODE_SYSTEM_ERROR, "topic %.*s could not be removed wholly", (int)name.len, name.ptr);
-    return admin_ok(inst, req);
+    return admin_ok_durable(inst, req, ZR_DOCUMENT_TOPICS);
 }
 
 static void print_one(void *ctx, const struct zr_topic *t) { zl_topic_print(ctx, t); }
