@@ -177,7 +177,10 @@ int64_t zs_index_list(struct zr_inst *st)
             zs_log(st, ZR_LOG_WARN, "index file %s/%s %s: it is deleted, and made anew from the log", st->index_dir, f->name,
                    r == 0 ? "has another size than index_slots and index_entries give" : "is damaged");
             r = zs_index_delete(st, i);
-            if (r < 0) return r;
+            if (r < 0) {
+                zs_log(st, ZR_LOG_WARN, "index file %s/%s cannot be deleted: %s; it is left alone", st->index_dir, f->name, zs_errno_text(r));
+                take_out(ix, i);
+            }
         }
     }
     return 0;
