@@ -6,7 +6,7 @@
  *   1. A write begun for request n contains every change made before request n: the text is made when the write begins.
  *   2. At most one job for a document is queued or running; requests that come meanwhile share the next one.
  *   3. A write that failed is tried again after a second, then after twice as long each time up to DOC_RETRY_MAX_NS,
- *      until one succeeds; who waited is told of the failure at once.
+ *      until one succeeds; who waited is told of the failure at once. Who comes to wait has it tried at once.
  *   4. The log tells when a document begins to fail and when it works again, not each failure between (the metric
  *      counts those); the last write, at stop, is told of always.
  *
@@ -32,15 +32,16 @@ struct doc {
     uint32_t scheduled;
     struct waiter *waiters;
     uint64_t failures; /* in a row; guarded by io */
+    uint64_t retry;    /* the timer that a failed write waits for; 0: none */
 };
 static struct doc docs[] = {
-    { "config/topics.json", zb_topics_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, NULL, 0 },
+    { "config/topics.json", zb_topics_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0, NULL, 0, 0 },
     { "config/subscriptionGroup.json", zb_groups_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0,
-      NULL, 0 },
+      NULL, 0, 0 },
     { "config/consumerOffset.json", zb_offsets_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0,
-      NULL, 0 },
+      NULL, 0, 0 },
     { "config/consumerFilter.json", zb_filterdata_print, PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, 0, 0, 0,
-      NULL, 0 },
+      NULL, 0, 0 },
 };
 #define N_DOCS (sizeof docs / sizeof docs[0])
 
@@ -122,8 +123,26 @@ static void doc_schedule(struct doc *d)
 
 static void doc_retry(void *arg)
 {
+    struct doc *d = arg;
+    pthread_mutex_lock(&d->lock);
+    d->retry = 0;
+    pthread_mutex_unlock(&d->lock);
     if (!atomic_load(&zb.stopping))
-        doc_schedule(arg);
+        doc_schedule(d);
+}
+
+/* A failed write is tried again at its time; a timer that has run already has left a stale number, which nothing can cancel. */
+static zr_status doc_retry_set(struct doc *d, uint64_t failures)
+{
+    uint64_t id;
+    zr_status status = zk_timer_at(zk_mono_ns() + retry_ns(failures), doc_retry, d, &id);
+    pthread_mutex_lock(&d->lock);
+    if (status == ZR_OK)
+        d->retry = id;
+    else
+        d->scheduled = 0;
+    pthread_mutex_unlock(&d->lock);
+    return status;
 }
 
 static void doc_job(void *arg)
@@ -142,33 +161,42 @@ static void doc_job(void *arg)
     d->scheduled = more;
     pthread_mutex_unlock(&d->lock);
     waiters_tell(told, status);
-    uint64_t id;
     if (more && status == ZR_OK)
         doc_schedule(d);
-    else if (more && zk_timer_at(zk_mono_ns() + retry_ns(failures), doc_retry, d, &id) != ZR_OK) {
-        pthread_mutex_lock(&d->lock);
-        d->scheduled = 0;
-        pthread_mutex_unlock(&d->lock);
+    else if (more)
+        doc_retry_set(d, failures);
+}
+
+static void doc_ask(struct doc *d, uint32_t changed, void (*fn)(void *ctx, zr_status status), void *ctx)
+{
+    struct waiter *w = fn ? malloc(sizeof *w) : NULL;
+    pthread_mutex_lock(&d->lock);
+    d->wanted += changed;
+    uint32_t dirty = d->wanted > d->done, schedule = dirty && !d->scheduled, waits = dirty && w;
+    uint64_t retry = waits ? d->retry : 0;
+    if (waits) {
+        *w = (struct waiter){ d->waiters, d->wanted, fn, ctx };
+        d->waiters = w;
+        d->retry = 0;
+    }
+    d->scheduled |= dirty;
+    pthread_mutex_unlock(&d->lock);
+    if (schedule || (retry && zk_timer_cancel(retry) == ZR_OK))
+        doc_schedule(d);
+    if (fn && !waits) {
+        fn(ctx, dirty ? ZR_ENOMEM : ZR_OK);
+        free(w);
     }
 }
 
 void zb_doc_touch(uint32_t doc, void (*fn)(void *ctx, zr_status status), void *ctx)
 {
-    struct doc *d = &docs[doc];
-    struct waiter *w = fn ? malloc(sizeof *w) : NULL;
-    pthread_mutex_lock(&d->lock);
-    d->wanted++;
-    if (w) {
-        *w = (struct waiter){ d->waiters, d->wanted, fn, ctx };
-        d->waiters = w;
-    }
-    uint32_t schedule = !d->scheduled;
-    d->scheduled = 1;
-    pthread_mutex_unlock(&d->lock);
-    if (schedule)
-        doc_schedule(d);
-    if (fn && !w)
-        fn(ctx, ZR_ENOMEM);
+    doc_ask(&docs[doc], 1, fn, ctx);
+}
+
+void zb_doc_when(uint32_t doc, void (*fn)(void *ctx, zr_status status), void *ctx)
+{
+    doc_ask(&docs[doc], 0, fn, ctx);
 }
 
 zr_status zb_doc_write(uint32_t doc)
@@ -191,7 +219,7 @@ zr_status zb_doc_write(uint32_t doc)
 void zb_docs_open(void)
 {
     for (uint32_t i = 0; i < N_DOCS; i++)
-        docs[i].wanted = docs[i].done = docs[i].scheduled = 0;
+        docs[i].wanted = docs[i].done = docs[i].scheduled = 0, docs[i].retry = 0;
 }
 
 /* After the pool's jobs of ours have ended. */

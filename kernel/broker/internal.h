@@ -272,6 +272,8 @@ void zb_offsets_close(void);
 /* Has the document written by a worker, soon; several calls become one write. fn (may be NULL) is called once when a
  * write that began after this call ended, well or not, on any thread. */
 void zb_doc_touch(uint32_t doc, void (*fn)(void *ctx, zr_status status), void *ctx);
+/* fn when every request until now is on the disk (at once, if it is), or could not be written. */
+void zb_doc_when(uint32_t doc, void (*fn)(void *ctx, zr_status status), void *ctx);
 zr_status zb_doc_write(uint32_t doc); /* now, on this thread */
 void zb_docs_open(void);
 void zb_docs_close(void);

@@ -85,6 +85,18 @@ static zr_status svc_remove_topic(HOST, struct zr_str name)
     return zb_topic_remove(name);
 }
 
+_Static_assert(ZR_DOCUMENT_TOPICS == ZB_DOC_TOPICS && ZR_DOCUMENT_GROUPS == ZB_DOC_GROUPS && ZR_DOCUMENT_OFFSETS == ZB_DOC_OFFSETS,
+               "a document has one number");
+
+static void svc_when_durable(HOST, uint32_t document, void (*on_done)(void *ctx, zr_status status), void *ctx)
+{
+    UNUSED;
+    if (document > ZR_DOCUMENT_OFFSETS)
+        on_done(ctx, ZR_EINVAL);
+    else
+        zb_doc_when(document, on_done, ctx);
+}
+
 /* ---- groups ---- */
 static void svc_group_version(HOST, struct zr_data_version *ret)
 {
@@ -307,4 +319,5 @@ const struct zr_broker_v1 zb_broker_table = {
     .stats = svc_stats,
     .topic_stats = svc_topic_stats,
     .check_config = svc_check_config,
+    .when_durable = svc_when_durable,
 };

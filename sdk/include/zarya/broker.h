@@ -102,6 +102,11 @@ struct zr_broker_stats {
     int64_t sessions, held_pulls;
 };
 
+/* Documents of when_durable. */
+#define ZR_DOCUMENT_TOPICS 0u
+#define ZR_DOCUMENT_GROUPS 1u /* and what of topics groups may not do */
+#define ZR_DOCUMENT_OFFSETS 2u
+
 struct zr_broker_v1 {
     struct zr_hdr hdr;
     ZR_ON(any) void (*identity)(const struct zr_host *host, struct zr_identity *ret);
@@ -154,6 +159,9 @@ struct zr_broker_v1 {
     ZR_ON(any) void (*topic_stats)(const struct zr_host *host, struct zr_str topic, struct zr_str group, struct zr_topic_stats *ret);
     /* What set_config would answer, changing nothing. */
     ZR_ON(any) zr_status (*check_config)(const struct zr_host *host, struct zr_str key, struct zr_str value);
+    /* on_done once (it may be at once, on this thread) when every change of that document made before this call is on the disk.
+     * With an error: it could not be written; that is tried again until it can, and nobody is told of it later. */
+    ZR_ON(any) void (*when_durable)(const struct zr_host *host, uint32_t document, void (*on_done)(void *ctx, zr_status status), void *ctx);
 };
 #ifdef __cplusplus
 }

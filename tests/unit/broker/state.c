@@ -491,6 +491,46 @@ Test(state, a_document_that_cannot_be_written_is_told_of_once_and_tried_again, .
     world_stop();
 }
 
+static zr_status group_made(const char *name)
+{
+    struct zr_group g = { .hdr = ZR_HDR(struct zr_group, 0), .name = zl_str(name), .consume_enable = 1 };
+    zr_status status = ZR_PENDING;
+    cr_assert(zb_broker_table.put_group(NULL, &g) == ZR_OK);
+    zb_broker_table.when_durable(NULL, ZR_DOCUMENT_GROUPS, saved, &status);
+    pthread_mutex_lock(&saved_lock);
+    while (status == ZR_PENDING)
+        pthread_cond_wait(&saved_cond, &saved_lock);
+    pthread_mutex_unlock(&saved_lock);
+    return status;
+}
+
+/* The time limit is part of it: after six failures the next try by itself would come in 16 seconds. */
+Test(state, who_waits_for_a_document_is_told_when_it_is_on_the_disk_or_why_not, .timeout = 12)
+{
+    char dir[128], away[128];
+    world_start();
+    cr_expect(group_made("Durable0") == ZR_OK);
+    char *text = world_read_file("config/subscriptionGroup.json");
+    cr_expect(text && strstr(text, "\"Durable0\""));
+    free(text);
+    snprintf(dir, sizeof dir, "%s/config", world_dir);
+    snprintf(away, sizeof away, "%s/away", world_dir);
+    cr_assert(rename(dir, away) == 0);
+    int file = open(dir, O_WRONLY | O_CREAT, 0600); /* where a folder has to be */
+    cr_assert(file >= 0);
+    close(file);
+    for (int i = 0; i < 6; i++) cr_expect(group_made("Durable1") != ZR_OK);
+    cr_assert(unlink(dir) == 0 && rename(away, dir) == 0);
+    cr_expect(group_made("Durable2") == ZR_OK);
+    text = world_read_file("config/subscriptionGroup.json");
+    cr_expect(text && strstr(text, "\"Durable1\"") && strstr(text, "\"Durable2\""));
+    free(text);
+    zr_status status = ZR_PENDING; /* nothing to wait for: at once */
+    zb_broker_table.when_durable(NULL, ZR_DOCUMENT_GROUPS, saved, &status);
+    cr_expect(status == ZR_OK);
+    world_stop();
+}
+
 Test(state, many_groups_made_on_demand_do_not_fill_the_log)
 {
     char log[128], name[32];
