@@ -47,6 +47,63 @@ Test(sync_flush, answers_leave_when_the_disk_has_them_in_order)
     world_stop();
 }
 
+static int32_t put_batch(struct client *c, const char *props, uint32_t n)
+{
+    struct zl_buf b;
+    zl_buf_init(&b, 1u << 16);
+    for (uint32_t i = 0; i < n; i++) {
+        struct zl_batch_item item = { .body = { (const uint8_t *)"x", 1 } };
+        zl_batch_add(&b, &item);
+    }
+    int32_t o = client_put(c, 320, 0,
+                           FIELDS("a", "PG", "b", "T", "c", "TBW102", "d", "4", "e", "0", "f", "0", "g", "1", "h", "0", "i", props, "m", "true"),
+                           (const char *)b.ptr, b.len);
+    client_turn(c);
+    zl_buf_free(&b);
+    return o;
+}
+
+/* What is not "true" is false, as Boolean.parseBoolean has it; an empty value is as none. */
+Test(sync_flush, who_does_not_wait_has_the_answer_at_once_and_nobody_sees_the_message_yet)
+{
+    static const char *const without[] = { "WAIT\1false\2", "WAIT\1FALSE\2", "KEYS\1k\2WAIT\1no" };
+    static const char *const waiting[] = { "", "WAIT\1true\2", "WAIT\1TRUE\2", "WAIT\1\2" };
+    int32_t parked[8], now, n = 0;
+    store.sync = 1;
+    world_start();
+    make_topic("T");
+    struct client *c = client_open(0), *d = client_open(1);
+    for (uint32_t i = 0; i < 4; i++) {
+        parked[n++] = put(d, waiting[i]);
+        parked[n++] = put_batch(d, waiting[i], 3);
+    }
+    world_pump();
+    cr_expect(client_answers(d) == 0, "%u answered", client_answers(d));
+    for (uint32_t i = 0; i < 6; i++) {
+        now = i % 2 ? put_batch(c, without[i / 2], 3) : put(c, without[i / 2]);
+        cr_assert(client_take(c, now, &a), "%s", without[i / 2]);
+        cr_expect(a.code == 0);
+        answer_free(&a);
+    }
+    cr_expect(client_answers(d) == 0);
+    struct answer b; /* 4 × (1 + 3) and 3 × (1 + 3) messages are stored, and none of them is seen */
+    int32_t pull = pull_put(c, "G", "T", "0", "0", "4", "0");
+    client_wait(c, pull, &b);
+    cr_expect(b.code != 0, "%d", b.code);
+    answer_free(&b);
+    store_flush();
+    for (int32_t i = 0; i < n; i++) {
+        client_wait(d, parked[i], &a);
+        cr_expect(a.code == 0);
+        answer_free(&a);
+    }
+    pull = pull_put(c, "G", "T", "0", "0", "4", "0");
+    client_wait(c, pull, &b);
+    cr_expect(b.code == 0 && answer_records(&b) == 28, "%d", b.code);
+    answer_free(&b);
+    world_stop();
+}
+
 Test(sync_flush, consumers_see_and_are_woken_by_what_is_flushed)
 {
     store.sync = 1;
