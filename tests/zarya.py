@@ -350,6 +350,7 @@ class Apache:
         self.port, self.ns_port = ports or (free_port(), free_port())
         self.addr, self.ns = f"127.0.0.1:{self.port}", namesrv_addr or f"127.0.0.1:{self.ns_port}"
         self.name, self.store, self.conf = name, store or os.path.join(self.dir, "store"), conf
+        self.registers = self.addr  # a part of the address that the name server will know
         self.with_broker, self.with_namesrv = broker, namesrv
         self.procs = []
 
@@ -380,7 +381,7 @@ class Apache:
             p = self.procs[-1]
             if not wait_for(lambda: p.poll() is not None or listening(self.port), seconds) or p.poll() is not None:
                 raise SystemExit("not ok - Apache's broker does not start: " + text_of(os.path.join(self.dir, "broker.out"))[-1500:])
-            wait_for(lambda: self.addr in remoting(self.ns, 106)[1].decode(errors="replace"), 40)
+            wait_for(lambda: self.registers in remoting(self.ns, 106)[1].decode(errors="replace"), 40)
         return self
 
     def stop(self, sig=signal.SIGTERM):

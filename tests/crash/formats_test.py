@@ -1,11 +1,17 @@
 #!/usr/bin/env python3
-"""Forms of the store that have to be switched on, both ways with Apache 5.5.0: batch consume queues, the property CRC, and
-consume queue extents. Each directory goes Apache, Zarya, Apache, Zarya; the last stop of each is a kill."""
+"""Forms of the store that have to be switched on or asked for, both ways with Apache 5.5.0: batch consume queues, the property
+CRC, consume queue extents with bit maps of SQL92 expressions, records of long topics (V2), IPv6 hosts. The directory goes Apache,
+Zarya, Apache, Zarya, Apache; the last stop of each but the last is a kill.
+
+Beside them the documents under config/: what is odd in them goes with the directory, and torn ones cost nothing that the queues
+know."""
 import os, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from zarya import *
 
-FORMS = "enabledAppendPropCRC=true\nforceVerifyPropCRC=true\nenableConsumeQueueExt=true\n"
+FORMS = "enabledAppendPropCRC=true\nforceVerifyPropCRC=true\nenableConsumeQueueExt=true\nenableCalcFilterBitMap=true\nbrokerIP1=::1\n"
+LONG = "%RETRY%" + "g" * 190  # longer than 127 bytes: its records are V2
+SQL = "n BETWEEN 5 AND 8 OR w = 'z1'"
 
 
 def make_topic(addr, topic, attributes=""):
@@ -25,11 +31,65 @@ def send_batch(addr, topic, names):
     return int(head.get("extFields", {}).get("queueOffset", -1)) if head.get("code") == 0 else head
 
 
-def send_one(addr, topic, name, tag):
-    with socket.create_connection(("127.0.0.1", int(addr.rsplit(":", 1)[1])), 5) as s:
+def send_one(addr, topic, name, tag, host="127.0.0.1", more=""):
+    """more: further properties."""
+    with socket.create_connection((host, int(addr.rsplit(":", 1)[1])), 5) as s:
         s.settimeout(10)
-        s.sendall(send_frame(topic, 0, name.encode(), hash(name) & 0xffffff, keys="K" + name, tag=tag))
+        props = f"UNIQ_KEY\x01U{name}\x02KEYS\x01K{name}\x02TAGS\x01{tag}\x02WAIT\x01true\x02{more}"
+        s.sendall(frame(310, {"a": "PG", "b": topic, "c": "TBW102", "d": 1, "e": 0, "f": 0, "g": int(time.time() * 1000), "h": 0, "i": props, "j": 0,
+                              "k": "false", "m": "false"}, name.encode()))
         return read_frame(s)[0].get("code")
+
+
+def hold_sql(addr):
+    """A consumer with an SQL92 expression, known to the broker while the connection lives."""
+    c = Conn(addr)
+    c.ask(34, {}, json.dumps({"clientID": "127.0.0.1@forms", "producerDataSet": [], "consumerDataSet": [
+        {"groupName": "CG_sql", "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING", "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET", "unitMode": False,
+         "subscriptionDataSet": [{"topic": "FormPlain", "subString": SQL, "tagsSet": [], "codeSet": [], "subVersion": 1, "expressionType": "SQL92",
+                                  "classFilterMode": False}]}]}).encode())
+    return c
+
+
+def hosts(record):
+    """Which hosts of a record are IPv6: born, store."""
+    return record["sysflag"] >> 4 & 1, record["sysflag"] >> 5 & 1
+
+
+def alter(path, change):
+    """Changes a document that Apache's JSON dialect allows (integer keys without quotes)."""
+    text = re.sub(r"([{,]\s*)(\d+):", r'\1"\2":', text_of(path))
+    doc = json.loads(text)
+    change(doc)
+    with open(path, "w") as f:
+        json.dump(doc, f)
+
+
+def odd_documents(data):
+    """As a newer RocketMQ might leave them."""
+    config = os.path.join(data, "config")
+    alter(f"{config}/topics.json", lambda d: (d["topicConfigTable"]["FormPlain"].update(tier={"cold": [1, "x"]}), d.update(federation="f1")))
+    alter(f"{config}/subscriptionGroup.json", lambda d: (d["subscriptionGroupTable"]["TOOLS_CONSUMER"].update(quota=7), d.update(owners=["x"])))
+    alter(f"{config}/consumerOffset.json", lambda d: d.update(lmqOffsetTable={"%LMQ%x@g": 123}))
+    with open(f"{config}/quotas.json", "w") as f:
+        f.write('{"unknown":"document"}')
+
+
+def odd_kept(data):
+    doc = lambda name: json.loads(re.sub(r"([{,]\s*)(\d+):", r'\1"\2":', text_of(os.path.join(data, "config", name))))
+    topics, groups, offsets = doc("topics.json"), doc("subscriptionGroup.json"), doc("consumerOffset.json")
+    check(topics["topicConfigTable"]["FormPlain"].get("tier") == {"cold": [1, "x"]} and topics.get("federation") == "f1" and
+          groups["subscriptionGroupTable"]["TOOLS_CONSUMER"].get("quota") == 7 and groups.get("owners") == ["x"] and
+          offsets.get("lmqOffsetTable") == {"%LMQ%x@g": 123} and text_of(os.path.join(data, "config/quotas.json")) == '{"unknown":"document"}',
+          "what others wrote into config/ is kept", f"{topics.get('federation')} {groups.get('owners')} {offsets.get('lmqOffsetTable')}")
+
+
+def tear_documents(data):
+    """Both copies of topics and groups, cut in the middle of a word."""
+    for name in ("topics.json", "subscriptionGroup.json"):
+        for path in (os.path.join(data, "config", name), os.path.join(data, "config", name + ".bak")):
+            with open(path, "w") as f:
+                f.write('{"dataVersion":{"coun')
 
 
 def unwrapped(body):
@@ -42,12 +102,12 @@ def unwrapped(body):
     return out
 
 
-def pull_from(addr, topic, offset, tag="*"):
+def pull_from(addr, topic, offset, tag="*", kind="TAG", group="CG_forms"):
     """Records from an offset on, until there are no more."""
     out = []
     for _ in range(200):
-        head, body = remoting(addr, 11, {"consumerGroup": "CG_forms", "topic": topic, "queueId": 0, "queueOffset": offset, "maxMsgNums": 32, "sysFlag": 4, "commitOffset": 0,
-                                         "suspendTimeoutMillis": 0, "subscription": tag, "subVersion": 1, "expressionType": "TAG"})
+        head, body = remoting(addr, 11, {"consumerGroup": group, "topic": topic, "queueId": 0, "queueOffset": offset, "maxMsgNums": 32, "sysFlag": 4, "commitOffset": 0,
+                                         "suspendTimeoutMillis": 0, "subscription": tag, "subVersion": 1, "expressionType": kind})
         ext = head.get("extFields", {})
         if head.get("code") == 0:
             out += records(body)
@@ -59,7 +119,7 @@ def pull_from(addr, topic, offset, tag="*"):
 
 class Known:
     def __init__(self):
-        self.batches, self.plain, self.next = [], [], 0
+        self.batches, self.plain, self.long, self.next = [], [], [], 0
 
     def write(self, addr, who):
         for i in range(20):
@@ -69,10 +129,13 @@ class Known:
                 check(False, f"{who}: a batch takes the next offsets", f"{at} {self.next}")
             self.batches.append((self.next, names))
             self.next += len(names)
-            code = send_one(addr, "FormPlain", f"{who}{i}", "red" if i % 3 else "blue")
+            host = "::1" if i % 2 else "127.0.0.1"
+            code = send_one(addr, "FormPlain", f"{who}{i}", "red" if i % 3 else "blue", host, f"n\x01{i}\x02w\x01{who}\x02")
             if code == 0:
-                self.plain.append((f"{who}{i}", "red" if i % 3 else "blue"))
-        check(len(self.plain) % 20 == 0, f"{who} writes")
+                self.plain.append((f"{who}{i}", "red" if i % 3 else "blue", 5 <= i <= 8 or who == "z1", i % 2))
+            if send_one(addr, LONG, f"{who}{i}", "red", host) == 0:
+                self.long.append((f"{who}{i}", i % 2))
+        check(len(self.plain) % 20 == 0 and len(self.long) == len(self.plain), f"{who} writes", f"{len(self.plain)} {len(self.long)}")
 
     def check(self, addr, what):
         max_ = int((remoting(addr, 30, {"topic": "FormBatch", "queueId": 0})[0].get("extFields") or {}).get("offset", -1))
@@ -85,8 +148,24 @@ class Known:
         check(inside == self.batches[len(self.batches) // 2:], f"{what}: reading from inside a batch", f"{inside[:2]}")
         for tag in ("*", "red", "blue"):
             got = [m["body"].decode() for m in pull_from(addr, "FormPlain", 0, tag)]
-            want = [n for n, t in self.plain if tag in ("*", t)]
+            want = [n for n, t, _, _ in self.plain if tag in ("*", t)]
             check(got == want, f"{what}: messages of tag {tag}", f"{len(got)} {len(want)} {got[:5]}")
+        got = [m["body"].decode() for m in pull_from(addr, "FormPlain", 0, SQL, "SQL92", "CG_sql")]
+        want = [n for n, _, fits, _ in self.plain if fits]
+        check(got == want, f"{what}: messages of an SQL92 expression", f"{len(got)} {len(want)} {got[:5]}")
+        got = [(m["body"].decode(), *hosts(m)) for m in pull_from(addr, "FormPlain", 0)]
+        check(got == [(n, six, 1) for n, _, _, six in self.plain], f"{what}: IPv6 and IPv4 hosts", got[:3])
+        got = [(m["body"].decode(), m["topic"], *hosts(m)) for m in pull_from(addr, LONG, 0)]
+        check(got == [(n, LONG, six, 1) for n, six in self.long], f"{what}: records of a long topic", f"{len(got)} {len(self.long)} {got[:1]}")
+        bad = []
+        for m in pull_from(addr, LONG, 0)[::7]:
+            head, body = remoting(addr, 33, {"offset": m["physical"], "topic": LONG})
+            by_id = [r["body"] for r in records(body)] if head.get("code") == 0 else head
+            head, body = remoting(addr, 12, {"topic": LONG, "key": "K" + m["body"].decode(), "maxNum": 32, "beginTimestamp": 0, "endTimestamp": 1 << 60}, timeout=20)
+            by_key = [r["body"] for r in records(body)] if head.get("code") == 0 else head
+            if by_id != [m["body"]] or by_key != [m["body"]]:
+                bad.append((m["body"], by_id, by_key))
+        check(not bad, f"{what}: they are found by id and by key", bad[:3])
         sealed = [m["props"].get("__CRC32#") for m in pull_from(addr, "FormPlain", 0)]
         check(all(sealed), f"{what}: all have their property CRC", sealed.count(None))
 
@@ -96,27 +175,52 @@ def main():
         skip("forms of the store beside Apache", "maven or javac is missing, or the registry cannot be reached")
         done()
     ports, known = (free_port(), free_port()), Known()
-    z = Zarya(storage='segment_size = "1 MiB"; property_crc = true; property_crc_check = true;', ports=ports)
+    z = Zarya(storage='segment_size = "1 MiB"; property_crc = true; property_crc_check = true;', ports=ports, extra_plugins='{ use = "filter-sql92"; }',
+              listen=(f'"[::1]:{ports[0]}"',))
+    with open(z.conf) as f:
+        text = f.read()
+    with open(z.conf, "w") as f:
+        f.write(text.replace('ip1 = "127.0.0.1"', 'ip1 = "::1"'))
     conf = "mappedFileSizeCommitLog=1048576\nmaxMessageSize=262144\n" + FORMS
-    a = Apache(store=z.data, ports=ports, conf=conf).start()
+
+    def apache():
+        a = Apache(store=z.data, ports=ports, conf=conf)
+        a.registers = f":{ports[0]}"  # it says an IPv6 address
+        return a.start()
+
+    os.makedirs(os.path.join(z.data, "config"))
+    with open(os.path.join(z.data, "config/subscriptionGroup.json"), "w") as f:  # a longer name than a new group may have
+        json.dump({"dataVersion": {"counter": 1, "timestamp": 1}, "subscriptionGroupTable": {LONG[7:]: {"groupName": LONG[7:], "consumeEnable": True}}}, f)
+    a = apache()
     make_topic(a.addr, "FormBatch", "+queue.type=BatchCQ")
     make_topic(a.addr, "FormPlain")
+    make_topic(a.addr, LONG)
+    c = hold_sql(a.addr)
     known.write(a.addr, "a1")
+    c.close()
     a.stop()
+    odd_documents(z.data)
     z.start()
     known.check(z.addr, "Zarya after Apache")
     known.write(z.addr, "z1")
     check(z.stop() == 0, "Zarya stops cleanly", text_of(z.log)[-500:])
-    a = Apache(store=z.data, ports=ports, conf=conf).start()
+    odd_kept(z.data)
+    a = apache()
+    c = hold_sql(a.addr)
     known.check(a.addr, "Apache after Zarya")
     known.write(a.addr, "a2")
+    c.close()
     a.stop(signal.SIGKILL)
+    tear_documents(z.data)
     z.start()
-    known.check(z.addr, "Zarya after a killed Apache")
+    check(wait_for(lambda: "were made again" in text_of(z.log), 10), "torn documents: the log tells what was done", text_of(z.log)[-500:])
+    known.check(z.addr, "Zarya after a killed Apache and with torn documents")
     known.write(z.addr, "z2")
     z.kill()
-    a = Apache(store=z.data, ports=ports, conf=conf).start()
+    a = apache()
+    c = hold_sql(a.addr)
     known.check(a.addr, "Apache after a killed Zarya")
+    c.close()
     a.stop()
     done()
 

@@ -401,6 +401,33 @@ Test(state, a_full_disk_leaves_the_present_one, .init = make_data_dir, .fini = r
     cr_expect_str_eq(got, "{1}");
 }
 
+static int64_t no_rename(void *self, const char *from, const char *to)
+{
+    (void)self, (void)from, (void)to;
+    return -EIO;
+}
+
+Test(state, a_good_bak_is_not_overwritten_by_damage, .init = make_data_dir, .fini = remove_data_dir)
+{
+    char got[64] = "";
+    uint32_t bak;
+    cr_assert_eq(zk_state_write(NAME, BYTES("{1}")), ZR_OK);
+    cr_assert_eq(zk_state_write(NAME, BYTES("{2}")), ZR_OK);
+    put_file("config/doc.json", "damaged");
+    full = *zl_io_posix();
+    full.rename = no_rename; /* it cannot be set aside now: it is read all the same */
+    zk_io_set(&full);
+    cr_assert_eq(zk_state_read_from(NAME, take_json, got, &bak), ZR_OK);
+    cr_expect(bak && strcmp(got, "{1}") == 0);
+    zk_io_set(NULL);
+    cr_assert_eq(zk_state_read_from(NAME, take_json, got, &bak), ZR_OK);
+    cr_expect(bak && strcmp(got, "{1}") == 0);
+    cr_assert_eq(zk_state_write(NAME, BYTES("{3}")), ZR_OK);
+    put_file("config/doc.json", "damaged again"); /* before anything else was written: what was good then is good still */
+    cr_assert_eq(zk_state_read_from(NAME, take_json, got, &bak), ZR_OK);
+    cr_expect(bak && strcmp(got, "{1}") == 0);
+}
+
 /* ---- services as plugins see them ---- */
 Test(services, memory_is_counted_for_its_instance)
 {

@@ -2,6 +2,7 @@
 /* The index by key: found, found again after every kind of stop, and files as RocketMQ lays them out. */
 #include "host.h"
 #include <dirent.h>
+#include <errno.h>
 
 static struct zr_put put_key(struct world *w, int i)
 {
@@ -431,6 +432,13 @@ Test(index, a_part_without_keys_is_read_once)
     char path[1024];
     bare_fill(w, phys);
     bare_path(w, path);
+    world_fault(w, OP_PWRITE, 0, EIO, "zarya/bare"); /* it is tried again at the next start */
+    cr_assert_eq(world_open(w), ZR_OK);
+    expect_key(w, "U%d", 0, phys[0]);
+    world_close(w);
+    cr_assert(world_said(w, "bare cannot be written"), "%s", w->lines);
+    cr_assert_lt(file_size_of(path), 0);
+    world_mend(w);
     cr_assert_eq(world_open(w), ZR_OK);
     expect_key(w, "U%d", 0, phys[0]);
     world_close(w);
