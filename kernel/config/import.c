@@ -307,6 +307,7 @@ static void put_also(struct zk_conf *root, const struct zk_conf *c)
         { "maxTransferBytesOnMessageInMemory", "storage-commitlog", "hot_bytes" },
         { "maxTransferCountOnMessageInMemory", "storage-commitlog", "hot_messages" },
         { "messageDelayLevel", "feature-delay", "delay_levels" },
+        { "timerWheelEnable", "feature-delay", "timer" },
     };
     for (uint32_t i = 0; i < sizeof also / sizeof *also; i++) {
         struct zk_conf *settings = strcmp(also[i].key, c->origin) == 0 ? settings_of(root, also[i].as) : NULL;

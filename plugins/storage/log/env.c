@@ -193,6 +193,10 @@ zr_status zs_parse_levels(struct zr_str text, int64_t *ret_ms, uint32_t *ret_n)
         case 'd': unit = 86400000; break;
         default: return ZR_EINVAL;
         }
+        if (zl_ends(part, "ms")) {
+            unit = 1;
+            part.len--;
+        }
         part.len--;
         if (zl_parse_i64(part, &v) != ZR_OK || v < 0 || v > INT64_MAX / unit || n == ZS_MAX_LEVELS) return ZR_EINVAL;
         ret_ms[n++] = v * unit;

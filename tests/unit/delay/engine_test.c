@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The engine of timed messages in a world of its own (world.h), whose wall clock is set instead of waited for: every delay from
+ * milliseconds to years, clock steps, crashes at any moment, damage, recalls, and what a pending message costs. */
+#include "world.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define DAY 86400000ll
+#define YEARS 315360000ll /* ten, in seconds */
+#define LEVELS "1s 5s"
+
+static void send_at(const char *topic, int i, int64_t when)
+{
+    char uniq[32], props[64];
+    snprintf(uniq, sizeof uniq, "U%d", i);
+    snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2", (long long)when);
+    cr_assert_eq(world_send(topic, uniq, props), 0);
+}
+
+static void once(const char *topic, int i, int64_t when)
+{
+    char uniq[32];
+    snprintf(uniq, sizeof uniq, "U%d", i);
+    cr_assert_eq(world_count(topic, uniq), 1, "%s of %s came %u times", uniq, topic, world_count(topic, uniq));
+    cr_assert_geq(world_stored_ms(topic, uniq), when, "%s came before its time", uniq);
+}
+
+static int by_time(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The clock goes from due time to due time, resting between as retention would have it (two days). */
+Test(engine, delivers_every_delay_from_milliseconds_to_years_once, .timeout = 120)
+{
+    enum { N = 160 };
+    int64_t when[N], start;
+    world_open();
+    world_start(LEVELS, YEARS);
+    start = world_now() + 5000;
+    srand(7);
+    for (int i = 0; i < N; i++) {
+        int64_t span = 1;
+        for (int k = rand() % 36; k > 0; k--) span *= 2; /* up to about two years */
+        when[i] = start + span + rand() % span;
+        send_at("T", i, when[i]);
+    }
+    world_wait_idle();
+    int64_t order[N];
+    for (int i = 0; i < N; i++) order[i] = when[i];
+    qsort(order, N, sizeof order[0], by_time);
+    for (int i = 0; i < N; i++) {
+        while (order[i] - world_now() > 2 * DAY) {
+            world_set_clock(world_now() + DAY);
+            world_wait_idle();
+        }
+        if (order[i] > world_now()) world_set_clock(order[i]);
+        cr_assert(world_wait("T", (uint32_t)i + 1), "message %d of %d does not come", i, N);
+    }
+    for (int i = 0; i < N; i++) once("T", i, when[i]);
+    cr_assert_eq(world_count("T", NULL), N);
+    cr_assert_eq(world_pending(), 0);
+    world_stop();
+    world_close();
+}
+
+Test(engine, loses_nothing_when_the_clock_steps_a_day_either_way, .timeout = 60)
+{
+    world_open();
+    world_start(LEVELS, YEARS);
+    int64_t now = world_now();
+    send_at("T", 1, now + 3600000);
+    send_at("T", 2, now + DAY + 3600000);
+    world_wait_idle();
+    world_set_clock(now + DAY); /* one is overdue by this clock */
+    cr_assert(world_wait("T", 1));
+    world_set_clock(now); /* and back */
+    send_at("T", 3, now + 2 * 3600000);
+    send_at("T", 4, world_now() + 50);
+    cr_assert(world_wait("T", 2), "what is soon by the clock that was set back comes");
+    world_wait_idle();
+    world_set_clock(now + 3 * 3600000);
+    cr_assert(world_wait("T", 3));
+    world_kill();
+    world_start(LEVELS, YEARS);
+    world_set_clock(now + DAY + 2 * 3600000);
+    cr_assert(world_wait("T", 4));
+    for (int i = 1; i <= 4; i++) once("T", i, 0);
+    world_set_clock(now + 300 * DAY); /* by mistake */
+    send_at("T", 5, world_now() + 3600000);
+    world_wait_idle();
+    world_set_clock(now + 2 * DAY);
+    send_at("T", 6, world_now() + 100);
+    cr_assert(world_wait("T", 5));
+    world_stop();
+    world_start(LEVELS, YEARS);
+    for (int64_t at = now + 2 * DAY; at < now + 302 * DAY; at += DAY) {
+        world_set_clock(at);
+        world_wait_idle();
+    }
+    cr_assert(world_wait("T", 6));
+    for (int i = 1; i <= 6; i++) once("T", i, 0);
+    world_stop();
+    world_close();
+}
+
+static void survives(uint32_t killed, void (*damage)(void))
+{
+    enum { N = 400 };
+    int64_t when[N];
+    world_open();
+    world_start(LEVELS, 259200);
+    int64_t start = world_now() + 1500;
+    for (int i = 0; i < N; i++) {
+        when[i] = i < N / 2 ? start + i * 3 : start + 60000 + i * 10;
+        send_at("T", i, when[i]);
+    }
+    cr_assert(world_wait("T", 50)); /* in the middle of a second */
+    if (killed) world_kill();
+    else world_stop();
+    if (damage) damage();
+    world_start(LEVELS, 259200);
+    cr_assert(world_wait("T", N / 2), "%u came", world_count("T", NULL));
+    world_set_clock(start + 120000);
+    cr_assert(world_wait("T", N), "%u came", world_count("T", NULL));
+    for (int i = 0; i < N; i++) once("T", i, when[i]);
+    cr_assert_eq(world_count("T", NULL), N);
+    world_stop();
+    world_close();
+}
+
+static void damage_log(void) { world_damage("timerlog/00000000000000000000", 52 * 30 + 5, 300); }
+static void remove_log(void) { world_remove("timerlog"); }
+static void damage_wheel(void) { world_damage("timerwheel", 1000000, 100000); }
+static void remove_all(void)
+{
+    world_remove("timerlog");
+    world_remove("timerwheel");
+    world_remove("config/timercheck");
+}
+Test(engine, stops_in_the_middle_of_a_second, .timeout = 60) { survives(0, NULL); }
+Test(engine, is_killed_in_the_middle_of_a_second, .timeout = 60) { survives(1, NULL); }
+Test(engine, finds_its_log_damaged, .timeout = 60) { survives(0, damage_log); }
+Test(engine, finds_its_log_damaged_after_a_kill, .timeout = 60) { survives(1, damage_log); }
+Test(engine, finds_its_log_gone, .timeout = 60) { survives(0, remove_log); }
+Test(engine, finds_its_wheel_damaged, .timeout = 60) { survives(1, damage_wheel); }
+Test(engine, finds_all_its_files_gone, .timeout = 60) { survives(1, remove_all); }
+
+Test(engine, tries_again_what_cannot_be_stored_now, .timeout = 60)
+{
+    world_open();
+    world_start(LEVELS, 259200);
+    send_at("T", 1, world_now() + 300);
+    send_at("GONE", 2, world_now() + 300);
+    world_wait_idle();
+    world_cannot_publish(3);
+    cr_assert(world_wait("T", 1));
+    once("T", 1, 0);
+    cr_assert_eq(world_count("GONE", NULL), 0, "a topic that was removed gets nothing");
+    world_stop();
+    world_close();
+}
+
+Test(engine, refuses_what_apache_refuses)
+{
+    char props[96];
+    world_open();
+    world_start(LEVELS, 259200);
+    snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2", (long long)world_now() + 259200000ll + 60000);
+    cr_assert_eq(world_send("T", "a", props), 13);
+    cr_assert_eq(world_send("T", "b", "TIMER_DELAY_SEC\1x\2"), 13);
+    cr_assert_eq(world_send("T", "c", "TIMER_DELAY_SEC\1" "9223372036854775807\2"), 13);
+    cr_assert_eq(world_send("T", "d", "TIMER_DELIVER_MS\1" "5\2TIMER_DEL_UNIQKEY\1x\2"), 13);
+    cr_assert_eq(world_count("T", NULL), 0);
+    cr_assert_eq(world_send("T", "e", "TIMER_DELIVER_MS\1" "5\2"), 0);
+    cr_assert_eq(world_send("T", "f", "TIMER_DELAY_MS\1-9223372036854775808\2"), 0);
+    cr_assert_eq(world_count("T", NULL), 2, "what is due is stored at once");
+    cr_assert_eq(world_send("T", "g", "TIMER_DELAY_MS\1" "50\2TIMER_OUT_MS\1" "5\2"), 0);
+    cr_assert_eq(world_count("T", NULL), 3, "what was held back before goes on");
+    world_stop();
+    world_close();
+}
+
+Test(engine, recalls_by_either_form_of_the_key, .timeout = 60)
+{
+    char props[128];
+    world_open();
+    world_start(LEVELS, 259200);
+    int64_t when = world_now() / 1000 * 1000 + 3600500;
+    for (int i = 0; i < 5; i++) send_at("T", i, when);
+    const char *keys[] = { "U1", "TU2", "T+U3" };
+    for (int i = 0; i < 3; i++) {
+        snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2TIMER_DEL_UNIQKEY\1%s\2", (long long)when, keys[i]);
+        cr_assert_eq(world_send("T", "R", props), 0);
+    }
+    world_wait_idle();
+    world_kill();
+    world_start(LEVELS, 259200);
+    world_set_clock(when + 10);
+    cr_assert(world_wait("T", 2));
+    send_at("T", 9, world_now() + 1500);
+    cr_assert(world_wait("T", 3));
+    cr_assert(world_count("T", "U0") == 1 && world_count("T", "U4") == 1 && world_count("T", NULL) == 3, "and nothing else");
+    cr_assert_eq(world_answer(370, "T", "djE="), 604);
+    cr_assert_eq(world_answer(370, "GONE", "djE="), 17);
+    cr_assert_eq(world_answer(45, "", ""), 0);
+    cr_assert_eq(world_answer(60, "", ""), 0);
+    cr_assert_eq(world_body_len, 56);
+    cr_assert_eq(world_answer(61, "", ""), 0);
+    world_stop();
+    world_close();
+}
+
+Test(engine, needs_no_more_than_64_bytes_for_a_pending_message, .timeout = 120)
+{
+    enum { N = 60000 };
+    world_open();
+    world_start(LEVELS, 259200);
+    int64_t start = world_now() + 3600000;
+    for (int i = 0; i < N; i++) send_at("T", i, start + (int64_t)(i % 40000) * 4000);
+    world_wait_idle();
+    uint64_t far = world_memory();
+    printf("%d pending over two days: %llu bytes of memory, %.1f each\n", N, (unsigned long long)far, (double)far / N);
+    cr_assert_leq(far / N, 192, "the fixed part is shared by few here; a million have 64 (tests/plays/timer_test.py --full)");
+    world_stop();
+    world_close();
+}
