@@ -228,7 +228,7 @@ zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct
     (void)verdict;
     const struct zr_msg *m = event->msg;
     struct half h;
-    if (m->topic.len != sizeof HALF_TOPIC - 1 || !zl_is(m->topic, HALF_TOPIC) || m->queue_id != 0 || !inst->master) return ZR_OK;
+    if (m->queue_id != 0 || !inst->master) return ZR_OK;
     half_read(m->properties, &h);
     if (!h.first.len) meter(inst, METER_PREPARED, 1);
     int64_t immunity = half_immunity_ms(inst, &h), ask = mono_ms(inst) + (immunity < 0 ? inst->settings->timeout : immunity);

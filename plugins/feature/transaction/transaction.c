@@ -178,7 +178,7 @@ static const struct zr_handler handlers[] = {
 static const struct zr_requests_v1 requests = { .hdr = ZR_HDR(struct zr_requests_v1, 0), .handlers = handlers, .n_handlers = sizeof handlers / sizeof *handlers };
 static const struct zr_hook hook_list[] = {
     { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_PUBLISH, .klass = ZR_CLASS_TRANSFORM, .before = "feature-delay", .call = put_hook },
-    { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_STORED, .klass = ZR_CLASS_OBSERVE, .call = stored_hook },
+    { .hdr = ZR_HDR(struct zr_hook, 0), .point = ZR_POINT_STORED, .klass = ZR_CLASS_OBSERVE, .topics = HALF_TOPIC, .call = stored_hook },
 };
 static const struct zr_hooks_v1 hooks = { .hdr = ZR_HDR(struct zr_hooks_v1, 0), .hooks = hook_list, .n_hooks = 2 };
 

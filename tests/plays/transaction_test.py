@@ -1,0 +1,314 @@
+#!/usr/bin/env python3
+"""Transactions, by hand: half messages nobody sees, their producer's word with Apache's checks, check-backs to live producers with
+Apache's limits, what is open across a stop and a crash, Apache's two forms of ops, a broker without the plugin, ten thousand open."""
+import os, sys
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+if len(sys.argv) > 1 and os.path.isdir(sys.argv[1]):
+    os.environ["ZARYA_BUILD"] = os.path.abspath(sys.argv[1])
+from zarya import *
+
+HALF, OP, GIVEN_UP = "RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC", "TRANS_CHECK_MAX_TIME_TOPIC"
+COMMIT, ROLLBACK, UNKNOWN = 8, 12, 0
+OPEN_MANY = 10000
+
+
+def broker(directory=None, ports=None, plugin=True, more="", **settings):
+    s = {"timeout": '"400 ms"', "check_interval": '"400 ms"', "count_interval": '"200 ms"', **settings}
+    extra = f'{{ use = "feature-transaction"; settings = {{ {" ".join(f"{k} = {v};" for k, v in s.items())} }}; }}' if plugin else ""
+    return Zarya(directory=directory, ports=ports, features=("admin", "ordered", "query", "delay"), extra_plugins=extra, storage=more).start()
+
+
+def half_frame(n, body, topic="T", queue=2, group="PG", tran="true", sysflag=4, opaque=0, batch=False, **props):
+    text = f"UNIQ_KEY\x01{n:032X}\x02WAIT\x01true\x02TAGS\x01tt\x02PGROUP\x01{group}\x02" + (f"TRAN_MSG\x01{tran}\x02" if tran else "")
+    text += "".join(f"{k}\x01{v}\x02" for k, v in props.items())
+    return 320 if batch else 310, {"a": group, "b": topic, "c": "TBW102", "d": 4, "e": queue, "f": sysflag, "g": int(time.time() * 1000), "h": 7, "i": text, "j": 0,
+                                   "k": "false", "m": "true" if batch else "false"}, body
+
+
+def half(c, n, body=None, **more):
+    return c.ask(*half_frame(n, b"%d" % n if body is None else body, **more))[0]
+
+
+def place(head):
+    e = head["extFields"]
+    return int(e["queueOffset"]), int(e["msgId"][-16:], 16)
+
+
+def end(c, at, what=COMMIT, group="PG", check=False, seconds=None, **more):
+    ext = {"producerGroup": group, "tranStateTableOffset": at[0], "commitLogOffset": at[1], "commitOrRollback": what, "fromTransactionCheck": "true" if check else "false",
+           "msgId": "x", "transactionId": "x", "topic": "T", "bname": "broker-a", **more}
+    return c.ask(37, {k: v for k, v in ext.items() if v is not None}, seconds=seconds)[0]
+
+
+def beat(c, group="PG", client="c1"):
+    body = json.dumps({"clientID": client, "consumerDataSet": [], "producerDataSet": [{"groupName": group}]}).encode()
+    return c.ask(34, {}, body)[0]["code"] == 0
+
+
+def asks(c, seconds):
+    """The checks that came on a connection since the last call, after reading for as long."""
+    until = time.time() + seconds
+    while time.time() < until and c.read(until - time.time()):
+        pass
+    found = [(h, b) for h, b in c.seen if h["code"] == 39 and not h["flag"] & 1]
+    c.seen = []
+    return found
+
+
+def bodies(addr, topic="T"):
+    return [m["body"] for q in pull_all(addr, topic).values() for m in q]
+
+
+def stats(z):
+    ask = lambda: subprocess.run([tool("zaryactl"), "--data", z.data, "transaction", "stats", "--json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    text = ask()
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"text": text}
+
+
+def opened(z):
+    return stats(z).get("open")
+
+
+def saved(z, topic=HALF):
+    try:
+        table = re.sub(r"([{,]\s*)(\d+):", r'\1"\2":', open(os.path.join(z.data, "config/consumerOffset.json")).read())
+        return json.loads(table)["offsetTable"].get(f"{topic}@CID_RMQ_SYS_TRANS", {}).get("0")
+    except (OSError, ValueError):
+        return None
+
+
+def word_play(z):
+    create_topic(z.addr, "T", 4)
+    c = Conn(z.addr)
+    h = [half(c, n) for n in range(6)]
+    check(all(x["code"] == 0 and x["extFields"]["queueId"] == "2" and x["extFields"]["queueOffset"] == str(i) and x["extFields"]["transactionId"] == f"{i:032X}"
+              for i, x in enumerate(h)), "half messages are taken, with their place in the half queue", h[0])
+    at = [place(x) for x in h]
+    check(bodies(z.addr) == [], "nobody sees them")
+    m = pull_queue(z.addr, HALF, 0)[0]
+    check(m["props"].get("REAL_TOPIC") == "T" and m["props"].get("REAL_QID") == "2" and m["props"].get("__transactionId__") == f"{0:032X}" and m["sysflag"] == 0 and
+          m["props"].get("TRAN_MSG") == "true", "they are in the half topic as Apache holds them", m)
+    check(end(c, at[0])["code"] == 0, "a commit is answered")
+    got = pull_queue(z.addr, "T", 2)
+    check(len(got) == 1 and got[0]["body"] == b"0" and got[0]["sysflag"] == 8, "and there it is, in its topic and queue", got)
+    p = got[0]["props"]
+    check("REAL_TOPIC" not in p and "REAL_QID" not in p and p.get("TRAN_MSG") == "true" and p.get("PGROUP") == "PG" and p.get("__transactionId__") == f"{0:032X}" and
+          p.get("TAGS") == "tt", "with the properties that Apache leaves", p)
+    check(end(c, at[1], ROLLBACK)["code"] == 0 and len(bodies(z.addr)) == 1, "one that is rolled back never comes")
+    check(end(c, at[0])["code"] == 0 and end(c, at[1])["code"] == 0 and len(bodies(z.addr)) == 1, "the word said again does nothing again")
+    check(wait_for(lambda: any(m["props"] == {"TAGS": "d", "WAIT": "false"} and m["body"] == b"0,1," for m in pull_queue(z.addr, OP, 0)), 10),
+          "both are noted in one op message, as Apache notes them", pull_queue(z.addr, OP, 0))
+    check(end(c, at[2], UNKNOWN, seconds=0.3) == {}, "\"unknown\" gets no answer")
+    wrong = lambda *a, **k: (lambda r: (r.get("code"), r.get("remark")))(end(c, *a, **k))
+    check(wrong(at[2], 7) == (1, "commitOrRollback field wrong"), "nor is there another word", wrong(at[2], 7))
+    check(wrong(at[2], group="X") == (1, "The producer group wrong"), "another group is refused")
+    check(wrong((77, at[2][1])) == (1, "The transaction state table offset wrong"), "so is another queue offset")
+    check(wrong((at[2][0], at[3][1])) == (1, "The transaction state table offset wrong"), "and another record")
+    for bad in (3, -1, 1 << 40, (1 << 63) - 1, got[0]["physical"]):
+        check(wrong((at[2][0], bad)) == (1, "Find prepared transaction message failed"), f"no half record begins at {bad}", wrong((at[2][0], bad)))
+    check(wrong((-1, at[2][1]))[0] == 1 and wrong(at[2], commitLogOffset="x")[0] == 1 and wrong(at[2], producerGroup=None)[0] == 1 and
+          wrong(at[2], tranStateTableOffset=None)[0] == 1 and wrong(at[2], commitOrRollback=None)[0] == 1 and wrong(at[2], group="g" * 300)[0] == 1, "malformed ones are refused")
+    check(end(c, at[2], msgId=None, transactionId=None, topic=None, bname=None, fromTransactionCheck=None)["code"] == 0 and b"2" in bodies(z.addr), "what Apache does not need may be missing")
+    item = b"TRAN_MSG\x01true\x02"
+    batch = struct.pack(">iiiii", 22 + 1 + len(item), 0, 0, 0, 1) + b"x" + struct.pack(">h", len(item)) + item
+    check(half(c, 90, batch, batch=True)["code"] == 13, "a batch is refused")
+    check(half(c, 91, tran=None, sysflag=0)["code"] == 0 and b"91" in bodies(z.addr), "an ordinary message is none")
+    check(half(c, 92, tran="TRUE", sysflag=0)["code"] == 0 and b"92" not in bodies(z.addr), "TRAN_MSG alone makes one")
+    check(half(c, 93, tran="false", sysflag=0)["code"] == 0 and b"93" in bodies(z.addr), "unless it is false")
+    head = half(c, 94, b"late", DELAY="1")
+    began = time.time()
+    check(head["code"] == 0 and end(c, place(head))["code"] == 0 and b"late" not in bodies(z.addr) and wait_for(lambda: b"late" in bodies(z.addr), 20) and time.time() - began > 0.8,
+          "one with a delay level is delayed from its commit on")
+    create_topic(z.addr, "GONE", 1)
+    head = half(c, 95, topic="GONE", queue=0)
+    check(remoting(z.addr, 215, {"topic": "GONE"})[0]["code"] == 0 and end(c, place(head))["code"] == 17, "one whose topic was removed cannot be committed now")
+    check(create_topic(z.addr, "GONE", 1) and end(c, place(head))["code"] == 0 and len(pull_queue(z.addr, "GONE", 0)) == 1, "and can when it is back")
+    head = half(c, 96, CHECK_IMMUNITY_TIME_IN_SECONDS="1")
+    time.sleep(1.2)
+    check(end(c, place(head))["code"] == 604 and end(c, place(head), check=True)["code"] == 0, "too late for its own time it must come from a check")
+    for p in [x for x in at[3:]] + [place(half(c, 97))]:
+        end(c, p, ROLLBACK)
+    c.close()
+
+
+def check_play(z):
+    create_topic(z.addr, "C", 4)
+    a, b = Conn(z.addr), Conn(z.addr)
+    check(beat(a, "CG", "ca") and beat(b, "CG", "cb"), "two producers of a group")
+    h = half(a, 200, b"asked", topic="C", group="CG")
+    at = place(h)
+    asked = wait_for(lambda: a.pushed(39, 0.05) + b.pushed(39, 0.05), 20)
+    check(asked, "one of them is asked")
+    head, body = asked[0]
+    e, m = head["extFields"], records(body)[0]
+    check(head["flag"] & 2 and e["topic"] == HALF and e["msgId"] == e["transactionId"] == f"{200:032X}" and e["bname"] == "broker-a" and int(e["tranStateTableOffset"]) > at[0] and
+          int(e["offsetMsgId"][-16:], 16) == int(e["commitLogOffset"]), "one-way, by the offsets of the message that was written anew", e)
+    check(m["body"] == b"asked" and m["topic"] == "C" and m["queue"] == 2 and m["props"].get("TRANSACTION_CHECK_TIMES") == "1" and m["props"].get("PGROUP") == "CG" and
+          m["offset"] == int(e["tranStateTableOffset"]), "with the message, its topic and queue its own", m)
+    of_a, of_b = a.pushed(39), b.pushed(39)
+    a.seen, b.seen = [], []
+    wait_for(lambda: (of_a.extend(asks(a, 0.1)), of_b.extend(asks(b, 0.1))) and of_a and of_b, 20)
+    check(of_a and of_b, "who says nothing is asked again, and the other one too")
+    check(end(a, at, group="CG")["code"] == 0 and [x["body"] for x in pull_queue(z.addr, "C", 2)] == [b"asked"], "the first producer's word counts still")
+    late = [h["extFields"] for h, _ in of_a + of_b + asks(a, 0.1) + asks(b, 0.1)]
+    check(all(end(b, (int(x["tranStateTableOffset"]), int(x["commitLogOffset"])), group="CG", check=True)["code"] == 0 for x in late) and len(pull_queue(z.addr, "C", 2)) == 1,
+          "answers to the checks that come too late do not deliver it again", late)
+    asks(a, 0.1), asks(b, 0.1)
+    check(asks(a, 0.5) == [] and asks(b, 0.5) == [] and opened(z) == 0, "nobody is asked any more", stats(z))
+    dead = half(a, 201, b"dead", topic="C", group="NOBODY")
+    own = half(a, 202, b"own", topic="C", group="CG")
+    check(end(a, place(own), group="CG")["code"] == 0 and b"own" in bodies(z.addr, "C"), "a dead producer's message does not hold up others")
+    given_up = wait_for(lambda: pull_queue(z.addr, GIVEN_UP, 0), 30)
+    check(given_up and given_up[0]["body"] == b"dead" and given_up[0]["props"]["TRANSACTION_CHECK_TIMES"] == "3" and given_up[0]["props"]["REAL_TOPIC"] == "C",
+          "after as many checks as are allowed it is in the topic for those", given_up)
+    check(wait_for(lambda: opened(z) == 0 and saved(z) == stats(z)["half_end"] and stats(z)["op_saved"] == len(pull_queue(z.addr, OP, 0)), 20),
+          "and the queues' offsets are at their ends, where Apache looks for them", (stats(z), saved(z)))
+    beat(b, "NOBODY", "cn")
+    id_ = f"7F000001{z.port:08X}{given_up[0]['physical']:016X}"
+    check(remoting(z.addr, 323, {"topic": GIVEN_UP, "msgId": id_})[0]["code"] == 0, "it is resumed")
+    asked = wait_for(lambda: [(h, m) for h, m in asks(b, 0.1) if records(m)[0]["body"] == b"dead"], 20)
+    x = asked[0][0]["extFields"] if asked else {"tranStateTableOffset": 0, "commitLogOffset": 0}
+    check(asked and end(b, (int(x["tranStateTableOffset"]), int(x["commitLogOffset"])), group="NOBODY", check=True)["code"] == 0 and b"dead" in bodies(z.addr, "C"), "and its producer is asked, and commits")
+    check(remoting(z.addr, 323, {"topic": "T", "msgId": "zz"})[0]["code"] == 1 and remoting(z.addr, 323, {"topic": "T", "msgId": id_[:-1] + "1"})[0]["code"] == 1 and
+          remoting(z.addr, 323, {})[0]["code"] == 1, "what is no half message is not resumed")
+    check(end(a, place(dead), group="NOBODY")["code"] == 0, "its first word may come late")
+    check(wait_for(lambda: '"C":{"count":0' in text_of(z.data + "/config/transactionMetrics") and '"T":{"count":0' in text_of(z.data + "/config/transactionMetrics"), 20),
+          "config/transactionMetrics says how many are open", text_of(z.data + "/config/transactionMetrics"))
+    a.close()
+    b.close()
+
+
+def open_many(addr, n, first=0, topic="M", group="MG"):
+    """n half messages on one connection; their places."""
+    c, places = Conn(addr, 60), []
+    for begin in range(first, first + n, 100):
+        ids = [c.send(*half_frame(i, b"%d" % i, topic=topic, queue=i % 4, group=group)) for i in range(begin, min(begin + 100, first + n))]
+        places += [place(c.answer(i)[0]) for i in ids]
+        c.seen = []
+    return c, places
+
+
+def restart_play():
+    """Some of each kind are open when the broker is stopped, or killed; then their producer is back and commits all that are open."""
+    for how in ("stop", "kill"):
+        z = broker(check_max=100)
+        create_topic(z.addr, "M", 4)
+        c, at = open_many(z.addr, 300)
+        for i, p in enumerate(at):
+            if i % 3:
+                c.send(37, {"producerGroup": "MG", "tranStateTableOffset": p[0], "commitLogOffset": p[1], "commitOrRollback": COMMIT if i % 3 == 1 else ROLLBACK,
+                            "fromTransactionCheck": "false", "msgId": "x"})
+        check(wait_for(lambda: opened(z) == 100, 20) is not None and wait_for(lambda: stats(z)["ops_waiting_bytes"] == 0, 10), f"{how}: a third is open", stats(z))
+        c.close()
+        check(z.stop() == 0 if how == "stop" else z.kill() is not None, how)
+        z.start()
+        check(wait_for(lambda: opened(z) == 100, 20), f"after the {how} the same are open", stats(z))
+        c = Conn(z.addr)
+        beat(c, "MG", "m1")
+        done = set()
+        until = time.time() + 40
+        while opened(z) and time.time() < until:
+            for head, body in asks(c, 0.2):
+                e = head["extFields"]
+                if e["msgId"] not in done:
+                    done.add(e["msgId"])
+                    c.send(37, {"producerGroup": "MG", "tranStateTableOffset": e["tranStateTableOffset"], "commitLogOffset": e["commitLogOffset"], "commitOrRollback": COMMIT,
+                                "fromTransactionCheck": "true", "msgId": e["msgId"]})
+        got = sorted(int(b) for b in bodies(z.addr, "M"))
+        check(got == [i for i in range(300) if i % 3 != 2], f"{how}: what was committed came once, what was rolled back never, and those open came by their check", (len(got), len(done)))
+        c.close()
+        # Apache 4's form of an op, one offset without a comma; and one message with others between.
+        c, at = open_many(z.addr, 4, 1000)
+        z.stop()
+        check(True, f"{how}: stopped again")
+        z2 = broker(directory=z.dir, ports=(z.port, z.ns_port), plugin=False)
+        op = lambda text: frame(310, {"a": "x", "b": OP, "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "i": "TAGS\x01d\x02", "j": 0, "k": "false", "m": "false"}, text)
+        s = socket.create_connection(("127.0.0.1", z2.port), 10)
+        for text in (str(at[0][0]).encode(), f"{at[1][0]},{at[2][0]},".encode(), b",,x,-5,99999999999999999999,"):
+            s.sendall(op(text))
+            head = read_frame(s)[0]
+        wrote = head.get("code") == 0
+        s.close()
+        head = half(Conn(z2.addr), 7777, topic="M", group="MG")
+        check(head["code"] == 1 and "feature-transaction" in head["remark"], "without the plugin a half message is refused by the plugin's name", head)
+        head = end(Conn(z2.addr), at[3], group="MG")
+        check(head["code"] == 3 and "feature-transaction" in head["remark"], "so is the end of one", head)
+        z2.stop()
+        z3 = broker(directory=z.dir, ports=(z.port, z.ns_port), timeout='"60 s"', check_interval='"60 s"')
+        want = 1 if wrote else 4
+        check(wait_for(lambda: stats(z3).get("loading") is False and opened(z3) == want, 20), "with it, what was pending is pending" + (", and both forms of ops count" if wrote else ""), stats(z3))
+        check(end(Conn(z3.addr), at[3], group="MG")["code"] == 0 and b"1003" in bodies(z3.addr, "M") and opened(z3) == want - 1, "and goes on")
+        z3.stop()
+
+
+def many_play():
+    z = broker(timeout='"1 s"', check_interval='"2 s"', check_rate=5000, check_max=100)
+    create_topic(z.addr, "M", 4)
+    idle = stats(z)
+    c, at = open_many(z.addr, OPEN_MANY)
+    s = stats(z)
+    check(s["open"] == OPEN_MANY, "ten thousand are open", s)
+    print(f"# {OPEN_MANY} open transactions: {s['memory_bytes'] - idle['memory_bytes']} bytes beside the window's {idle['memory_bytes']}")
+    listed = subprocess.run([tool("zaryactl"), "--data", z.data, "transaction", "list", "5", "--json"], stdout=subprocess.PIPE, text=True).stdout
+    check(listed.count("unique_key") == 5 and '"MG"' in listed, "they are listed", listed[:300])
+    z.kill()
+    z.start()
+    check(wait_for(lambda: stats(z).get("loading") is False, 20) and opened(z) == OPEN_MANY, "after a kill the same are open", stats(z))
+    c = Conn(z.addr, 60)
+    beat(c, "MG", "m1")
+    began, n = time.time(), 0
+    while n < OPEN_MANY and time.time() - began < 60 and not c.closed:
+        c.read(0.5)
+        for head, _ in c.seen:
+            e = head.get("extFields") or {}
+            if head["code"] == 39 and not head["flag"] & 1:
+                n += 1
+                c.send(37, {"producerGroup": "MG", "tranStateTableOffset": e["tranStateTableOffset"], "commitLogOffset": e["commitLogOffset"], "commitOrRollback": COMMIT,
+                            "fromTransactionCheck": "true", "msgId": e["msgId"]}, flag=2)
+        c.seen = []
+    took = time.time() - began
+    check(wait_for(lambda: opened(z) == 0, 30), "every producer's word was asked for", (n, stats(z)))
+    check(took > OPEN_MANY / 5000 * 0.7, "and not in a storm: check_rate a second at most", took)
+    got = [int(b) for b in bodies(z.addr, "M")]
+    check(sorted(got) == list(range(OPEN_MANY)), "all came, once", (len(got), len(set(got))))
+    check(z.stop() == 0, "it stops cleanly", text_of(z.log)[-800:])
+
+
+def limit_play():
+    z = broker(max_open=3, timeout='"60 s"')
+    create_topic(z.addr, "T", 4)
+    c = Conn(z.addr)
+    at = [place(half(c, i)) for i in range(3)]
+    check(half(c, 3)["code"] == 2, "more than max_open are refused as busy")
+    check(end(c, at[0], ROLLBACK)["code"] == 0 and half(c, 4)["code"] == 0, "until one has ended")
+    check(z.stop() == 0, "it stops cleanly", text_of(z.log)[-800:])
+    z = Zarya(broker_conf="rejectTransactionMessage = true;", features=("admin",), extra_plugins='{ use = "feature-transaction"; }').start()
+    create_topic(z.addr, "T", 4)
+    check(half(Conn(z.addr), 5)["code"] == 16, "rejectTransactionMessage refuses all")
+    z.stop()
+    z = Zarya(features=("admin",), extra_plugins='{ use = "feature-transaction"; }').start()
+    create_topic(z.addr, "T", 4)
+    head = half(Conn(z.addr), 6, DELAY="1")
+    check(head["code"] == 1 and "feature-delay" in head["remark"], "a delayed one needs feature-delay too", head)
+    z.stop()
+
+
+def main():
+    z = broker(check_max=1000)
+    word_play(z)
+    check(z.stop() == 0, "it stops cleanly", text_of(z.log)[-800:])
+    z = broker(check_max=3)
+    create_topic(z.addr, "T", 4)
+    end(Conn(z.addr), place(half(Conn(z.addr), 1)))
+    check_play(z)
+    check(z.stop() == 0, "it stops cleanly", text_of(z.log)[-800:])
+    restart_play()
+    many_play()
+    limit_play()
+    done()
+
+
+main()
