@@ -54,8 +54,10 @@ public class AutoBatch {
                         SendResult r = p.send(message(topic, "a" + thread + "." + i));
                         if (r.getSendStatus() != SendStatus.SEND_OK) bad.add(r.toString());
                         if (!places.add(r.getMessageQueue().getQueueId() + "@" + r.getQueueOffset()) && !whole) bad.add("twice " + r);
+                    } catch (NullPointerException e) { // of the other messages of a batch whose sending failed
+                        bad.add("another one's batch failed");
                     } catch (Throwable e) {
-                        bad.add(e.toString());
+                        bad.add(0, e.toString());
                     }
                 }
             });
