@@ -70,6 +70,7 @@ struct zk_apache_key {
 extern const struct zk_apache_key zk_apache_keys[];
 extern const uint32_t zk_n_apache_keys;
 const struct zk_apache_key *zk_apache_key(const char *key);
+const char *zk_apache_why(const char *key); /* it has no effect here, or NULL: not known (apache_why.c) */
 /* Merges the properties of a broker.conf or namesrv.conf into a built-in configuration. */
 void zk_import(struct zk_conf *root, const struct zk_config_source *source, const char *namesrv);
 /* The name servers that file, -n and environment name, in Apache's order; "" for none. */

@@ -47,21 +47,35 @@ struct zk_rows zk_broker_rows(void) { return (struct zk_rows){ zk_broker_options
 
 /* ---- keys without effect ------------------------------------------------------------------------------------------------------- */
 
-static struct zl_buf ignored;
+#define MAX_WHYS 32u
+static struct ignored {
+    const char *why; /* the first has none */
+    struct zl_buf keys;
+} ignored[MAX_WHYS];
 
+/* Keys with the same reason are told in one line. */
 void zk_conf_no_effect(const struct zk_conf *value)
 {
-    if (ignored.max == 0)
-        zl_buf_init(&ignored, 64u << 10);
-    zl_buf_fmt(&ignored, "%s%s", ignored.len ? ", " : "", value->origin ? value->origin : value->name);
+    const char *key = value->origin ? value->origin : value->name, *why = zk_apache_why(key);
+    uint32_t i = 0;
+    for (i = why ? 1 : 0; i < MAX_WHYS - 1 && ignored[i].keys.max && ignored[i].why != why;)
+        i++;
+    if (ignored[i].keys.max == 0)
+        zl_buf_init(&ignored[i].keys, 64u << 10);
+    ignored[i].why = why;
+    zl_buf_fmt(&ignored[i].keys, "%s%s", ignored[i].keys.len ? ", " : "", key);
 }
 
 void zk_config_warn_imported(void)
 {
-    if (ignored.len > 0)
-        zk_warning(zk_node.imported_file, 0, "these keys have no effect here: %.*s", (int)ignored.len, (const char *)ignored.ptr);
-    zl_buf_free(&ignored);
-    ignored = (struct zl_buf){ 0 };
+    for (uint32_t i = 0; i < MAX_WHYS; i++) {
+        struct ignored *g = &ignored[i];
+        if (g->keys.len > 0)
+            zk_warning(zk_node.imported_file, 0, "these keys have no effect here%s%s: %.*s", g->why ? ", because " : "", g->why ? g->why : "",
+                       (int)g->keys.len, (const char *)g->keys.ptr);
+        zl_buf_free(&g->keys);
+        *g = (struct ignored){ 0 };
+    }
 }
 
 /* ---- the list `plugins` ---------------------------------------------------------------------------------------------------------- */
