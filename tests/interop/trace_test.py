@@ -100,7 +100,7 @@ def admin(cp, classes, ns, commands):
     r = subprocess.run(JAVA + [f"-Drocketmq.namesrv.addr={ns}", f"-Duser.home={home}", f"-Drmq.logback.configurationFile={home}/conf/rmq.tools.logback.xml",
                                *JAVA_OPENS, "-cp", classes + ":" + cp, "Admin", home + "/commands"],
                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=120, env={**os.environ, "ROCKETMQ_HOME": home})
-    return re.split(r"^=== \d+\n", r.stdout, flags=re.M)[1:]
+    return re.split(r"^==+ \d+\n", r.stdout, flags=re.M)[1:]
 
 
 def topics(addr):

@@ -19,6 +19,7 @@
 #define CODE_QUERY_NOT_FOUND 22
 #define MAX_RESULTS 64u        /* Apache's maxMsgsNumBatch */
 #define UNIQUE_KEY_RESULTS 32u /* Apache's defaultQueryMaxNum */
+#define NOT_FOUND "can not find message, maybe time range not correct"
 #define MAX_BYTES (15u * 1024 * 1024) /* of all records: a frame holds 16 MiB */
 
 ZR_MANIFEST("id = feature-query\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.requests/1\nrequires = zarya.storage/1\n");
@@ -118,14 +119,17 @@ static zr_status handle_query(struct zr_inst *inst, const struct zr_request *req
 {
     struct zr_str topic = zl_field(req->fields, req->n_fields, "topic"), key = zl_field(req->fields, req->n_fields, "key");
     struct zr_str type = zl_field(req->fields, req->n_fields, "indexType");
-    uint32_t unique = zl_field_bool(req->fields, req->n_fields, "_UNIQUE_KEY_QUERY", 0) || zl_is(type, "U");
-    uint32_t kind = unique ? ZR_KEY_UNIQUE : (zl_is(type, "T") ? ZR_KEY_TAG : ZR_KEY_PLAIN);
-    int64_t begin = 0, end = INT64_MAX, max = UNIQUE_KEY_RESULTS, positions[MAX_RESULTS];
-    if (topic.len == 0 || key.len == 0) return refuse(inst, req, CODE_SYSTEM_ERROR, "ext fields topic and key are required");
-    zl_field_i64(req->fields, req->n_fields, "beginTimestamp", &begin);
-    zl_field_i64(req->fields, req->n_fields, "endTimestamp", &end);
-    if (!unique) zl_field_i64(req->fields, req->n_fields, "maxNum", &max);
-    if (max < 1 || max > MAX_RESULTS) max = MAX_RESULTS;
+    uint32_t unique = zl_field_bool(req->fields, req->n_fields, "_UNIQUE_KEY_QUERY", 0);
+    uint32_t kind = unique || zl_is(type, "U") ? ZR_KEY_UNIQUE : (zl_is(type, "T") ? ZR_KEY_TAG : ZR_KEY_PLAIN);
+    int64_t begin, end, max, positions[MAX_RESULTS];
+    if (zl_field_i64(req->fields, req->n_fields, "maxNum", &max) != ZR_OK ||
+        zl_field_i64(req->fields, req->n_fields, "beginTimestamp", &begin) != ZR_OK ||
+        zl_field_i64(req->fields, req->n_fields, "endTimestamp", &end) != ZR_OK)
+        return refuse(inst, req, CODE_SYSTEM_ERROR, "ext fields maxNum, beginTimestamp and endTimestamp are required and must be numbers");
+    if (unique) max = UNIQUE_KEY_RESULTS;
+    if (max < 0) return refuse(inst, req, CODE_SYSTEM_ERROR, "maxNum is negative");
+    if (max > MAX_RESULTS) max = MAX_RESULTS;
+    if (max == 0 || topic.len == 0 || key.len == 0) return refuse(inst, req, CODE_QUERY_NOT_FOUND, NOT_FOUND);
     struct found *f = found_new(inst);
     if (!f) return refuse(inst, req, CODE_SYSTEM_ERROR, "no storage is bound, or memory ran out");
     int32_t n = f->storage->find_key(f->storage_inst, topic, key, kind, begin, end, positions, (uint32_t)max);
@@ -136,7 +140,7 @@ static zr_status handle_query(struct zr_inst *inst, const struct zr_request *req
     if (n > 0) found_fill(f, positions, (uint32_t)n);
     if (f->n == 0) {
         free(f);
-        return refuse(inst, req, CODE_QUERY_NOT_FOUND, "can not find message, maybe time range not correct");
+        return refuse(inst, req, CODE_QUERY_NOT_FOUND, NOT_FOUND);
     }
     struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
     f->storage->info(f->storage_inst, &info);
