@@ -217,12 +217,14 @@ static int64_t open_or_make(struct zr_inst *st, struct zr_queue *q, int64_t no, 
     return fd;
 }
 
-/* A file of the wrong length is given the right one; the entries that are lost by it are zero then, and healed when read. */
+/* A file of the wrong length is given the right one; the entries that are lost by it, also the one that the cut went through, are
+ * zero then, and healed when read. */
 static void mend_length(struct zr_inst *st, const char *path, int32_t fd)
 {
     struct zr_io_stat stat;
     if (st->io->fstat(st->io->ctx, fd, &stat) < 0 || stat.size >= (uint64_t)st->conf.queue_file_size) return;
-    int64_t r = st->io->ftruncate(st->io->ctx, fd, st->conf.queue_file_size);
+    int64_t whole = (int64_t)(stat.size / ZS_ENTRY * ZS_ENTRY), r = st->io->ftruncate(st->io->ctx, fd, whole);
+    if (r >= 0) r = st->io->ftruncate(st->io->ctx, fd, st->conf.queue_file_size);
     zs_log(st, ZR_LOG_WARN, "%s had %llu bytes instead of %lld: %s", path, (unsigned long long)stat.size,
            (long long)st->conf.queue_file_size, r < 0 ? zs_errno_text(r) : "given its full length");
 }

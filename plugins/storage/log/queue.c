@@ -673,21 +673,40 @@ void zs_bounds(struct zr_inst *st, struct zr_queue *q, int64_t *ret_min, int64_t
     if (*ret_min > *ret_max) *ret_min = *ret_max;
 }
 
+/* May it lead to a record? Filler is what it is. */
+static uint32_t plausible(struct zr_inst *st, const struct zs_entry *e)
+{
+    if (e->size == ZS_FILLER) return 1;
+    return zs_entry_real(e) && e->size >= 91 && e->size <= (int32_t)ZS_MAX_RECORD && e->phys <= atomic_load(&st->end) - e->size;
+}
+
 uint32_t zs_entries(struct zr_inst *st, struct zr_queue *q, int64_t offset, int64_t *physical, uint32_t *sizes,
                     int64_t *tag_codes, uint32_t cap)
 {
     uint8_t raw[SEARCH_ENTRIES * ZS_ENTRY];
     uint32_t done = 0;
+    int64_t healed = -1;
     if (!q || atomic_load(&q->dead)) return 0;
     int64_t max = zs_queue_visible(st, q);
     while (done < cap && offset < max) {
         uint32_t want = cap - done < SEARCH_ENTRIES ? cap - done : SEARCH_ENTRIES;
         if (want > max - offset) want = (uint32_t)(max - offset);
         int64_t n = zs_queue_copy(st, q, offset, want, raw, 0);
-        if (n <= 0) break;
+        if (n <= 0) {
+            if (n < 0 || healed == offset || !zs_heal(st, q, offset)) break;
+            healed = offset;
+            continue;
+        }
         for (int64_t i = 0; i < n; i++) {
             struct zs_entry e;
             zs_entry_load(raw + i * ZS_ENTRY, &e);
+            if (!plausible(st, &e) && healed != offset + i) { /* lost or damaged: made anew, and looked at again */
+                healed = offset + i;
+                if (zs_heal(st, q, healed)) {
+                    n = i;
+                    break;
+                }
+            }
             if (e.tags <= ZS_EXT_ADDRESS) zs_tags_resolve(st, &e, 1);
             physical[done] = e.phys;
             sizes[done] = (uint32_t)e.size;

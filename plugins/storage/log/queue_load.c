@@ -193,7 +193,8 @@ static uint32_t entry_at(struct zr_inst *st, struct zr_queue *q, int64_t offset,
     return 1;
 }
 
-/* A file of the wrong length is given the right one; the entries that are lost by it are zero then. */
+/* A file of the wrong length is given the right one; the entries that are lost by it, also the one that the cut went through, are
+ * zero then. */
 static void mend_length(struct zr_inst *st, struct zr_queue *q, int64_t no)
 {
     char path[ZS_PATH];
@@ -203,7 +204,9 @@ static void mend_length(struct zr_inst *st, struct zr_queue *q, int64_t no)
     int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
     int64_t r = fd;
     if (fd >= 0) {
-        r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->conf.queue_file_size);
+        int64_t whole = (int64_t)(stat.size / ZS_ENTRY * ZS_ENTRY);
+        r = whole < st->conf.queue_file_size ? st->io->ftruncate(st->io->ctx, (int32_t)fd, whole) : 0;
+        if (r >= 0) r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->conf.queue_file_size);
         st->io->close(st->io->ctx, (int32_t)fd);
     }
     zs_log(st, ZR_LOG_WARN, "%s had %llu bytes instead of %lld: %s", path, (unsigned long long)stat.size,

@@ -119,7 +119,7 @@ static uint32_t record_good(const uint8_t *ptr, int64_t phys, uint64_t size, uin
 /* Is it the message that the queue has at this offset? A light queue's entries point to records of other queues. */
 static uint32_t record_belongs(const struct reading *r, const uint8_t *ptr)
 {
-    if (r->q->topic[0] == '%' && strncmp(r->q->topic, "%LMQ%", 5) == 0) return 1;
+    if (zs_queue_light(r->q)) return 1;
     int64_t in = r->next - (int64_t)zl_load64(ptr + 20); /* a batch has entries for each of its messages */
     uint32_t most = zl_load32(ptr + 36) & ZR_SYSFLAG_INNER_BATCH ? 32767 : 1;
     return (int32_t)zl_load32(ptr + 12) == r->q->id && in >= 0 && in < most;
@@ -131,6 +131,7 @@ static uint32_t record_belongs(const struct reading *r, const uint8_t *ptr)
 #define GOT_NOTHING 0  /* gone or damaged: go on behind it */
 #define GOT_BUSY (-1)  /* not in memory */
 #define GOT_FULL (-2)  /* needs one hold too many for this read */
+#define GOT_WRONG (-3) /* the entry leads to no record of its own: either of the two is damaged */
 
 /* What holds [phys, phys + size): one of those there are, or a new one. */
 static const struct zs_hold *held(struct reading *r, int64_t phys, uint64_t size, int *ret_why)
@@ -168,13 +169,22 @@ static int record_bring(struct reading *r, const struct zs_hold *h, const uint8_
     return GOT_NOTHING;
 }
 
+/* No record lies in two segments. */
+static uint32_t crosses(struct zr_inst *st, const struct zs_entry *e)
+{
+    int64_t in = (e->phys - zs_segs_first(st)) % st->segs.size;
+    return in < 0 || in + e->size > st->segs.size;
+}
+
 static int record_find(struct reading *r, const struct zs_entry *e, const struct zs_hold **ret_hold, const uint8_t **ret_ptr)
 {
     struct zr_inst *st = r->st;
     int why = GOT_NOTHING;
     uint64_t size = (uint64_t)e->size;
-    if (e->phys < atomic_load(&st->begin) || e->phys + e->size > zs_visible(st) || size < 91) return GOT_NOTHING;
+    if (size < 91 || size > ZS_MAX_RECORD || e->phys > zs_visible(st) - e->size) return GOT_WRONG;
+    if (e->phys < atomic_load(&st->begin)) return GOT_WRONG;
     const struct zs_hold *h = held(r, e->phys, size, &why);
+    if (!h && why == GOT_NOTHING && (crosses(st, e) || !zs_seg_shut_out(st, e->phys))) return GOT_WRONG;
     if (!h) return why;
     const uint8_t *ptr = zs_hold_at(h, e->phys);
     uint32_t recent = h->seg && is_recent(st, e->phys, r->end);
@@ -184,8 +194,9 @@ static int record_find(struct reading *r, const struct zs_entry *e, const struct
     }
     if (!record_good(ptr, e->phys, size, !recent) || (!recent && !record_belongs(r, ptr))) {
         zs_count(st, ZS_M_DAMAGED, 1);
-        zs_log(st, ZR_LOG_ERROR, "queue %s %d: the record at %lld is damaged and is skipped", r->q->topic, r->q->id, (long long)e->phys);
-        return GOT_NOTHING;
+        zs_log(st, ZR_LOG_ERROR, "queue %s %d: at %lld is not the whole record of offset %lld", r->q->topic, r->q->id, (long long)e->phys,
+               (long long)r->next);
+        return GOT_WRONG;
     }
     *ret_hold = h;
     *ret_ptr = ptr;
@@ -241,7 +252,7 @@ static int64_t offset_behind(const struct reading *r, const uint8_t *ptr, uint64
     return behind > r->next ? behind : r->next + 1;
 }
 
-/* Looks at one entry. 1: go on; 0: the answer ends before it; -1: it would have to wait. */
+/* Looks at one entry. 1: go on; 0: the answer ends before it; -1: it would have to wait; GOT_WRONG. */
 static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verdict)
 {
     const struct zs_hold *hold;
@@ -255,9 +266,10 @@ static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verd
             return 1;
         }
     }
-    int got = zs_entry_real(e) ? record_find(r, e, &hold, &ptr) : GOT_NOTHING;
+    int got = zs_entry_real(e) ? record_find(r, e, &hold, &ptr) : e->size == ZS_FILLER ? GOT_NOTHING : GOT_WRONG;
     if (got == GOT_BUSY) return -1;
     if (got == GOT_FULL) return 0;
+    if (got == GOT_WRONG) return GOT_WRONG;
     if (got == GOT_NOTHING) {
         if (r->ret->n_messages == 0) r->ret->what = ZR_READ_MESSAGE_WAS_REMOVING;
         return 1;
@@ -320,6 +332,22 @@ static int lost_entry(struct reading *r)
     return zs_heal(r->st, r->q, r->next) ? 1 : 0;
 }
 
+/* An entry that leads to no record of its own. If the record is whole, the entry is made anew; else the message is passed over.
+ * 1: go on; 0: the answer ends before it; -1: it would have to wait. */
+static int wrong_entry(struct reading *r)
+{
+    if (r->ret->n_messages) return 0; /* what is there first */
+    if (r->req->flags & ZR_READ_NOWAIT) return -1;
+    if (r->healed != r->next + 1 && !zs_queue_light(r->q)) {
+        r->healed = r->next + 1;
+        if (zs_heal(r->st, r->q, r->next)) return 1;
+    }
+    r->ret->what = ZR_READ_MESSAGE_WAS_REMOVING;
+    r->next++;
+    r->scanned++;
+    return 1;
+}
+
 static void skip_lost(struct reading *r)
 {
     int64_t per = r->st->conf.queue_file_size / ZS_ENTRY, behind = (r->next / per + 1) * per;
@@ -340,24 +368,28 @@ static int walk(struct reading *r)
             if (r->ret->n_messages == 0) r->ret->what = ZR_READ_OFFSET_FOUND_NULL;
             return 0;
         }
-        uint32_t lost = n == 0;
+        uint32_t lost = n == 0, wrong = 0;
         for (int64_t i = 0; i < n; i++) {
             if (entries[i].size <= 0) {
                 lost = 1;
                 break;
             }
             int go = entry_take(r, &entries[i], verdicts[i]);
+            if (go == GOT_WRONG) {
+                wrong = 1;
+                break;
+            }
             if (go <= 0) return go < 0 && r->ret->n_messages == 0 ? -1 : 0;
             int64_t behind = r->behind > r->next ? r->behind : r->next + 1; /* the other entries of a batch are passed over */
             i += behind - r->next - 1;
             r->next = behind;
             r->scanned++;
         }
-        if (!lost) continue;
-        int go = lost_entry(r);
+        if (!lost && !wrong) continue;
+        int go = wrong ? wrong_entry(r) : lost_entry(r);
         if (go < 0) return -1;
         if (go == 0) {
-            if (r->ret->n_messages == 0) skip_lost(r);
+            if (r->ret->n_messages == 0 && lost) skip_lost(r);
             return 0;
         }
     }

@@ -23,6 +23,7 @@
 #include "bcq.h"
 
 #define SNAPSHOT_REACH (1ll << 30) /* a snapshot that is further behind the checkpoint than this was made before another broker ran */
+#define LOST_SEGMENTS 4096 /* at the log's end */
 #define HEAL_MAX 65536
 #define LEAST_RECORD 91
 
@@ -222,8 +223,9 @@ static void find_start(struct recovery *rec)
     struct zr_inst *st = rec->st;
     int64_t reach = queues_reach(st);
     rec->last_phys = -1;
-    if (!rec->use_snap && (reach == 0 || zs_bcq_any(st) || (!rec->clean && reach <= st->checkpoint.logics_phys))) {
-        zs_log(st, ZR_LOG_WARN, "queues are missing: the whole log is read");
+    /* The word in lock is ours, so there was a snapshot: without it nobody knows whether a queue's files end where the queue did. */
+    if (!rec->use_snap && (st->lock_ours || reach == 0 || zs_bcq_any(st) || (!rec->clean && reach <= st->checkpoint.logics_phys))) {
+        zs_log(st, ZR_LOG_WARN, "%s: the whole log is read", reach ? "nothing vouches for the queues" : "queues are missing");
         rec->start = zs_segs_first(st);
         return;
     }
@@ -251,7 +253,7 @@ static zr_status give_up_entries(struct recovery *rec)
     if (!list) return ZR_ENOMEM;
     for (uint64_t i = 0; i < n && r >= 0; i++) {
         struct zr_queue *q = list[i];
-        if (q->end_phys <= rec->start || strncmp(q->topic, "%LMQ%", 5) == 0) continue; /* light queues cannot be made again */
+        if (q->end_phys <= rec->start || zs_queue_light(q)) continue; /* light queues cannot be made again */
         r = zs_queue_truncate(st, q, rec->start);
         if (r < 0 || q->end_phys > 0) continue;
         r = zs_qfile_cut(st, q, 0);
@@ -277,8 +279,21 @@ static void report_damage(struct recovery *rec, int64_t from, int64_t to, const 
     rec->n_damaged++;
     rec->damaged_bytes += to - from;
     zs_count(rec->st, ZS_M_DAMAGED, 1);
-    zs_log(rec->st, ZR_LOG_ERROR, "the log is damaged from %lld to %lld (%lld bytes): %s; valid records follow and are kept",
+    zs_log(rec->st, ZR_LOG_ERROR, "the log is damaged from %lld to %lld (%lld bytes): %s; it is passed over, and all that is whole is kept",
            (long long)from, (long long)to, (long long)(to - from), why);
+}
+
+/* The snapshot was written when everything up to its position was on disk, and nobody else was here since. If whole records
+ * end before that, what comes after them was damaged or lost, and its offsets are not given out again. A position whose
+ * segment is gone: the log goes on in the next. */
+static void keep_end(struct recovery *rec)
+{
+    struct zr_inst *st = rec->st;
+    int64_t pos = rec->snap.pos, first = zs_segs_first(st), size = st->segs.size, last = zs_segs_last(st);
+    if (!rec->use_snap || !st->lock_ours || pos <= rec->tail) return;
+    if (pos > last + size) pos = first + (pos - first + size - 1) / size * size;
+    report_damage(rec, rec->tail, pos, "no whole record up to where the log ended");
+    rec->tail = pos;
 }
 
 static zr_status read_log(struct recovery *rec)
@@ -441,7 +456,9 @@ static void choose_snapshot(struct recovery *rec)
     struct zr_inst *st = rec->st;
     zs_snapshot_load(st, &rec->snap);
     int64_t last = zs_segs_last(st);
-    rec->use_snap = rec->snap.valid && last >= 0 && rec->snap.pos <= last + st->segs.size &&
+    /* One that is farther than the files: the last ones are gone, if nobody but us was here (keep_end). */
+    int64_t reach = last + st->segs.size + (st->lock_ours ? LOST_SEGMENTS * st->segs.size : 0);
+    rec->use_snap = rec->snap.valid && last >= 0 && rec->snap.pos <= reach &&
                     st->checkpoint.logics_phys - rec->snap.pos < SNAPSHOT_REACH;
 }
 
@@ -481,14 +498,15 @@ static zr_status set_positions(struct recovery *rec)
     atomic_store(&st->last_ms, rec->last_phys >= 0 ? rec->last_ms : 0);
     st->flushed_ms = st->checkpoint.physic_ms;
     st->saved_pos = rec->clean && rec->snap.valid && rec->snap.pos == rec->tail ? rec->tail : -1;
-    st->active = last >= 0 ? zs_seg_get(st, last, 0, &busy) : NULL;
+    uint32_t beyond = last >= 0 && rec->tail > last + st->segs.size; /* the next segment is not there yet */
+    st->active = last >= 0 && !beyond ? zs_seg_get(st, last, 0, &busy) : NULL;
     struct zr_queue **list = zs_queues_list(st, &n);
     for (uint64_t i = 0; list && i < n; i++) {
         struct zr_queue *q = list[i];
         q->assign = q->visible = atomic_load(&q->next);
     }
     free(list);
-    return last < 0 || st->active
+    return last < 0 || beyond || st->active
                ? ZR_OK
                : zs_raise(st, ZR_EIO, 0, "%s: the newest segment %020lld cannot be opened (see the log)", st->log_dir, (long long)last);
 }
@@ -522,6 +540,7 @@ zr_status zs_recover(struct zr_inst *st)
         find_start(&rec);
         if (!rec.clean) rc = give_up_entries(&rec);
         if (rc == ZR_OK) rc = read_log(&rec);
+        if (rc == ZR_OK) keep_end(&rec);
         if (rc == ZR_OK) rc = cut_log(&rec);
         if (rc == ZR_OK) rc = cut_queues(&rec);
         if (rc == ZR_OK && st->conf.sync && !rec.clean) rc = flush_read(&rec);
@@ -550,15 +569,19 @@ struct heal {
     uint64_t n_found;
 };
 
-static uint32_t stored_entry(struct zr_inst *st, struct zr_queue *q, int64_t offset, struct zs_entry *ret)
+/* Is there an entry, and is its record the queue's message of that offset? */
+static uint32_t true_entry(struct zr_inst *st, struct zr_queue *q, int64_t offset, struct zs_entry *ret)
 {
     uint8_t raw[ZS_ENTRY];
+    struct zl_record r;
     if (zs_queue_copy(st, q, offset, 1, raw, 0) != 1) return 0;
     zs_entry_load(raw, ret);
-    return ret->size > 0;
+    if (ret->size == ZS_FILLER || (zs_entry_real(ret) && zs_queue_light(q))) return 1;
+    if (!zs_entry_real(ret) || !zs_scan_one(st, ret->phys, &r) || (int32_t)r.size != ret->size || r.queue_id != q->id) return 0;
+    return offset >= r.queue_offset && offset < r.queue_offset + (r.sys_flag & ZR_SYSFLAG_INNER_BATCH ? 32767 : 1);
 }
 
-/* The lost entries around offset, and the part of the log between the records of their neighbours. */
+/* The lost and the wrong entries around offset, and the part of the log between the records of their neighbours. */
 static void heal_range(struct heal *h, int64_t offset, int64_t min, int64_t next)
 {
     struct zs_entry e;
@@ -566,18 +589,46 @@ static void heal_range(struct heal *h, int64_t offset, int64_t min, int64_t next
     h->to = offset + 1;
     h->phys_from = atomic_load(&h->st->begin);
     h->phys_to = zs_visible(h->st);
-    while (h->from > min && h->to - h->from < HEAL_MAX && !stored_entry(h->st, h->q, h->from - 1, &e)) h->from--;
-    while (h->to < next && h->to - h->from < HEAL_MAX && !stored_entry(h->st, h->q, h->to, &e)) h->to++;
+    while (h->from > min && h->to - h->from < HEAL_MAX && !true_entry(h->st, h->q, h->from - 1, &e)) h->from--;
+    while (h->to < next && h->to - h->from < HEAL_MAX && !true_entry(h->st, h->q, h->to, &e)) h->to++;
     for (int64_t at = h->from - 1; at >= min; at--)
-        if (stored_entry(h->st, h->q, at, &e) && zs_entry_real(&e)) {
+        if (true_entry(h->st, h->q, at, &e) && zs_entry_real(&e)) {
             if (e.phys + e.size > h->phys_from) h->phys_from = e.phys + e.size;
             break;
         }
     for (int64_t at = h->to; at < next; at++)
-        if (stored_entry(h->st, h->q, at, &e) && zs_entry_real(&e)) {
+        if (true_entry(h->st, h->q, at, &e) && zs_entry_real(&e)) {
             if (e.phys < h->phys_to) h->phys_to = e.phys;
             break;
         }
+}
+
+/* What there is of them: those that lead nowhere stay as they are, unless their record is found. */
+static void heal_begin(struct heal *h)
+{
+    const struct zs_entry filler = { .phys = 0, .size = ZS_FILLER, .tags = 0 };
+    for (int64_t at = h->from; at < h->to; at++) {
+        uint8_t *to = h->raw + (uint64_t)(at - h->from) * ZS_ENTRY;
+        struct zs_entry e = { .size = 0 };
+        if (zs_queue_copy(h->st, h->q, at, 1, to, 0) == 1) zs_entry_load(to, &e);
+        if (e.size <= 0) zs_entry_store(to, &filler);
+    }
+}
+
+/* Was this part of the queue looked for before? Then its records are damaged, and not its entries. */
+static uint32_t heal_known(struct zr_inst *st, const struct zr_queue *q, int64_t offset)
+{
+    for (uint32_t i = 0; i < ZS_HEAL_KNOWN; i++)
+        if (st->heal_known[i].q == q && offset >= st->heal_known[i].from && offset < st->heal_known[i].to) return 1;
+    return 0;
+}
+
+static void heal_know(struct zr_inst *st, const struct zr_queue *q, int64_t from, int64_t to)
+{
+    st->heal_known[st->heal_next].q = q;
+    st->heal_known[st->heal_next].from = from;
+    st->heal_known[st->heal_next].to = to;
+    st->heal_next = (st->heal_next + 1) % ZS_HEAL_KNOWN;
 }
 
 /* Finds the records in the log. 0: it was not read to the end, and nothing may be said of what was not found. */
@@ -610,29 +661,30 @@ static uint32_t heal_scan(struct heal *h)
 uint32_t zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset)
 {
     struct heal h = { .st = st, .q = q };
-    const struct zs_entry filler = { .phys = 0, .size = ZS_FILLER, .tags = 0 };
     struct zs_entry e;
-    uint32_t done = 0;
+    uint32_t done = 0, settled;
     pthread_mutex_lock(&st->heal_lock);
     int64_t min = atomic_load(&q->min), next = atomic_load(&q->next);
-    if (stored_entry(st, q, offset, &e)) { /* somebody else was quicker */
+    settled = true_entry(st, q, offset, &e); /* somebody else was quicker */
+    if (settled || heal_known(st, q, offset)) {
         pthread_mutex_unlock(&st->heal_lock);
-        return 1;
+        return settled;
     }
     heal_range(&h, offset, min, next);
     uint64_t n = (uint64_t)(h.to - h.from);
     h.raw = malloc(n * ZS_ENTRY);
-    for (uint64_t i = 0; h.raw && i < n; i++) zs_entry_store(h.raw + i * ZS_ENTRY, &filler);
+    if (h.raw) heal_begin(&h);
     if (h.raw && heal_scan(&h)) {
         pthread_mutex_lock(&st->drain_lock);
         int64_t r = atomic_load(&q->dead) || h.to > q->persisted ? -EAGAIN : zs_qfile_write(st, q, h.from, (uint32_t)n, h.raw);
         if (r >= 0) r = zs_qfile_sync(st, q, h.from, h.to);
         pthread_mutex_unlock(&st->drain_lock);
         done = r >= 0;
+        if (done && h.n_found < n) heal_know(st, q, h.from, h.to);
     }
     free(h.raw);
     pthread_mutex_unlock(&st->heal_lock);
-    zs_log(st, done ? ZR_LOG_WARN : ZR_LOG_ERROR, "queue %s %d: entries %lld to %lld were lost; %llu of %llu found again in the log%s",
+    zs_log(st, done ? ZR_LOG_WARN : ZR_LOG_ERROR, "queue %s %d: entries %lld to %lld were lost or wrong; %llu of %llu found again in the log%s",
            q->topic, q->id, (long long)h.from, (long long)h.to, (unsigned long long)h.n_found, (unsigned long long)n,
            done ? "" : ", but not stored");
     zs_count(st, ZS_M_HEALED, (int64_t)h.n_found);

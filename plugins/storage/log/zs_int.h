@@ -42,6 +42,7 @@
 #define ZS_PATH 1024u              /* longest path built here */
 #define ZS_PINS 32u                /* segments, or blocks of packed ones, that one read may hold */
 #define ZS_CHECKPOINT 4096u
+#define ZS_HEAL_KNOWN 64u          /* places of queues that were looked for in the log and not all found */
 #define ZS_MAX_QUEUES (4u << 20)
 #define ZS_MAX_RING (1u << 20)     /* entries of one queue in memory */
 #define ZS_NONE (-1)
@@ -62,6 +63,7 @@ struct zs_seg {
     uint32_t refs;      /* pins */
     uint32_t gone;      /* deleted; ends with its last pin */
     uint32_t packed;    /* its form: a file of blocks, which is not mapped (zs_pack.h) */
+    uint32_t told;      /* that it cannot be opened; once, until it can */
     _Atomic uint32_t damaged;       /* packed, and so that it cannot be opened; plain: could not be packed */
     struct zs_packed *_Atomic pack; /* packed: opened */
     int64_t mtime_ns;   /* packed: last write of the plain form */
@@ -262,6 +264,11 @@ struct zr_inst {
     uint64_t n_removals;         /* folders moved away; under drain_lock */
     pthread_mutex_t removed_lock;
     pthread_mutex_t heal_lock;   /* one healing at a time; before drain_lock */
+    struct {
+        const struct zr_queue *q;
+        int64_t from, to;
+    } heal_known[ZS_HEAL_KNOWN]; /* looked for, and not all found; under heal_lock */
+    uint32_t heal_next;
 
     /* flusher */
     pthread_mutex_t flush_lock;
@@ -499,12 +506,15 @@ int64_t zs_save(struct zr_inst *st, uint32_t clean);
 zr_status zs_recover(struct zr_inst *st);
 /* Queue entry of a record found in the log (recovery, healing). */
 int64_t zs_tags_of(struct zr_inst *st, const struct zl_record *r);
+/* A light queue: its entries point to records of other queues, and cannot be made from the log. */
+static inline uint32_t zs_queue_light(const struct zr_queue *q) { return q->topic[0] == '%' && strncmp(q->topic, "%LMQ%", 5) == 0; }
 static inline uint32_t zs_has_entry(int32_t sys_flag)
 {
     int32_t kind = sys_flag & ZR_SYSFLAG_TRANSACTION_MASK;
     return kind == 0 || kind == ZR_SYSFLAG_COMMIT;
 }
-/* Makes the damaged entries around offset anew from the log. 1: something was found. */
+/* Makes the entries around offset that are lost, or lead to no record of theirs, anew from the log. 1: look again; 0: it is not
+ * to be had. Of light queues only what is lost: their entries lead to records of others. */
 uint32_t zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset);
 
 /* ---- queue_load.c ---- */
