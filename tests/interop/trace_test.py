@@ -89,8 +89,9 @@ def judge(client, addr, topic, group):
     check(not wrong, f"{client.name}: traces name the place of the message", (wrong, offset_ids))
 
 
-def admin(cp, classes, ns, commands):
-    """mqadmin's answers to commands, all in one process."""
+def admin(cp, classes, ns, commands, again=2):
+    """mqadmin's answers to commands, all in one process. Its first request takes what the start of a Java program leaves of three
+    seconds, and fails on a loaded machine: what ran out of time is asked again."""
     home = temp_dir()
     os.makedirs(home + "/conf")
     with open(home + "/conf/rmq.tools.logback.xml", "w") as f:
@@ -100,7 +101,12 @@ def admin(cp, classes, ns, commands):
     r = subprocess.run(JAVA + [f"-Drocketmq.namesrv.addr={ns}", f"-Duser.home={home}", f"-Drmq.logback.configurationFile={home}/conf/rmq.tools.logback.xml",
                                *JAVA_OPENS, "-cp", classes + ":" + cp, "Admin", home + "/commands"],
                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=120, env={**os.environ, "ROCKETMQ_HOME": home})
-    return re.split(r"^==+ \d+\n", r.stdout, flags=re.M)[1:]
+    answers = re.split(r"^==+ \d+\n", r.stdout, flags=re.M)[1:]
+    late = [i for i, a in enumerate(answers) if "RemotingTimeoutException" in a or "RemotingConnectException" in a]
+    if late and again:
+        for i, a in zip(late, admin(cp, classes, ns, [commands[i] for i in late], again - 1)):
+            answers[i] = a
+    return answers
 
 
 def topics(addr):
