@@ -641,7 +641,11 @@ static uint32_t heal_scan(struct heal *h)
     zs_scan_open(&s, h->st, h->phys_from, h->phys_to, 1);
     while ((what = zs_scan_next(&s, &r)) != ZS_SCAN_END && what != ZS_SCAN_STOP && h->n_found < (uint64_t)(h->to - h->from)) {
         if (what == ZS_SCAN_BAD) {
-            if (!zs_scan_resync(&s)) {
+            int64_t bad = s.pos;
+            const char *why = s.why;
+            uint32_t more = zs_scan_resync(&s);
+            zs_log(h->st, ZR_LOG_ERROR, "the log is damaged from %lld to %lld: %s", (long long)bad, (long long)(more ? s.pos : h->phys_to), why);
+            if (!more) {
                 what = ZS_SCAN_END;
                 break;
             }
