@@ -137,11 +137,14 @@ static zr_status doc_retry_set(struct doc *d, uint64_t failures)
     uint64_t id;
     zr_status status = zk_timer_at(zk_mono_ns() + retry_ns(failures), doc_retry, d, &id);
     pthread_mutex_lock(&d->lock);
-    if (status == ZR_OK)
-        d->retry = id;
-    else
+    uint32_t awaited = status == ZR_OK && d->waiters; /* they came while there was no timer yet that they could hurry */
+    if (status != ZR_OK)
         d->scheduled = 0;
+    else if (!awaited)
+        d->retry = id;
     pthread_mutex_unlock(&d->lock);
+    if (awaited && zk_timer_cancel(id) == ZR_OK)
+        doc_schedule(d);
     return status;
 }
 
