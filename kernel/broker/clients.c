@@ -464,10 +464,15 @@ struct zr_session *zb_clients_session(struct zr_str group, struct zr_str client_
 {
     struct zr_session *found = NULL;
     pthread_rwlock_rdlock(&zb.clients_lock);
-    const struct zb_members *g = zb_map_get(producers ? &zb.producers : &zb.consumers, zb_hash(group), group);
-    for (const struct zb_member *m = g ? g->first : NULL; m && !found; m = m->next)
-        if (!client_id.len || zl_eq(m->client_id, client_id))
-            found = zk_session_hold(m->peer->session);
+    struct zb_map *map = producers ? &zb.producers : &zb.consumers;
+    uint64_t at = 0;
+    const struct zb_members *g = group.len ? zb_map_get(map, zb_hash(group), group) : zb_map_next(map, &at);
+    while (g && !found) {
+        for (const struct zb_member *m = g->first; m && !found; m = m->next)
+            if (!client_id.len || zl_eq(m->client_id, client_id))
+                found = zk_session_hold(m->peer->session);
+        g = group.len ? NULL : zb_map_next(map, &at);
+    }
     pthread_rwlock_unlock(&zb.clients_lock);
     return found;
 }

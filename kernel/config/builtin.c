@@ -13,7 +13,7 @@
     "  { use = \"feature-admin\"; optional = true; },\n"                                                                         \
     "  { use = \"feature-query\"; optional = true; },\n"                                                                         \
     "  { use = \"feature-ordered\"; optional = true; },\n"                                                                       \
-    "  { use = \"feature-retry\"; optional = true; },\n"                                                                         \
+    "  { use = \"feature-reply\"; optional = true; },\n"                                                                         \
     "  { use = \"feature-delay\"; optional = true; },\n"                                                                         \
     "  { use = \"feature-transaction\"; optional = true; },\n"                                                                   \
     "  { use = \"feature-pop\"; optional = true; },\n"                                                                           \

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The awkward sides of the official Java clients 5.5.0 and 4.9.8: a consumer that fails until its messages are dead letters, and
-orderly consumers that are killed in the middle of their work."""
+orderly consumers that are killed in the middle of their work; and their request and reply."""
 import os, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from zarya import *
@@ -79,14 +79,25 @@ def orderly(z, client, queues=4, count=150):
     second.kill()
 
 
+def request(z, client):
+    c = client.start(z.ns, "request", f"Ask{client.version[0]}", f"AskG{client.version[0]}")
+    try:
+        c.wait(120)
+    except subprocess.TimeoutExpired:
+        c.kill()
+    got = [" ".join(l) for l in lines(c, "reply")]
+    check(got == [f"re: question {i}" for i in range(5)] + ["of 20004"], f"{client.version}: requests get their replies, compressed ones too", text_of(c.log)[-1500:])
+
+
 def main():
     clients = [c for c in (Client("5.5.0"), Client("4.9.8")) if c.cp]
     if not clients:
         skip("Java clients", "maven or javac is missing, or the registry cannot be reached")
         done()
-    z = Zarya(features=("admin", "query", "ordered"), extra_plugins=f'{{ use = "feature-delay"; settings = {{ delay_levels = "{LEVELS}"; }}; }}').start()
+    z = Zarya(features=("admin", "query", "ordered"), 
+              extra_plugins=f'{{ use = "feature-reply"; }}, {{ use = "feature-delay"; settings = {{ delay_levels = "{LEVELS}"; }}; }}').start()
     z.wait_registered()
-    threads = [threading.Thread(target=work, args=(z, c)) for c in clients for work in (dead, orderly)]
+    threads = [threading.Thread(target=work, args=(z, c)) for c in clients for work in (dead, orderly, request)]
     for t in threads:
         t.start()
     for t in threads:

@@ -146,7 +146,8 @@ struct zr_broker_v1 {
     ZR_ON(any) zr_status (*consumers)(const struct zr_host *host, struct zr_str group, void (*on_group)(void *ctx, const struct zr_consumers *consumers), void *ctx);
     ZR_ON(any) void (*each_consumers)(const struct zr_host *host, int32_t (*each)(void *ctx, const struct zr_consumers *consumers), void *ctx);
     ZR_ON(any) void (*each_producer)(const struct zr_host *host, struct zr_str group, int32_t (*each)(void *ctx, struct zr_str group, const struct zr_client *client), void *ctx); /* group empty: all */
-    /* A session of the group (with this client id, if not empty), held; NULL when there is none. producers: of the producer group. */
+    /* A session of the group (with this client id, if not empty), held; NULL when there is none. producers: of the producer group.
+     * group empty: of any group. */
     ZR_ON(any) struct zr_session *(*client)(const struct zr_host *host, struct zr_str group, struct zr_str client_id, uint32_t producers);
 
     /* ---- configuration (codes 25, 26) and statistics ---- */

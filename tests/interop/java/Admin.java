@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// mqadmin's commands one after the other in one process, which is much faster than a process for each.
-//   Admin FILE        a command on each line, its words separated by tabs; "=== NUMBER" is printed before each
+// Runs several commands of mqadmin in one process: Admin FILE, one command a line, words separated by tabs. Before each a line "== N".
 import java.nio.charset.StandardCharsets;
 import java.nio.file.*;
 import java.util.*;
@@ -8,12 +7,18 @@ import org.apache.rocketmq.tools.command.MQAdminStartup;
 
 public class Admin {
     public static void main(String[] a) throws Exception {
-        List<String> lines = Files.readAllLines(Paths.get(a[0]), StandardCharsets.UTF_8);
-        for (int i = 0; i < lines.size(); i++) {
-            System.out.println("\n=== " + i);
-            MQAdminStartup.main0(lines.get(i).split("\t"), null);
+        List<String> commands = Files.readAllLines(Paths.get(a[0]), StandardCharsets.UTF_8);
+        for (int i = 0; i < commands.size(); i++) {
+            System.out.println("== " + i);
             System.out.flush();
+            try {
+                MQAdminStartup.main0(commands.get(i).split("\t"), null);
+            } catch (Throwable e) {
+                e.printStackTrace(System.out);
+            }
+            System.out.flush();
+            System.err.flush();
         }
-        Runtime.getRuntime().halt(0);
+        System.exit(0);
     }
 }
