@@ -200,10 +200,9 @@ void half_due(struct zr_inst *inst, struct tx_slot *s, int64_t now_ms)
     tx_due(&inst->table, s, s->ask_ms < now_ms + HELD_MS ? s->ask_ms : now_ms + HELD_MS);
 }
 
-void half_open(struct zr_inst *inst, const struct half *h, int64_t offset, int64_t physical, int64_t ask_ms)
+void half_open(struct zr_inst *inst, const struct half *h, int64_t first, int64_t offset, int64_t physical, int64_t ask_ms)
 {
     struct tx_table *t = &inst->table;
-    int64_t first = half_first(h, offset);
     if (tx_is_settled(t, offset)) return; /* ended before it was seen */
     struct tx_slot *s = tx_find(t, first);
     if (s) {
@@ -233,7 +232,7 @@ zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct
     if (!h.first.len) meter(inst, METER_PREPARED, 1);
     int64_t immunity = half_immunity_ms(inst, &h), ask = mono_ms(inst) + (immunity < 0 ? inst->settings->timeout : immunity);
     pthread_mutex_lock(&inst->lock);
-    if (tx_enter(&inst->table, event->put->queue_offset)) half_open(inst, &h, event->put->queue_offset, event->put->physical_offset, ask);
+    if (tx_enter(&inst->table, event->put->queue_offset)) half_open(inst, &h, half_first(&h, event->put->queue_offset), event->put->queue_offset, event->put->physical_offset, ask);
     pthread_mutex_unlock(&inst->lock);
     check_arm(inst);
     counts_changed(inst);

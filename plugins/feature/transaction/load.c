@@ -5,13 +5,19 @@
  * What stays true:
  *   1. Ops are read before halves, each from its queue's consumer offset to its end. What comes meanwhile is known by the hooks.
  *   2. Producers are given check_interval to come back before they are asked about what is loaded.
- *   3. A job reads CHUNK records and lets others go first; the next one goes on. */
+ *   3. A message that was written anew is one transaction with what it was before. Those written by us name the first
+ *      (TRAN_PREPARED_QUEUE_OFFSET); those that Apache wrote are known by their unique key. What Apache's ops say about any of
+ *      them was said about all.
+ *   4. A job reads CHUNK records and lets others go first; the next one goes on. */
+#include <stdlib.h>
+
 #include "transaction.h"
 #include "zl/text.h"
 
 #define PIECES 64u
 #define CHUNK 1024u
 #define BUSY_MS 20
+#define KEYS_MAX (1ull << 21)
 #define WINDOW_MAX (1ll << 26)
 
 static void load_job(void *arg);
@@ -69,6 +75,78 @@ static void settle_gone(struct zr_inst *inst, int64_t up_to)
     if (up_to > inst->load_next) inst->load_next = up_to;
 }
 
+/* ---- one transaction, by its unique key ---------------------------------------------------------------------------------- */
+
+static uint64_t key_of(const struct half *h)
+{
+    uint64_t hash = zl_hash(h->unique.ptr, h->unique.len) * 31 + zl_hash(h->group.ptr, h->group.len);
+    return hash ? hash : 1;
+}
+
+static uint64_t key_at(const struct keys *k, uint64_t hash)
+{
+    uint64_t at = (hash ^ hash >> 32) & (k->cap - 1);
+    while (k->all[at].hash && k->all[at].hash != hash) at = (at + 1) & (k->cap - 1);
+    return at;
+}
+
+static uint32_t keys_grow(struct keys *k)
+{
+    struct keys more = { .cap = k->cap ? k->cap * 2 : 1024, .n = k->n };
+    if (more.cap > KEYS_MAX) return 0;
+    more.all = calloc(more.cap, sizeof *more.all);
+    if (!more.all) return 0;
+    for (uint64_t i = 0; i < k->cap; i++)
+        if (k->all[i].hash) more.all[key_at(&more, k->all[i].hash)] = k->all[i];
+    free(k->all);
+    *k = more;
+    return 1;
+}
+
+/* The first one of its key: this one, unless there was one before. */
+static int64_t keys_first(struct keys *k, const struct half *h, int64_t offset)
+{
+    uint64_t hash = key_of(h), at;
+    if (!h->unique.len || (k->n * 2 >= k->cap && !keys_grow(k))) return offset;
+    at = key_at(k, hash);
+    if (!k->all[at].hash) {
+        k->all[at].hash = hash;
+        k->all[at].first = offset;
+        k->n++;
+    }
+    return k->all[at].first;
+}
+
+/* ---- halves ---------------------------------------------------------------------------------------------------------------- */
+
+/* With the lock. An op named this copy: what it is a copy of ended with it, or went on in one that is still to come. */
+static void copy_ended(struct zr_inst *inst, int64_t first, int64_t offset)
+{
+    struct tx_slot *s = tx_find(&inst->table, first);
+    if (!s || s->current >= offset) return;
+    tx_settle(&inst->table, s->current);
+    op_add(inst, s->current);
+    half_count(inst, s, -1);
+    tx_remove(&inst->table, s);
+}
+
+/* With the lock. */
+static void half_found(struct zr_inst *inst, const struct half *h, const struct zl_record *r, int64_t ask_ms)
+{
+    struct tx_table *t = &inst->table;
+    int64_t offset = r->queue_offset, first = keys_first(&inst->keys, h, offset);
+    if (h->first.len) first = half_first(h, offset);
+    else if (!half_times(h)) first = offset; /* no copy: another message of that key */
+    if (tx_is_settled(t, offset)) {
+        if (first != offset) copy_ended(inst, first, offset);
+    } else if (!h->first.len && first != offset && tx_is_settled(t, first) && !tx_find(t, first)) {
+        tx_settle(t, offset);
+        op_add(inst, offset);
+    } else {
+        half_open(inst, h, first, offset, r->physical_offset, ask_ms);
+    }
+}
+
 static void each_half(struct zr_inst *inst, const struct zl_record *r)
 {
     struct half h;
@@ -77,7 +155,7 @@ static void each_half(struct zr_inst *inst, const struct zl_record *r)
     int64_t at_least = inst->begin_ms + inst->settings->check_interval, ask = mono_ms(inst) + (left < 0 ? 0 : left < wait ? left : wait);
     pthread_mutex_lock(&inst->lock);
     settle_gone(inst, r->queue_offset);
-    half_open(inst, &h, r->queue_offset, r->physical_offset, ask < at_least ? at_least : ask);
+    half_found(inst, &h, r, ask < at_least ? at_least : ask);
     inst->load_next = r->queue_offset + 1;
     pthread_mutex_unlock(&inst->lock);
 }
@@ -86,6 +164,8 @@ static void load_end(struct zr_inst *inst, zr_status status)
 {
     pthread_mutex_lock(&inst->lock);
     inst->loading = 0;
+    free(inst->keys.all);
+    inst->keys = (struct keys){ .n = 0 };
     uint32_t open = inst->table.n, lost = inst->n_lost;
     pthread_mutex_unlock(&inst->lock);
     if (status != ZR_ENOENT) say(inst, ZR_LOG_ERROR, "%s or %s cannot be read (status %d); open transactions behind that are found at the next start", HALF_TOPIC, OP_TOPIC, status);

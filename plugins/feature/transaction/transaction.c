@@ -10,7 +10,9 @@
 
 #include "zl/text.h"
 
-#define WINDOW (1ll << 22) /* half messages between the oldest open and the newest one */
+#ifndef TX_WINDOW /* half messages between the oldest open and the newest one; smaller where a program begins often */
+#define TX_WINDOW (1ll << 22)
+#endif
 
 ZR_MANIFEST("id = feature-transaction\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.hooks/1\nprovides = zarya.requests/1\nprovides = zarya.commands/1\n"
             "requires = zarya.storage/1\n");
@@ -80,7 +82,7 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
 static zr_status warm(struct zr_inst *inst)
 {
     counts_load(inst);
-    return tx_init(&inst->table, 0, WINDOW, (uint32_t)inst->settings->max_open) ? ZR_OK : ZR_ENOMEM;
+    return tx_init(&inst->table, 0, TX_WINDOW, (uint32_t)inst->settings->max_open) ? ZR_OK : ZR_ENOMEM;
 }
 
 static void activate(struct zr_inst *inst)
@@ -157,6 +159,7 @@ static void destroy(struct zr_inst *inst)
 {
     zl_buf_free(&inst->op_text);
     counts_free(&inst->counts);
+    free(inst->keys.all); /* a stop in the middle of loading */
     pthread_mutex_destroy(&inst->lock);
     free(inst);
 }

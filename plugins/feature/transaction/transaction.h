@@ -47,6 +47,9 @@ struct settings {
     int64_t timeout, check_interval, check_max, retention_hours, op_interval, op_size, max_open, check_rate, count_interval;
 };
 
+/* Which half message was the first of its unique key and group, while a directory is read; at most KEYS_MAX. */
+struct keys { struct { uint64_t hash; int64_t first; } *all; uint64_t n, cap; };
+
 enum { METER_OPEN, METER_PREPARED, METER_COMMITTED, METER_ROLLED_BACK, METER_CHECKS, METER_DISCARDED, N_METERS };
 
 struct zr_inst {
@@ -98,6 +101,7 @@ struct zr_inst {
     int64_t load_next, load_end; /* of the half queue */
     int64_t ops_next, ops_end;   /* of the op queue */
     uint32_t loading, n_lost;    /* half messages that found no place in the table */
+    struct keys keys;
     uint32_t beyond, reserved;   /* the directory has more of them than the window */
 };
 
@@ -124,7 +128,7 @@ int64_t half_immunity_ms(struct zr_inst *inst, const struct half *h);
 zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
 zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
 /* These with the lock: an open half message in the table, or what it came to meanwhile. */
-void half_open(struct zr_inst *inst, const struct half *h, int64_t offset, int64_t physical, int64_t ask_ms);
+void half_open(struct zr_inst *inst, const struct half *h, int64_t first, int64_t offset, int64_t physical, int64_t ask_ms);
 /* It is looked at when its producer is to be asked, or sooner: nothing holds the queue's beginning for long. */
 void half_due(struct zr_inst *inst, struct tx_slot *s, int64_t now_ms);
 void half_count(struct zr_inst *inst, const struct tx_slot *s, int64_t delta); /* open ones: one more, or one less */

@@ -84,6 +84,7 @@ func main() {
 		trace(run)
 		return
 	}
+	delays("GoDelay" + run)
 	p, err := rocketmq.NewProducer(producer.WithNameServer([]string{namesrv}), producer.WithGroupName("PG_go_"+run), producer.WithRetry(2),
 		producer.WithInstanceName("p"+run), producer.WithQueueSelector(producer.NewManualQueueSelector()))
 	if err == nil {
@@ -98,6 +99,8 @@ func main() {
 		err = ordered.Start()
 	}
 	check(err == nil, "ordered producer starts", err)
+
+	transactions()
 
 	// Tags: the consumer takes two of three.
 	topic := "GoTags_" + run
