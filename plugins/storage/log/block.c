@@ -175,11 +175,14 @@ static struct zs_packed *pack_open(struct zr_inst *st, struct zs_seg *seg)
     int64_t r = st->conf.pack->open(st->io, path, &p, &why);
     if (r < 0) {
         if (r == -ENOENT && seg->gone) return NULL; /* retention was quicker */
-        zs_log(st, ZR_LOG_ERROR, "%s cannot be opened: %s", path, r == -EBADMSG ? why : zs_errno_text(r));
-        zs_count(st, ZS_M_DAMAGED, 1);
+        if (!seg->told++) {
+            zs_log(st, ZR_LOG_ERROR, "%s cannot be opened: %s", path, r == -EBADMSG ? why : zs_errno_text(r));
+            zs_count(st, ZS_M_DAMAGED, 1);
+        }
         if (r == -EBADMSG) atomic_store(&seg->damaged, 1);
         return NULL;
     }
+    seg->told = 0;
     pthread_mutex_lock(&st->segs.lock);
     atomic_store(&seg->pack, p);
     if (!seg->gone) st->segs.n_packs_open++;

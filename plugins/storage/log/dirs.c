@@ -85,6 +85,16 @@ const char *zs_dir_of(struct zr_inst *st, int64_t base)
     return d->path[i < 0 ? 0 : i];
 }
 
+uint32_t zs_dir_read_only(struct zr_inst *st, int64_t base)
+{
+    struct zs_dirs *d = &st->dirs;
+    if (!d->read_only) return 0;
+    pthread_mutex_lock(&d->lock);
+    int32_t i = d->n == 1 ? 0 : find(d, base);
+    pthread_mutex_unlock(&d->lock);
+    return i >= 0 && (d->read_only >> i & 1u);
+}
+
 uint32_t zs_dir_set(struct zr_inst *st, int64_t base, uint32_t dir)
 {
     struct zs_dirs *d = &st->dirs;

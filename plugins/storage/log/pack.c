@@ -101,6 +101,8 @@ static int64_t change_over(struct change *ch, uint32_t packed)
     if (r >= 0 && packed) r = st->conf.pack->peek(st->io, name, &info);
     if (r >= 0) r = (swapped = zs_seg_swap(st, ch->seg, packed, info.mtime_ns)) ? 0 : -ENOMEM;
     if (r >= 0) r = unlink_there(st, old); /* if it cannot go now, the next start sees to it: both forms are whole */
+    if (swapped && r < 0)
+        zs_log(st, ZR_LOG_WARN, "%s has its other form, and cannot be deleted: %s; the next start does it", old, zs_errno_text(r));
     if (r >= 0) r = zs_dirs_sync(st);
     pthread_mutex_unlock(&st->clean_lock);
     return swapped ? 0 : r;
@@ -175,7 +177,7 @@ static void tell(struct change *ch, int64_t r, uint32_t packed, uint64_t size)
         atomic_store(&ch->seg->damaged, !packed ? atomic_load(&ch->seg->damaged) : 1);
         zs_log(st, ZR_LOG_ERROR, "segment %020lld cannot be %s: %s", (long long)ch->base, packed ? "packed" : "expanded",
                packed ? "what was written is not what it holds; it stays plain"
-                      : "it is damaged; it stays packed (zaryactl store convert expands what is whole of it)");
+                      : "it is damaged; it stays packed (zaryactl store convert --accept-loss expands what is whole of it)");
     } else {
         zs_log(st, ZR_LOG_WARN, "segment %020lld cannot be %s now: %s", (long long)ch->base, packed ? "packed" : "expanded", zs_errno_text(r));
     }
@@ -229,7 +231,7 @@ static void drop_twins(struct zr_inst *st)
         struct change ch = { .st = st, .base = base, .began_ns = zs_mono(st) };
         struct zr_io_stat stat;
         uint32_t busy;
-        if (!zs_seg_packed_path(st, base, ch.packed) || st->io->stat(st->io->ctx, ch.packed, &stat) < 0) continue;
+        if (zs_dir_read_only(st, base) || !zs_seg_packed_path(st, base, ch.packed) || st->io->stat(st->io->ctx, ch.packed, &stat) < 0) continue;
         ch.seg = zs_seg_get(st, base, 0, &busy);
         if (!ch.seg) continue;
         zs_seg_path(st, base, ch.plain);

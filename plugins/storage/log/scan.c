@@ -38,13 +38,14 @@ void zs_scan_close(struct zs_scan *s)
 
 static int64_t seg_end(const struct zs_scan *s) { return s->seg->base + s->st->segs.size; }
 
-/* Pins the segment that pos lies in; 0: there is none. */
+/* Pins the segment that pos lies in; 0: there is none, or it cannot be opened now (zs_seg_shut_out tells which). */
 static uint32_t enter_segment(struct zs_scan *s, int64_t pos)
 {
     uint32_t busy;
     if (s->seg && pos >= s->seg->base && pos < seg_end(s)) return 1;
     leave_segment(s);
     s->seg = zs_seg_get(s->st, pos, 0, &busy);
+    if (s->seg && s->seg->packed && !zs_seg_pack_open(s->st, s->seg) && !atomic_load(&s->seg->damaged)) leave_segment(s);
     return s->seg != NULL;
 }
 

@@ -72,7 +72,7 @@ static uint32_t seg_open(struct zr_inst *st, struct zs_seg *seg)
         zs_seg_path(st, seg->base, path);
         int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
         if (fd < 0) {
-            zs_log(st, ZR_LOG_ERROR, "%s cannot be opened: %s", path, zs_errno_text(fd));
+            if (!seg->told++) zs_log(st, ZR_LOG_ERROR, "%s cannot be opened: %s", path, zs_errno_text(fd));
             return 0;
         }
         seg->fd = (int32_t)fd;
@@ -85,10 +85,11 @@ static uint32_t seg_open(struct zr_inst *st, struct zs_seg *seg)
         if (r >= 0 && stat.size < (uint64_t)st->segs.size) r = -EIO; /* cut by somebody else: not a byte behind its end */
         if (r >= 0) r = st->io->map(st->io->ctx, seg->fd, 0, (uint64_t)st->segs.size, &map);
         if (r < 0) {
-            zs_log(st, ZR_LOG_ERROR, "segment %020lld cannot be mapped: %s", (long long)seg->base, zs_errno_text(r));
+            if (!seg->told++) zs_log(st, ZR_LOG_ERROR, "segment %020lld cannot be mapped: %s", (long long)seg->base, zs_errno_text(r));
             return 0;
         }
         seg->map = map;
+        seg->told = 0;
     }
     return 1;
 }
@@ -223,7 +224,8 @@ struct zs_seg *zs_seg_find_form(struct zr_inst *st, int64_t from, int64_t to, ui
     pthread_mutex_lock(&s->lock);
     for (uint64_t i = 0; i < s->n && !found; i++) {
         struct zs_seg *seg = s->at[i];
-        if (seg && seg->base >= from && seg->base + s->size <= to && seg->packed == packed && !atomic_load(&seg->damaged)) found = seg;
+        if (!seg || seg->base < from || seg->base + s->size > to || seg->packed != packed || atomic_load(&seg->damaged)) continue;
+        if (!zs_dir_read_only(st, seg->base)) found = seg;
     }
     if (found) found->refs++;
     pthread_mutex_unlock(&s->lock);
@@ -373,6 +375,7 @@ static int32_t found_name(void *ctx, const char *name)
     uint32_t form = name_form(name, &base);
     if (form == 3) {
         char path[ZS_PATH];
+        if (l->st->dirs.read_only >> l->dir & 1u) return 0;
         if (zs_path(path, "%s/%s", l->st->dirs.path[l->dir], name)) l->st->io->unlink(l->st->io->ctx, path);
         return 0;
     }
@@ -416,9 +419,13 @@ static zr_status found_twins(struct zr_inst *st, struct found_list *l)
             continue;
         }
         if (packed->size == 0 || plain->size == packed->size || !zs_seg_packed_path(st, packed->base, path)) continue;
-        if (st->conf.pack->verify(st->io, path, NULL) != 0) continue;
+        int64_t r = st->conf.pack->verify(st->io, path, NULL);
+        if (r < 0 && r != -EBADMSG && r != -ENOMEM) /* it may be the only whole one: nothing is settled without it */
+            return zs_raise(st, zs_status_of(r), r, "%s cannot be read, and its plain form is not whole: %s", path, zs_errno_text(r));
+        if (r == -ENOMEM) return ZR_ENOMEM;
+        if (r != 0) continue;
         zs_seg_path(st, packed->base, path);
-        int64_t r = st->io->unlink(st->io->ctx, path);
+        r = st->io->unlink(st->io->ctx, path);
         if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be deleted: %s", path, zs_errno_text(r));
         zs_log(st, ZR_LOG_WARN, "%s had %llu bytes; its packed form is whole and takes its place", path, (unsigned long long)plain->size);
         *plain = *packed;

@@ -332,6 +332,7 @@ uint32_t zs_dirs_init(struct zr_inst *st); /* 0: too many of them, or too long *
 void zs_dirs_free(struct zr_inst *st);
 const char *zs_dir_of(struct zr_inst *st, int64_t base); /* where the file lies */
 uint32_t zs_dir_set(struct zr_inst *st, int64_t base, uint32_t dir);
+uint32_t zs_dir_read_only(struct zr_inst *st, int64_t base); /* the folder that holds it takes no new files */
 void zs_dir_forget(struct zr_inst *st, int64_t base);
 uint32_t zs_dir_choose(struct zr_inst *st, int64_t base); /* says where a new file is to lie; 0: nowhere */
 int64_t zs_dirs_sync(struct zr_inst *st);

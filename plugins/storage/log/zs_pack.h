@@ -67,7 +67,8 @@ void zs_pack_flushed(struct zr_inst *st, int64_t position);
 uint32_t zs_seg_packed_path(struct zr_inst *st, int64_t base, char *to);
 /* Puts the other form's entry in place of seg, which ends with its last pin. 0: no memory, or seg is no longer in the table. */
 uint32_t zs_seg_swap(struct zr_inst *st, struct zs_seg *seg, uint32_t packed, int64_t mtime_ns);
-/* Pins the first segment within [from, to) that has this form and no damage that bars it from the other; NULL: none. */
+/* Pins the first segment within [from, to) that has this form, no damage that bars it from the other, and a folder that may be
+ * written to; NULL: none. */
 struct zs_seg *zs_seg_find_form(struct zr_inst *st, int64_t from, int64_t to, uint32_t packed);
 int64_t zs_seg_mtime_ns(struct zr_inst *st, int64_t base); /* last write, of whichever form; -1: not there */
 #endif

@@ -18,7 +18,7 @@ static void on_signal(int sig)
 }
 
 struct progress {
-    uint64_t done, all, n_files, n_done, plain, packed;
+    uint64_t done, all, n_files, n_done, plain, packed, n_lost, lost;
     uint32_t json, shown, failed;
     int64_t first_error;
     const char *folder; /* in work */
@@ -43,7 +43,7 @@ static void say(void *arg, int64_t base, int64_t status, uint64_t plain_bytes, u
     if (status < 0) {
         if (!p->failed++) p->first_error = status;
         fprintf(stderr, "%s%s/%020lld: %s\n", isatty(STDERR_FILENO) ? "\r" : "", p->folder, (long long)base,
-                status == -EBADMSG ? "damaged; it is left as it is" : status == -ECANCELED ? "stopped" : zs_errno_text(status));
+                status == -EBADMSG ? "damaged; it is left as it is (--accept-loss expands what is whole of it)" : status == -ECANCELED ? "stopped" : zs_errno_text(status));
         return;
     }
     p->plain += plain_bytes;
@@ -52,6 +52,15 @@ static void say(void *arg, int64_t base, int64_t status, uint64_t plain_bytes, u
     zt_size_text(b, packed_bytes);
     if (!p->json) printf("%s%s/%020lld: %s plain, %s packed\n", isatty(STDOUT_FILENO) ? "\r" : "", p->folder, (long long)base, a, b);
     fflush(stdout);
+}
+
+/* With --accept-loss: zeroes stand there, and the rest of the segment is kept. */
+static void lost(void *arg, int64_t off, int64_t len, const char *why)
+{
+    struct progress *p = arg;
+    p->n_lost++;
+    p->lost += (uint64_t)len;
+    fprintf(stderr, "%s%s: %lld bytes from %lld of a segment on are lost: %s\n", isatty(STDERR_FILENO) ? "\r" : "", p->folder, (long long)len, (long long)off, why);
 }
 
 /* What there is to do, and the space it takes beside what is there: one segment in the other form at a time, and back to the plain
@@ -143,8 +152,9 @@ static int convert(const struct zt_dirs *dirs, const char *dir, const struct zt_
     signal(SIGINT, on_signal); /* the segment in work is given up, those done stay done */
     signal(SIGTERM, on_signal);
     struct zp_pace paced = { pace, &p };
+    struct zp_damage damage = { lost, &p };
     struct zp_convert c = { .io = zl_io_posix(), .to_plain = to_plain, .conf = { .level = level, .dict_size = 112640, .block_size = 65536 },
-                            .newest = dirs->n > 1 ? newest_begun(dirs) : 0, .pace = &paced, .say = say, .say_arg = &p };
+                            .newest = dirs->n > 1 ? newest_begun(dirs) : 0, .pace = &paced, .damage = opt->accept_loss ? &damage : NULL, .say = say, .say_arg = &p };
     for (uint32_t d = 0; d < dirs->n && !stop_asked && (to_plain || dirs->n == 1 || c.newest > 0); d++) {
         c.log_dir = dirs->at[d];
         p.folder = zt_is_inside(dir, c.log_dir) ? c.log_dir + strlen(dir) + 1 : c.log_dir;
@@ -154,6 +164,7 @@ static int convert(const struct zt_dirs *dirs, const char *dir, const struct zt_
         if (n < 0 && !p.failed) fprintf(stderr, "zaryactl-store: %s: %s\n", c.log_dir, zs_errno_text(n));
     }
     result_print(&p, opt->json, worst < 0 ? worst : done);
+    if (p.n_lost && worst >= 0 && !p.failed) return ZT_LOST;
     return worst < 0 || p.failed ? (stop_asked ? ZT_CANNOT : p.first_error == -EBADMSG ? ZT_LOST : ZT_CANNOT) : ZT_CLEAN;
 }
 

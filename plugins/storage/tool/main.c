@@ -12,19 +12,19 @@ static const char usage[] =
     "       zaryactl store show DIR --id MSGID\n"
     "       zaryactl store show DIR --segment\n"
     "       zaryactl store stats DIR [--retention HOURS]\n"
-    "       zaryactl store convert DIR --to plain|zstd [--level N]\n"
+    "       zaryactl store convert DIR --to plain|zstd [--level N] [--accept-loss]\n"
     "DIR is a broker's data directory (the folder with commitlog in it). check, show and stats write nothing and work on the\n"
     "directory of a running broker too. Where the log lies elsewhere (path_commitlog), --log-path DIR[,DIR] (and\n"
     "--log-path-read-only DIR[,DIR]) or --conf FILE (a zarya.conf or broker.conf) says where. check ends with 0: clean, 1: a start or --repair puts it right, 2: messages were lost,\n"
     "3: could not be checked. More options of all: --json, --segment-size N, --queue-file-size N, --index-slots N,\n"
     "--index-entries N (all four are found out as a rule). See zaryactl-store(1).\n";
 
-enum { O_REPAIR = 256, O_JSON, O_THREADS, O_AT, O_QUEUE, O_FROM, O_KEY, O_ID, O_SEGMENT, O_RETENTION, O_TO, O_LEVEL, O_SEGMENT_SIZE,
+enum { O_REPAIR = 256, O_JSON, O_THREADS, O_AT, O_QUEUE, O_FROM, O_KEY, O_ID, O_SEGMENT, O_RETENTION, O_TO, O_LEVEL, O_ACCEPT_LOSS, O_SEGMENT_SIZE,
        O_QUEUE_SIZE, O_SLOTS, O_ENTRIES, O_LOG_PATH, O_LOG_READ_ONLY, O_CONF };
 static const struct option options[] = {
     { "repair", 0, NULL, O_REPAIR }, { "json", 0, NULL, O_JSON }, { "threads", 1, NULL, O_THREADS }, { "at", 1, NULL, O_AT },
     { "queue", 1, NULL, O_QUEUE }, { "from", 1, NULL, O_FROM }, { "key", 1, NULL, O_KEY }, { "id", 1, NULL, O_ID },
-    { "segment", 0, NULL, O_SEGMENT }, { "retention", 1, NULL, O_RETENTION }, { "to", 1, NULL, O_TO }, { "level", 1, NULL, O_LEVEL },
+    { "segment", 0, NULL, O_SEGMENT }, { "retention", 1, NULL, O_RETENTION }, { "to", 1, NULL, O_TO }, { "level", 1, NULL, O_LEVEL }, { "accept-loss", 0, NULL, O_ACCEPT_LOSS },
     { "segment-size", 1, NULL, O_SEGMENT_SIZE }, { "queue-file-size", 1, NULL, O_QUEUE_SIZE }, { "index-slots", 1, NULL, O_SLOTS },
     { "index-entries", 1, NULL, O_ENTRIES }, { "log-path", 1, NULL, O_LOG_PATH },
     { "log-path-read-only", 1, NULL, O_LOG_READ_ONLY }, { "conf", 1, NULL, O_CONF }, { "help", 0, NULL, 'h' }, { NULL, 0, NULL, 0 },
@@ -90,6 +90,7 @@ static uint32_t take(struct args *a, int o)
     case O_SEGMENT: a->show.segments = 1; return 1;
     case O_RETENTION: return number(optarg, 0, 10000000, &a->retention);
     case O_TO: a->to = optarg; return 1;
+    case O_ACCEPT_LOSS: a->opt.accept_loss = 1; return 1;
     case O_LEVEL: return number(optarg, 1, 19, &a->level);
     case O_SEGMENT_SIZE: return number(optarg, 4096, INT32_MAX, &opt->segment_size);
     case O_QUEUE_SIZE: return number(optarg, 20, INT32_MAX, &opt->queue_file_size) && opt->queue_file_size % 20 == 0;

@@ -57,6 +57,7 @@ struct zt_options {
     int64_t segment_size, queue_file_size, index_slots, index_entries; /* 0: found out */
     uint32_t threads;
     uint32_t json;
+    uint32_t accept_loss; /* convert: zeroes where packed segments are damaged */
     char log_path[8192], log_read_only[8192]; /* the log's folders, joined by commas; "": DIR/commitlog; none */
 };
 struct zt_view {

@@ -148,12 +148,13 @@ int64_t zp_compare(const struct zr_io_v1 *io, const char *packed, const char *pl
 
 /* ---- one segment, every step -------------------------------------------------------------------------------------------------- */
 
-static uint32_t is_there(const struct zr_io_v1 *io, const char *path, uint64_t *ret_size)
+/* 1: it is, 0: it is not, -errno: that cannot be told. */
+static int64_t is_there(const struct zr_io_v1 *io, const char *path, uint64_t *ret_size)
 {
     struct zr_io_stat stat;
-    uint32_t there = io->stat(io->ctx, path, &stat) >= 0;
-    *ret_size = there ? stat.size : 0;
-    return there;
+    int64_t r = io->stat(io->ctx, path, &stat);
+    *ret_size = r >= 0 ? stat.size : 0;
+    return r >= 0 ? 1 : r == -ENOENT ? 0 : r;
 }
 
 int64_t zp_to_packed(const struct zr_io_v1 *io, const char *plain, int64_t base, const struct zp_conf *conf,
@@ -162,7 +163,8 @@ int64_t zp_to_packed(const struct zr_io_v1 *io, const char *plain, int64_t base,
     char packed[PATH], temporary[PATH];
     uint64_t size, packed_size;
     if (!path_of(packed, plain, ZP_SUFFIX) || !path_of(temporary, plain, ZP_SUFFIX ".tmp")) return -ENAMETOOLONG;
-    uint32_t have = is_there(io, plain, &size), done = is_there(io, packed, &packed_size);
+    int64_t have = is_there(io, plain, &size), done = is_there(io, packed, &packed_size);
+    if (have < 0 || done < 0) return have < 0 ? have : done;
     if (!have) return done ? 0 : -ENOENT;
     if (done) {
         int64_t bad = zp_verify(io, packed, 0, NULL, pace);
@@ -183,8 +185,9 @@ int64_t zp_to_plain(const struct zr_io_v1 *io, const char *plain, const struct z
     char packed[PATH], temporary[PATH];
     uint64_t size, packed_size;
     if (!path_of(packed, plain, ZP_SUFFIX) || !path_of(temporary, plain, ".tmp")) return -ENAMETOOLONG;
-    uint32_t have = is_there(io, plain, &size);
-    if (!is_there(io, packed, &packed_size)) return have ? 0 : -ENOENT;
+    int64_t have = is_there(io, plain, &size), there = is_there(io, packed, &packed_size);
+    if (have < 0 || there < 0) return have < 0 ? have : there;
+    if (!there) return have ? 0 : -ENOENT;
     if (have) { /* two whole forms. The packed one has checksums: where it is good, it is what the plain one must be */
         int64_t same = zp_compare(io, packed, plain, pace), bad = same == -EBADMSG ? zp_verify(io, packed, 1, NULL, pace) : 0;
         if (same == 0 || bad > 0 || bad == -EBADMSG) return drop_other(io, packed);

@@ -167,7 +167,10 @@ static int64_t samples_take(struct packer *p, struct samples *s)
     s->sizes = malloc(MAX_SAMPLES * sizeof *s->sizes);
     if (!s->bytes || !s->sizes) return -ENOMEM;
     int64_t step = p->size / PROBES > PROBE ? p->size / PROBES : PROBE, r = 0;
-    for (int64_t pos = 0; pos < p->size && s->n_probes < PROBES && r >= 0; pos += step) r = probe(p, s, pos);
+    for (int64_t pos = 0; pos < p->size && s->n_probes < PROBES && r >= 0; pos += step) {
+        r = probe(p, s, pos);
+        if (r >= 0 && p->pace && p->pace->call(p->pace->arg, PROBE)) r = -ECANCELED;
+    }
     return r;
 }
 
@@ -209,6 +212,7 @@ static int64_t train(struct packer *p)
         uint64_t with = 0, without = trial(&s, p->conf->level, NULL, 0);
         if (p->dict && !ZDICT_isError(n)) with = trial(&s, p->conf->level, p->dict, n);
         uint64_t tried = s.len / (s.n_probes / TRIALS + 1) + 1;
+        if (p->pace && p->pace->call(p->pace->arg, s.len)) r = -ECANCELED; /* it took its time too */
         if (with && with + n * tried / (uint64_t)p->size < without) p->dict_len = n;
     }
     free(s.bytes);

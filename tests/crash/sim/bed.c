@@ -498,11 +498,22 @@ uint32_t bed_pack(struct bed *b, uint32_t steps)
     return n;
 }
 
+static void converted(void *arg, int64_t base, int64_t status, uint64_t plain_bytes, uint64_t packed_bytes)
+{
+    struct bed *b = arg;
+    size_t at = strlen(b->lines);
+    (void)plain_bytes, (void)packed_bytes;
+    if (status < 0 && at + 128 < sizeof b->lines)
+        snprintf(b->lines + at, sizeof b->lines - at, "[convert] %020lld: %s\n", (long long)base, strerror((int)-status));
+}
+
 int64_t bed_convert(struct bed *b, uint32_t to_plain)
 {
     struct zp_convert c = { .io = &b->sim->io, .log_dir = ROOT "/commitlog", .to_plain = to_plain,
-                            .conf = { .level = 1, .dict_size = 65536, .block_size = 4096 } };
-    return zp_convert(&c);
+                            .conf = { .level = 1, .dict_size = 65536, .block_size = 4096 }, .say = converted, .say_arg = b };
+    int64_t r = zp_convert(&c);
+    if (r < 0) converted(b, -1, r, 0, 0);
+    return r;
 }
 
 /* ---- documents of the kernel ------------------------------------------------------------------------------------------------------ */

@@ -237,6 +237,7 @@ static void one_run(uint32_t i, uint32_t nth, int64_t error, uint32_t lasting, u
     if (!bad && sim_open_count(b->sim)) bad = "descriptors or mappings were left";
     if (!bad && f.hit && refused && !strstr(works[s->work].name, "full disk")) bad = say_why(b, &f);
     snprintf(first_lines, sizeof first_lines, "%s", b->lines);
+    if (s->op == SIM_PREAD && lasting) b->conf.index = 0; /* what could not be read when it was to be indexed has no keys, as damage */
     if (!bad) bad = check_states(b, &w, lines, sizeof lines);
     alarm(0);
     atomic_fetch_add(&shared->runs, 1);

@@ -601,8 +601,12 @@ static int64_t sim_map(void *self, int32_t fd, int64_t off, uint64_t len, const 
 static int64_t sim_unmap(void *self, const void *addr, uint64_t len)
 {
     struct sim *s = self;
-    int64_t r = -EINVAL;
-    (void)len;
+    int64_t r = -EINVAL, failed = 0;
+    if (s->hook) { /* as close */
+        void *frames[SIM_FRAMES];
+        frames_of(__builtin_frame_address(0), frames);
+        failed = s->hook(s->hook_ctx, SIM_UNMAP, "", len, frames);
+    }
     pthread_mutex_lock(&s->lock);
     for (uint32_t i = 0; i < s->n_inodes && r < 0; i++)
         if (s->inodes[i].data == addr && s->inodes[i].maps) {
@@ -611,7 +615,7 @@ static int64_t sim_unmap(void *self, const void *addr, uint64_t len)
         }
     pthread_mutex_unlock(&s->lock);
     if (r < 0) broken("unmap of what is not mapped", "");
-    return r;
+    return failed < 0 ? failed : r;
 }
 static int64_t sim_advise(void *self, int32_t fd, const void *addr_or_null, int64_t off, uint64_t len, uint32_t advice)
 {
