@@ -19,8 +19,8 @@ class Client:
             r = subprocess.run(["javac", "-nowarn", "-cp", self.cp, "-d", self.dir, os.path.join(HERE, "java/Retry.java")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             check(r.returncode == 0, f"Retry.java compiles with {version}", r.stdout)
 
-    def start(self, ns, *args):
-        return start(JAVA + ["-cp", self.dir + ":" + self.cp, "Retry", ns, *args], tempfile.mkstemp(dir=self.dir)[1])
+    def start(self, ns, *args, jvm=()):
+        return start(JAVA + list(jvm) + ["-cp", self.dir + ":" + self.cp, "Retry", ns, *args], tempfile.mkstemp(dir=self.dir)[1])
 
 
 def lines(process, word):
@@ -80,13 +80,16 @@ def orderly(z, client, queues=4, count=150):
 
 
 def request(z, client):
-    c = client.start(z.ns, "request", f"Ask{client.version[0]}", f"AskG{client.version[0]}")
+    codec = "ZSTD" if client.version[0] == "5" else "LZ4"  # the other scenarios use ZLIB
+    c = client.start(z.ns, "request", f"Ask{client.version[0]}", f"AskG{client.version[0]}", jvm=["-Drocketmq.message.compressType=" + codec])
     try:
         c.wait(120)
     except subprocess.TimeoutExpired:
         c.kill()
     got = [" ".join(l) for l in lines(c, "reply")]
-    check(got == [f"re: question {i}" for i in range(5)] + ["of 20004"], f"{client.version}: requests get their replies, compressed ones too", text_of(c.log)[-1500:])
+    check(got == [f"re: question {i}" for i in range(5)] + ["of 20004"], f"{client.version}: requests get their replies, compressed ones ({codec}) too", text_of(c.log)[-1500:])
+    flags = {m["sysflag"] & 0x701 for q in range(4) for m in pull_queue(z.addr, f"Ask{client.version[0]}", q)}
+    check(flags == {0, 0x201 if codec == "ZSTD" else 0x101}, f"{client.version}: what the client compressed is stored as it came", [hex(f) for f in flags])
 
 
 def main():
