@@ -106,8 +106,8 @@ class Zarya:
 
     def __init__(self, directory=None, broker=True, namesrv=True, namesrv_addr=None, name="broker-a", cluster="DefaultCluster",
                  broker_conf="", storage="", transport="transport-tcp", extra_plugins="", ports=None, features=True, node="",
-                 routing="", listen=()):
-        """routing: more settings of routing-remote. listen: more addresses of the broker, in quotes."""
+                 routing="", listen=(), engine="storage-commitlog"):
+        """engine: the storage plugin. routing: more settings of routing-remote. listen: more addresses of the broker, in quotes."""
         self.dir = directory or temp_dir()
         self.data = os.path.join(self.dir, "data")
         self.port, self.ns_port = ports or (free_port(), free_port())
@@ -124,7 +124,7 @@ class Zarya:
             listens = ", ".join((at(self.port), *listen))
             fast = "" if nng else f"fast = {at(self.port - 2)}; "
             plugins.append(f'{{ use = "{transport}"; as = "broker"; settings = {{ listen = [{listens}]; {fast}serves = ["broker"]; }}; }}')
-            plugins.append(f'{{ use = "storage-commitlog"; settings = {{ {storage} }}; }}')
+            plugins.append(f'{{ use = "{engine}"; settings = {{ {storage} }}; }}')
             plugins.append(f'{{ use = "routing-remote"; settings = {{ namesrv = "{self.ns}"; {routing} }}; }}')
             plugins.append('{ use = "filter-tag"; }')
             for f in ("admin", "ordered", "query", "delay", "transaction") if features is True else features or ():

@@ -19,7 +19,7 @@
 #define RETRY_NS 10000000000ll /* after a failure; twice as long after each further one */
 #define RETRY_MAX_NS 600000000000ll
 #define BEHIND 10              /* nice value */
-#define PIECE (4u << 20)       /* bytes between two looks at the rate */
+#define PIECES 64u             /* looks at the rate for each second's worth of bytes */
 
 struct change {
     struct zr_inst *st;
@@ -67,7 +67,7 @@ static uint32_t pace(void *arg, uint64_t bytes)
     struct change *ch = arg;
     struct zr_inst *st = ch->st;
     ch->done += bytes;
-    if (ch->done - ch->looked < PIECE) return atomic_load(&st->stopping);
+    if ((ch->done - ch->looked) * PIECES < (uint64_t)st->conf.pack_rate) return atomic_load(&st->stopping);
     ch->looked = ch->done;
     int64_t due = ch->began_ns + (int64_t)((double)ch->done / (double)st->conf.pack_rate * 1e9);
     pthread_mutex_lock(&st->pack->work_lock);
