@@ -269,6 +269,8 @@ zr_status zs_index_open(struct zr_inst *st, const struct zs_snapshot *snap, uint
     if (last < 0 && ix->n > 1) last = ix->files[ix->n - 2]->end_phys; /* made, and not used yet */
     uint32_t known = snap->valid && snap->index_last == last && snap->index_pos <= atomic_load(&st->end);
     if (f && f->count > 1 && !zs_index_ends_agree(st, f)) known = clean = 0;
+    if (ix->n == 0 && snap->valid && snap->index_last >= 0)
+        zs_log(st, ZR_LOG_WARN, "%s: the index files are gone; they are made anew from the log", st->index_dir);
     ix->mending = ix->n > 0;
     ix->mend.compare = clean && (known || !snap->valid) ? -1 : (snap->valid ? snap->index_pos : atomic_load(&st->begin));
     atomic_store(&ix->saved_pos, snap->valid ? snap->index_pos : 0);
