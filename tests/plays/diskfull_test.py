@@ -247,18 +247,70 @@ def taken_at_once(flush, storage, what):
     subprocess.run(["umount", "-l", d + "/data"])
 
 
+def packing():
+    """storage-zstd: the disk is full while files are packed. What is packed stays packed, what is not stays plain, and packing
+    goes on when there is space; so does expanding."""
+    d, what = small_disk(64, 0), "packing"
+    if not d:
+        return
+    own = f'segment_size = "2 MiB"; queue_file_size = "6000"; rate = "4 MiB"; {TO_THE_LAST_BYTE}'
+    z = Zarya(directory=d, features=WITHOUT_TIMER, engine="storage-zstd", storage="compress = true; " + own).start()
+    forms = lambda: [n for n in os.listdir(d + "/data/commitlog")]
+    packed = lambda: sum(n.endswith(".zst") for n in forms())
+    create_topic(z.addr, "Packs")
+    f = Filler(z, "Packs").fill(2500, 1)
+    check(wait_for(lambda: packed() > 0, 30), f"{what}: it packs", forms())
+    take_all(d)
+    f.fill(3000, 100)
+    check(f.refused and {c for c, _ in f.refused} <= {14}, f"{what}: sends are refused with 14", f.refused[:2])
+    f.kept(f"{what}, on the full disk")
+    z.kill()
+    z.start()
+    f.kept(f"{what}, after kill -9 on the full disk")
+    check(z.proc.poll() is None, f"{what}: zarya lives", text_of(z.log)[-1500:])
+    os.unlink(d + "/data/thief")
+    works_again(z, "Packs2", what, aim=2.0)
+    f.fill(1200, 1) # another file: the thread that packs need not wait for its next try
+    check(not f.refused and wait_for(lambda: len(forms()) - packed() <= 3 and not [n for n in forms() if n.endswith(".tmp")], 40),
+          f"{what}: goes on when there is space", (sorted(forms()), text_of(z.log)[-600:]))
+    f.kept(f"{what}, in the end")
+    check(z.stop() == 0, f"{what}: zarya stops cleanly", text_of(z.log)[-1000:])
+
+    with open(z.conf) as c:
+        text = c.read()
+    with open(z.conf, "w") as c:
+        c.write(text.replace("compress = true;", "compress = false;"))
+    before = packed()
+    ballast(d, max(0, free(d) // MB - 5))
+    z.start()
+    check(wait_for(lambda: "cannot be expanded now" in text_of(z.log) or packed() == 0, 20) and packed() > 0, f"{what}: expanding stops before the disk is full", (before, packed(), free(d)))
+    f.kept(f"{what}: expanding on a disk that is nearly full")
+    check(free(d) > 0, f"{what}: and leaves room", free(d))
+    check(z.stop() == 0, f"{what}: zarya stops cleanly again", text_of(z.log)[-1000:])
+    ballast(d, 0)
+    z.start()
+    check(wait_for(lambda: packed() == 0, 40), f"{what}: expands the rest when there is space", (packed(), text_of(z.log)[-600:]))
+    f.kept(f"{what}: all expanded")
+    check(z.stop() == 0, f"{what}: zarya stops cleanly in the end", text_of(z.log)[-1000:])
+    subprocess.run(["umount", "-l", d + "/data"])
+
+
 def main():
+    if "--alone" in sys.argv and "--packing" in sys.argv:
+        packing()
+        done()
     if "--alone" in sys.argv:
         taken_at_once("async", TO_THE_LAST_BYTE, "taken at once, async flush")
         taken_at_once("sync", "clean_forcibly = false;", "taken at once, sync flush, default shares and intervals")
         last_byte("async")
         last_byte("sync")
         before_the_last_byte()
+        packing()
         done()
     for more in ([], ["--map-root-user"]):
         space = ["unshare", *more, "--mount"]
         if shutil.which("unshare") and subprocess.run([*space, "mount", "-t", "tmpfs", "none", "/mnt"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
-            r = subprocess.run([*space, sys.executable, os.path.abspath(__file__), "--alone"])
+            r = subprocess.run([*space, sys.executable, os.path.abspath(__file__), "--alone", *sys.argv[1:]])
             sys.exit(r.returncode)
     skip("a full disk", "this needs a small file system: root, or user namespaces")
     done()

@@ -466,12 +466,52 @@ def converts(origin):
         f.write(b"damaged!")
     status, doc = checked(d)
     check(status == 2 and [f for f in doc["findings"] if f["file"] == "commitlog/" + packed[0]], "damage in a packed segment is named", (status, doc["findings"][:4]))
+    lossy = os.path.join(top, "lossy")
+    subprocess.run(["cp", "-r", "--sparse=always", d, lossy], check=True)
+    status, out, err = store("convert", lossy, "--to", "plain")
+    check(status == 2 and packed[0] in segments(lossy) and "--accept-loss" in err, "convert leaves a damaged segment as it is", (status, segments(lossy), err[-300:]))
+    status, out, err = store("convert", lossy, "--to", "plain", "--accept-loss")
+    check(status == 2 and segments(lossy) == segments(origin) and "are lost" in err, "with --accept-loss it keeps what is whole, and tells the rest", (status, segments(lossy), err[-300:]))
+    status = checked(lossy, "--repair")[0]
+    left = in_log(lossy)
+    check(status == 0 and len(before) / 2 < len(left) < len(before), "and --repair makes it clean", (status, len(left), len(before)))
     shutil.copy(path(origin, "commitlog/" + packed[0][:-4]), path(d, "commitlog/"))
     os.unlink(path(d, "commitlog/" + packed[0]))
     status, out, err = store("convert", d, "--to", "plain")
     check(status == 0 and segments(d) == segments(origin), "convert --to plain", (status, segments(d), err[-300:]))
     same = all(open(path(d, "commitlog/" + s), "rb").read() == open(path(origin, "commitlog/" + s), "rb").read() for s in segments(d))
     check(same, "every segment is byte for byte what it was")
+
+
+def killed_converts(origin, rounds):
+    """convert is ended at any moment, to the packed form and back: run again it goes on, and every byte is what it was. (What a
+    power cut may leave at every step: tests/crash/sim, the workload 'packed: convert'.)"""
+    bad, cut_short = [], 0
+    bytes_of = lambda d: {s: open(path(d, "commitlog/" + s), "rb").read() for s in segments(d)}
+    want = bytes_of(origin)
+    for i in range(rounds):
+        top = temp_dir()
+        d = os.path.join(top, "data")
+        subprocess.run(["cp", "-r", "--sparse=always", origin, d], check=True)
+        for to in ("zstd", "plain") * 2:
+            for k in range(6):
+                p = start([TOOL, "convert", d, "--to", to], os.path.join(top, "log"))
+                time.sleep(random.uniform(0, 0.04 * (k + 1)))
+                if p.poll() is None:
+                    p.kill()
+                    cut_short += 1
+                p.wait()
+            if random.random() < 0.5:
+                status, out, err = store("convert", d, "--to", to)
+                if status:
+                    bad.append((to, status, out[-200:], err[-200:]))
+            if checked(d)[0]:
+                bad.append((to, checked(d)[1]["findings"][:3]))
+        status = store("convert", d, "--to", "plain")[0]
+        if status or bytes_of(d) != want:
+            bad.append((status, sorted(want), segments(d)))
+        shutil.rmtree(top, True)
+    check(not bad and cut_short, f"convert killed {cut_short} times in its middle: run again it goes on, and every byte is what it was", bad[:2])
 
 
 def apache():
@@ -569,6 +609,7 @@ if __name__ == "__main__":
     shows(origin)
     live()
     converts(origin)
+    killed_converts(origin, 30 if FULL else 2)
     damage_all(origin, "zarya", DAMAGES)
     random_damage(origin, 1000 if FULL else 15)
     killed_repairs(origin, 50 if FULL else 5)
