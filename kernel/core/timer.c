@@ -9,8 +9,8 @@
  *   4. Timers due at stop are dropped, not run.
  *
  * LOCKING. `lock` guards everything below it. It is held for O(log n), never while a timer's function runs. `watch_lock` guards
- * the watchers of the wall clock, and is held while one is called, so that none is called after it was taken away; a watcher
- * only notes that it was called, and calls nobody. */
+ * the watchers of the wall clock, and is not held while one is called: `watch_called` names it meanwhile, and whoever takes that one
+ * away waits (but the timer thread itself), so that none is called after it was taken away. */
 #include "core/core_int.h"
 #include <errno.h>
 #include <poll.h>
@@ -41,6 +41,8 @@ static int wake_fd = -1, wall_fd = -1; /* set while the thread lives */
 
 #define WATCHERS_MAX 16u
 static pthread_mutex_t watch_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t watch_done = PTHREAD_COND_INITIALIZER;
+static void *watch_called;
 static struct { void (*fn)(void *); void *arg; } watchers[WATCHERS_MAX];
 
 int64_t zk_mono_ns(void)
@@ -181,6 +183,8 @@ zr_status zk_on_clock_set(void (*fn)(void *), void *arg)
     for (uint32_t i = 0; i < WATCHERS_MAX; i++)
         if (watchers[i].fn && watchers[i].arg == arg)
             watchers[i].fn = NULL;
+    while (!fn && watch_called == arg && !pthread_equal(pthread_self(), thread))
+        pthread_cond_wait(&watch_done, &watch_lock);
     for (uint32_t i = 0; i < WATCHERS_MAX && status == ZR_EFULL; i++)
         if (!watchers[i].fn) {
             watchers[i].fn = fn;
@@ -206,8 +210,15 @@ static void wall_look(void)
     wall_arm();
     pthread_mutex_lock(&watch_lock);
     for (uint32_t i = 0; i < WATCHERS_MAX; i++)
-        if (watchers[i].fn)
-            watchers[i].fn(watchers[i].arg);
+        if (watchers[i].fn) {
+            void (*fn)(void *) = watchers[i].fn;
+            watch_called = watchers[i].arg;
+            pthread_mutex_unlock(&watch_lock);
+            fn(watch_called);
+            pthread_mutex_lock(&watch_lock);
+            watch_called = NULL;
+            pthread_cond_broadcast(&watch_done);
+        }
     pthread_mutex_unlock(&watch_lock);
 }
 

@@ -65,10 +65,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     MUST(l.n_files == files);
     int64_t end = tlog_scan(&l, 0, each, &w);
     MUST(end >= 0 && end <= (int64_t)files * FILE_SIZE);
-    l.end = (int64_t)files * FILE_SIZE; /* chains from anywhere: they end, since they only go back */
+    /* Chains from anywhere: they end, since they only go back. */
     int64_t above = INT64_MAX;
     for (pos = data[0] * 16; pos >= 0 && pos < above; above = pos, pos = u.prev)
-        if (tlog_read(&l, pos, &u) != ZR_OK) break;
+        if (tlog_look(&l, pos, &u) != ZR_OK) break;
     MUST(tlog_cut(&l, end) == ZR_OK);
     struct unit one = { .prev = -1, .write_ms = 5, .time_ms = 9, .physical = 1, .size = 100, .magic = UNIT_DEFAULT };
     MUST(tlog_add(&l, &one, &pos) == ZR_OK && tlog_push(&l) == ZR_OK);

@@ -152,7 +152,7 @@ def tell_play(z):
     wait_for(lambda: b'"T":{"count":1' in remoting(z.addr, 61)[1], 5)
     head, body = remoting(z.addr, 61)
     check(head.get("code") == 0 and json.loads(body)["timingCount"]["T"]["count"] == 1, "code 61: pending messages by topic", body)
-    r = zaryactl("--data", z.data, "delay", "stats")
+    r = zaryactl("--data", z.data, "--json", "delay", "stats")
     check('"pending"' in r.stdout and '"levels"' in r.stdout, "zaryactl delay stats", r.stdout[:500])
 
 
@@ -177,9 +177,34 @@ def without_play():
     check(again.stop() == 0, "it stops")
 
 
-def files_of(z):
-    check(wait_for(lambda: os.path.exists(os.path.join(z.data, "config/timercheck")), 5), "timercheck is there")
-    return struct.unpack(">7q", open(os.path.join(z.data, "config/timercheck"), "rb").read(56))
+def sync_play():
+    z = Zarya(features=("admin", "ordered", "query", "delay"), storage='flush = "sync";').start()
+    create_topic(z.addr, "S", 4)
+    acked = send_many(z.addr, "S", [now() + 400 + i * 3 for i in range(300)])
+    once(z, "S", acked, "with sync flush")
+    check(z.stop() == 0, "it stops cleanly")
+
+
+def anonymous_memory(z):
+    return int(re.search(r"RssAnon:\s+(\d+)", text_of(f"/proc/{z.proc.pid}/status")).group(1)) * 1024
+
+
+def million_play():
+    """What pending messages cost, and how late so many come. Memory is judged in the full form, without sanitizers."""
+    n, ahead, spread = (1000000, 240, 100) if FULL else (20000, 12, 4)
+    z = Zarya(features=("admin", "ordered", "query", "delay")).start(build=PLAIN if FULL else None)
+    create_topic(z.addr, "M", 4)
+    send_many(z.addr, "M", [now() + 100 * DAY])  # refused, but what sending once needs is there
+    before, start = anonymous_memory(z), now() + ahead * 1000
+    acked = send_many(z.addr, "M", [start + i * spread * 1000 // n for i in range(n)])
+    check(len(acked) == n, f"{n} messages pend", len(acked))
+    wait_for(lambda: json.loads(zaryactl("--data", z.data, "--json", "delay", "stats").stdout)["timed"]["taken"] >= n, 60, 0.2)
+    used = anonymous_memory(z) - before
+    print(f"# {n} pending: {used} bytes more memory, {used / n:.1f} each")
+    check(not FULL or used <= 64 * n, "at most 64 bytes each", used)
+    late = once(z, "M", acked, f"{n} at {n // spread} a second", ahead + spread + 120)
+    print(f"# lateness p50 {late[len(late) // 2]} ms, p99 {late[len(late) * 99 // 100]} ms, most {late[-1]} ms")
+    check(z.stop() == 0, "it stops cleanly")
 
 
 def restart_play(z, how, damage, what):
@@ -229,4 +254,6 @@ if __name__ == "__main__":
     restart_play(z, Zarya.kill, rm("config/timercheck"), "a kill, and timercheck removed")
     check(z.stop() == 0, "it stops cleanly")
     without_play()
+    sync_play()
+    million_play()
     done()

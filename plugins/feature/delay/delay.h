@@ -38,6 +38,7 @@ struct level {
     uint32_t state;
     int64_t cursor;    /* the first queue offset that was not delivered */
     int64_t known_end; /* behind the last entry that we were told of */
+    int64_t known_physical, asked_physical; /* the log's end there; where we last asked to be told that it is visible */
     uint64_t done;     /* bit i: cursor + i was delivered already, before one that failed */
     uint64_t timer_id;
     uint32_t failures; /* in a row */

@@ -44,6 +44,7 @@ struct batch {
 
 static void job(void *arg);
 static void timer_fired(void *arg);
+static void go_on(struct level *l);
 
 /* ---- states -------------------------------------------------------------------------------------------------------------- */
 
@@ -71,12 +72,27 @@ static int64_t retry_ms(struct level *l)
     return ms < MAX_RETRY_MS ? ms : MAX_RETRY_MS;
 }
 
+static void is_visible(void *arg, zr_status status)
+{
+    (void)status; /* after a failed flush there is nothing to see, and looking does no harm */
+    go_on(arg);
+}
+
 /* RUNNING ends. ms: until the next look; -1: nothing is known to wait. */
 static void rest(struct level *l, int64_t ms)
 {
     struct zr_inst *inst = l->inst;
     pthread_mutex_lock(&inst->lock);
-    if (ms < 0 && l->known_end > l->cursor) ms = retry_ms(l); /* told of, but not visible yet */
+    int64_t position = l->known_physical;
+    uint32_t ask = ms < 0 && l->known_end > l->cursor && position > l->asked_physical && !inst->stopping;
+    if (ask) l->asked_physical = position;
+    pthread_mutex_unlock(&inst->lock);
+    if (ask) { /* told of, but not visible yet: RUNNING goes on when it is */
+        inst->durability->when(inst->host, position, is_visible, l);
+        return;
+    }
+    pthread_mutex_lock(&inst->lock);
+    if (ms < 0 && l->known_end > l->cursor) ms = retry_ms(l);
     uint32_t arm = ms >= 0 && !inst->stopping;
     l->state = arm ? LEVEL_ARMED : LEVEL_IDLE;
     pthread_mutex_unlock(&inst->lock);
@@ -118,7 +134,10 @@ zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct
     if (m->queue_id < 0 || m->queue_id >= (int32_t)inst->n_levels) return ZR_OK;
     struct level *l = &inst->levels[m->queue_id];
     pthread_mutex_lock(&inst->lock);
-    if (event->put->queue_offset >= l->known_end) l->known_end = event->put->queue_offset + 1;
+    if (event->put->queue_offset >= l->known_end) {
+        l->known_end = event->put->queue_offset + 1;
+        l->known_physical = event->put->physical_offset + event->put->size;
+    }
     uint32_t arm = l->state == LEVEL_IDLE && !inst->stopping;
     if (arm) l->state = LEVEL_ARMED;
     pthread_mutex_unlock(&inst->lock);
@@ -162,7 +181,7 @@ static uint32_t message_make(struct batch *b, const struct zl_record *r, struct 
     *ret = (struct zr_msg){ .hdr = ZR_HDR(struct zr_msg, 0), .topic = topic, .body = r->body, .properties = r->properties,
                             .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")), .born_ms = r->born_ms,
                             .born_host = r->born_host, .queue_id = queue_id, .flag = r->flag, .sys_flag = r->sys_flag,
-                            .reconsume_times = r->reconsume_times, .inner_num = 1 };
+                            .reconsume_times = r->reconsume_times, .flags = ZR_MSG_NO_WAIT, .inner_num = 1 };
     return 1;
 }
 

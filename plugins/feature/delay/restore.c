@@ -47,14 +47,11 @@ static int64_t scan_begin(struct timer *t)
 {
     int64_t begin = tlog_begin(&t->log), size = t->log.file_size, per = (size - 68) / (int64_t)UNIT_BYTES * (int64_t)UNIT_BYTES;
     struct unit u;
-    int64_t end = t->log.end;
-    t->log.end = begin + (int64_t)t->log.n_files * size; /* all of it may be read */
     for (uint32_t i = 0; i + 1 < t->log.n_files; i++) {
-        if (t->log.files[i].base + size > t->check.log_flushed || tlog_read(&t->log, t->log.files[i].base + per, &u) != ZR_OK) break;
+        if (t->log.files[i].base + size > t->check.log_flushed || tlog_look(&t->log, t->log.files[i].base + per, &u) != ZR_OK) break;
         if (u.write_ms + t->window_ms + 86400000 >= t->check.read_ms) break;
         begin = t->log.files[i].base + size;
     }
-    t->log.end = end;
     return begin;
 }
 

@@ -182,12 +182,17 @@ static const uint8_t *bytes_at(struct tlog *l, int64_t pos, uint32_t len, uint32
     return l->window + (pos - from);
 }
 
+zr_status tlog_look(struct tlog *l, int64_t pos, struct unit *ret)
+{
+    const uint8_t *p = pos < 0 ? NULL : bytes_at(l, pos, UNIT_BYTES, 0);
+    return p ? unit_decode(p, ret) : ZR_EIO;
+}
+
 zr_status tlog_read(struct tlog *l, int64_t pos, struct unit *ret)
 {
     if (pos < tlog_begin(l) || pos + (int64_t)UNIT_BYTES > l->end) return ZR_ECORRUPT;
     if (pos >= l->pushed && tlog_push(l) != ZR_OK) return ZR_EIO;
-    const uint8_t *p = bytes_at(l, pos, UNIT_BYTES, 0);
-    return p ? unit_decode(p, ret) : ZR_EIO;
+    return tlog_look(l, pos, ret);
 }
 
 zr_status tlog_set_magic(struct tlog *l, int64_t pos, uint32_t magic)

@@ -82,6 +82,7 @@ int64_t tlog_begin(const struct tlog *l);
  * behind the last valid one. */
 int64_t tlog_scan(struct tlog *l, int64_t pos, int32_t (*each)(void *ctx, int64_t pos, const struct unit *u), void *ctx);
 zr_status tlog_read(struct tlog *l, int64_t pos, struct unit *ret);
+zr_status tlog_look(struct tlog *l, int64_t pos, struct unit *ret); /* also where the end is not known yet */
 zr_status tlog_set_magic(struct tlog *l, int64_t pos, uint32_t magic);
 /* Everything from pos on is gone, also from the disk. */
 zr_status tlog_cut(struct tlog *l, int64_t pos);

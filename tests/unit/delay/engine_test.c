@@ -149,6 +149,37 @@ Test(engine, finds_its_log_gone, .timeout = 60) { survives(0, remove_log); }
 Test(engine, finds_its_wheel_damaged, .timeout = 60) { survives(1, damage_wheel); }
 Test(engine, finds_all_its_files_gone, .timeout = 60) { survives(1, remove_all); }
 
+/* The timer log has files of 64 KiB here: the first ones are over, and are passed by. */
+Test(engine, starts_with_a_log_of_many_files, .timeout = 120)
+{
+    enum { N = 5000 };
+    world_open();
+    world_start(LEVELS, YEARS);
+    int64_t now = world_now();
+    for (int i = 0; i < N; i++) send_at("T", i, now + 3600000 + i % 1000);
+    world_wait_idle();
+    world_set_clock(now + 2 * 3600000);
+    cr_assert(world_wait("T", N));
+    world_set_clock(now + 10 * DAY);
+    send_at("T", N, world_now() + 3600000);
+    world_wait_idle();
+    world_stop();
+    world_start(LEVELS, YEARS);
+    world_wait_idle();
+    world_kill();
+    world_start(LEVELS, YEARS);
+    send_at("T", N + 1, world_now() + 3600000);
+    world_wait_idle();
+    world_set_clock(now + 11 * DAY);
+    cr_assert(world_wait("T", N + 2));
+    once("T", N, 0);
+    once("T", N + 1, 0);
+    once("T", 0, 0);
+    cr_assert_eq(world_count("T", NULL), N + 2);
+    world_stop();
+    world_close();
+}
+
 Test(engine, tries_again_what_cannot_be_stored_now, .timeout = 60)
 {
     world_open();

@@ -330,7 +330,7 @@ void world_close(void)
 void world_start(const char *levels, int64_t max_delay_s)
 {
     settings = (struct settings){ .delay_levels = zl_str(levels), .timer_max_delay = max_delay_s, .timer_precision = 1000, .timer_roll_window = 172800,
-                                  .timer_log_file_size = 1 << 20, .timer_congest = INT32_MAX, .timer_enable = 1, .recall_enable = 1 };
+                                  .timer_log_file_size = 1 << 16, .timer_congest = INT32_MAX, .timer_enable = 1, .recall_enable = 1 };
     cr_assert_eq(plugin->create(&host, &settings, &inst), ZR_OK);
     cr_assert_eq(plugin->warm(inst), ZR_OK);
     plugin->activate(inst);

@@ -84,6 +84,23 @@ Test(timer, cancelled_ones_do_not_run_and_ids_are_not_reused)
     cr_expect_eq(zk_timer_at(0, count_run, NULL, &a), ZR_ECLOSED, "no timer after the stop");
 }
 
+static void clock_set(void *arg) { (void)arg; }
+
+Test(timer, who_wants_to_know_of_a_set_clock_has_a_place_of_sixteen)
+{
+    uint32_t who[17];
+    cr_assert_eq(zk_core_start(1), ZR_OK);
+    for (uint32_t i = 0; i < 16; i++)
+        cr_expect_eq(zk_on_clock_set(clock_set, &who[i]), ZR_OK);
+    cr_expect_eq(zk_on_clock_set(clock_set, &who[3]), ZR_OK, "again is the same place");
+    cr_expect_eq(zk_on_clock_set(clock_set, &who[16]), ZR_EFULL);
+    cr_expect_eq(zk_on_clock_set(NULL, &who[5]), ZR_OK);
+    cr_expect_eq(zk_on_clock_set(clock_set, &who[16]), ZR_OK);
+    for (uint32_t i = 0; i < 17; i++)
+        cr_expect_eq(zk_on_clock_set(NULL, &who[i]), ZR_OK);
+    zk_core_stop();
+}
+
 Test(timer, a_hundred_thousand)
 {
     enum { N = 100000 };
