@@ -145,7 +145,7 @@ zr_status zk_state_read_from(struct zr_str name, zr_status (*accept)(void *ctx, 
     zr_status second = read_one(bak, accept, ctx);
     if (second == ZR_OK) {
         zk_log(ZR_LOG_WARN, "%s was %s; taken from %s", path, first == ZR_ENOENT ? "missing" : "not usable", bak);
-        if (first != ZR_ENOENT)
+        if (first == ZR_ECORRUPT) /* what only cannot be read just now may be the newer one, and whole */
             set_aside(path);
         if (ret_bak)
             *ret_bak = 1;
