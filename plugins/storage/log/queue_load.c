@@ -263,6 +263,15 @@ static void trust_hint(struct zr_inst *st, struct zr_queue *q, const struct zs_s
     if (snap->begin == atomic_load(&st->begin)) atomic_store(&q->min_begin, snap->begin);
 }
 
+/* Is the entry at this offset that of a whole record of the queue? What noise says of the queue's end is no word against the snapshot. */
+static uint32_t is_last(struct zr_inst *st, struct zr_queue *q, int64_t offset)
+{
+    struct zs_entry e;
+    struct zl_record r;
+    if (!entry_at(st, q, offset, &e) || !zs_entry_real(&e) || !zs_scan_one(st, e.phys, &r)) return 0;
+    return (int32_t)r.size == e.size && (zs_queue_light(q) || (r.queue_id == q->id && r.queue_offset <= offset));
+}
+
 static void settle(struct zr_inst *st, struct zr_queue *q, const struct zs_snapshot *snap, const struct zs_hint *h, uint32_t clean)
 {
     int64_t per = st->conf.queue_file_size / ZS_ENTRY, next, end;
@@ -274,7 +283,7 @@ static void settle(struct zr_inst *st, struct zr_queue *q, const struct zs_snaps
         zs_queue_reset(st, q, h->next, h->end_phys);
     } else {
         end_on_disk(st, q, &next, &end);
-        if (h && !same && h->next > next && h->end_phys >= end) {
+        if (h && !same && h->next > next && (h->end_phys >= end || !is_last(st, q, next - 1))) {
             trust_hint(st, q, snap, h, next);
             return;
         }

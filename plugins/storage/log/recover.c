@@ -156,7 +156,12 @@ static uint32_t ends_at(struct recovery *rec, int64_t phys, int64_t end)
 static uint32_t start_by_snapshot(struct recovery *rec)
 {
     const struct zs_snapshot *s = &rec->snap;
-    if (!rec->use_snap || s->pos < atomic_load(&rec->st->begin) || !ends_at(rec, s->last_phys, s->pos)) return 0;
+    if (!rec->use_snap || s->pos < atomic_load(&rec->st->begin)) return 0;
+    if (!ends_at(rec, s->last_phys, s->pos)) {
+        if (!rec->st->lock_ours || (rec->clean && s->clean)) return 0;
+        rec->last_phys = s->last_phys; /* that record is damaged; but what the queues had is the snapshot's word, so all behind it is read */
+        rec->last_ms = s->last_ms;
+    }
     rec->start = s->pos;
     return 1;
 }
@@ -232,7 +237,7 @@ static void find_start(struct recovery *rec)
     if (rec->clean) {
         if (start_by_snapshot(rec)) { /* another broker may have gone on from there: then the queues know more */
             int64_t pos = rec->start;
-            if (zs_bcq_any(st) || !start_by_queues(rec) || rec->start < pos) start_by_snapshot(rec);
+            if (zs_bcq_any(st) || (st->lock_ours && !rec->snap.clean) || !start_by_queues(rec) || rec->start < pos) start_by_snapshot(rec);
             return;
         }
         if (!start_by_queues(rec)) start_by_segments(rec, 1);
