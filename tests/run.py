@@ -5,7 +5,7 @@ A test is a command. Criterion programs are counted by the line they end with; e
     ok - what          not ok - what: why          skip - what: why
 and exits non-zero when something failed. A command that prints none of them counts as one test by its exit status.
 """
-import argparse, os, re, signal, subprocess, sys, time, glob
+import argparse, concurrent.futures, glob, os, re, signal, subprocess, sys, threading, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 JOBS = str(max(2, os.cpu_count() or 2))
@@ -15,6 +15,7 @@ class Count:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
         self.failures = []
+        self.lock = threading.Lock()  # guards the counts, and keeps what one program says together
 
 
 def say(text):
@@ -37,9 +38,11 @@ def build(preset, targets=()):
     return True
 
 
-def run(count, name, cmd, timeout, env=None):
+def run(count, place, name, cmd, timeout, env):
     """Runs one command in a process group of its own; ends the whole group."""
     began = time.time()
+    with count.lock:
+        say(f"[{place}] {name}")
     proc = subprocess.Popen(cmd, cwd=ROOT, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)
     try:
@@ -69,18 +72,18 @@ def run(count, name, cmd, timeout, env=None):
         passed, failed = (1, 0) if status == 0 else (0, 1)
     if status != 0 and failed == 0:
         failed = 1
-    count.passed += passed
-    count.failed += failed
-    count.skipped += len(skip)
-    mark = "ok  " if failed == 0 else "FAIL"
-    say(f"{mark} {name}: {passed} passed" + (f", {failed} failed" if failed else "") +
-        (f", {len(skip)} skipped" if skip else "") + f" ({time.time() - began:.1f} s)")
-    for line in skip:
-        say("     " + line)
-    if failed:
-        count.failures.append(name)
-        say("\n".join("     | " + line for line in out.splitlines()[-80:]))
-    return out
+    with count.lock:
+        count.passed += passed
+        count.failed += failed
+        count.skipped += len(skip)
+        mark = "ok  " if failed == 0 else "FAIL"
+        say(f"{mark} {name}: {passed} passed" + (f", {failed} failed" if failed else "") +
+            (f", {len(skip)} skipped" if skip else "") + f" ({time.time() - began:.1f} s)")
+        for line in skip:
+            say("     " + line)
+        if failed:
+            count.failures.append(name)
+            say("\n".join("     | " + line for line in out.splitlines()[-80:]))
 
 
 def tests(full):
@@ -106,6 +109,9 @@ def tests(full):
 # Programs that start a Java broker for each of their steps: most of their time is its, and a busy machine makes it long.
 LIMITS = {"crash flip": 600, "crash formats": 600}
 
+# What measures or loads the whole machine.
+ALONE = ["figures", "fuzz", "bare Debian 12"]
+
 # Unit tests that are also run under the thread sanitizer: those with threads. They bring a runner of their own for it, since
 # Criterion does not start there.
 TSAN = ["test_remoting", "test_remoting_stress", "test_transport", "storage_stress", "storage_power", "storage_zstd_store"]
@@ -116,6 +122,7 @@ def main():
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--only", default="")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--jobs", type=int, default=2, help="programs that run at the same time")
     parser.add_argument("--no-install", action="store_true")
     args = parser.parse_args()
     count = Count()
@@ -135,9 +142,16 @@ def main():
     env = {"ZARYA_BUILD": os.path.join(ROOT, "build/asan"), "ZARYA_BUILD_PLAIN": os.path.join(ROOT, "build/release"),
            "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:handle_abort=1", "UBSAN_OPTIONS": "print_stacktrace=1",
            "LSAN_OPTIONS": "print_suppressions=0:suppressions=" + os.path.join(ROOT, "sdk/cmake/lsan.supp")}
-    for n, (name, cmd, limit) in enumerate(todo, 1):
-        say(f"[{n}/{len(todo)}] {name}")
-        run(count, name, cmd, limit, env)
+    # Two at a time: most whole-process tests wait for clients more than they compute. Those that load the machine on purpose
+    # run by themselves, at the end.
+    together = [t for t in todo if t[0] not in ALONE]
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        under_way = [pool.submit(run, count, f"{n}/{len(todo)}", name, cmd, limit, env)
+                     for n, (name, cmd, limit) in enumerate(together, 1)]
+        for one in under_way:
+            one.result()  # a fault of this runner is not a passed test
+    for n, (name, cmd, limit) in enumerate((t for t in todo if t[0] in ALONE), len(together) + 1):
+        run(count, f"{n}/{len(todo)}", name, cmd, limit, env)
     if os.environ.get("ZARYA_SKIP_FAILS") and count.skipped:
         say(f"{count.skipped} tests were skipped, which is a failure here")
         count.failed += count.skipped
