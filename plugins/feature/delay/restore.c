@@ -92,7 +92,7 @@ static zr_status cursor_find(struct timer *t, const struct linking *k, uint32_t 
     }
     if (t->cursor < min) t->cursor = min;
     if (t->cursor > max) t->cursor = max;
-    t->doubt_queue_end = t->check.clean && whole ? t->cursor : max;
+    t->doubt_queue_end = t->check.clean && whole ? 0 : t->begin_end;
     pthread_mutex_lock(&t->lock);
     if (t->known_end < max) t->known_end = max;
     pthread_mutex_unlock(&t->lock);
@@ -156,7 +156,7 @@ zr_status timer_restore(struct timer *t)
     t->read_ms = slot_floor(t, t->read_ms);
     t->horizon_ms = t->read_ms;
     if (k.n || t->cursor) say(t->inst, ZR_LOG_INFO, "timed messages: %llu in the timer log, the queue goes on at %lld%s", (unsigned long long)k.n, (long long)t->cursor,
-                              t->doubt_end || t->doubt_queue_end > t->cursor ? "; after an end without a stop, those noted before it are looked up before they leave" : "");
+                              t->doubt_end || t->doubt_queue_end ? "; after an end without a stop, those noted before it are looked up before they leave" : "");
     wheel_mark_all_dirty(&t->wheel);
     return ZR_OK;
 }

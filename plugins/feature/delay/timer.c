@@ -141,6 +141,8 @@ static uint32_t mend(struct timer *t)
     tlog_close(&t->log);
     wheel_close(&t->wheel);
     t->damaged = 0;
+    t->begin_end = t->cursor;
+    t->check.clean = 0;
     if (timer_restore(t) == ZR_OK) return 1;
     say(t->inst, ZR_LOG_ERROR, "timed messages rest until the broker is started again: the timer's files cannot be made anew");
     t->damaged = 1;
@@ -223,6 +225,7 @@ void timer_begin(struct timer *t)
     struct zr_inst *inst = t->inst;
     t->queue = inst->storage->queue(inst->storage_inst, (struct zr_str)ZR_STR(TIMER_TOPIC), 0, 1);
     t->last_wall_ms = wall_ms(inst);
+    inst->storage->bounds(inst->storage_inst, t->queue, &(int64_t){ 0 }, &t->begin_end); /* what comes later is new */
     pthread_mutex_lock(&inst->lock);
     inst->n_running++;
     pthread_mutex_unlock(&inst->lock);

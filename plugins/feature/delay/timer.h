@@ -60,7 +60,7 @@ struct timer {
     int64_t read_ms;    /* every slot before it is done */
     int64_t horizon_ms; /* every slot before it that is not done is loaded */
     int64_t cursor;     /* next queue offset to take */
-    int64_t doubt_end, doubt_queue_end; /* units and entries before these may have been delivered before a crash */
+    int64_t doubt_end, doubt_queue_end, begin_end; /* units and entries before these may have been delivered before a crash */
     int64_t delivered_end, last_wall_ms, retry_until_ms, dirty_since_ns, trim_ns;
     uint32_t failures, stepped, asked_visible;
     uint32_t damaged, stuck;
