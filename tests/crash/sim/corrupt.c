@@ -360,6 +360,12 @@ static uint32_t may_refuse(const struct injury *in, const char *why)
 
 /* ---- cases ------------------------------------------------------------------------------------------------------------------------------ */
 
+static uint32_t variant_of(uint64_t no)
+{
+    uint64_t seed = mix64(opt.seed * 1000003 + no);
+    return (uint32_t)rnd(&seed, N_VARIANTS);
+}
+
 static uint32_t case_run(struct store *stores, uint64_t no, uint32_t job)
 {
     static struct injury in;
@@ -465,10 +471,12 @@ int main(int argc, char **argv)
     zk_log_set(0, 0); /* the kernel's own lines are not looked at */
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED) return 2;
-    for (uint32_t i = 0; i < N_VARIANTS; i++) store_build(&stores[i], &variants[i]);
+    for (uint32_t i = 0; i < N_VARIANTS; i++)
+        if (opt.one < 0 || i == variant_of((uint64_t)opt.one)) store_build(&stores[i], &variants[i]);
     uint32_t failed = opt.one >= 0 ? case_run(stores, (uint64_t)opt.one, 0) : run_all(stores);
     summary(seconds() - began);
     for (uint32_t i = 0; i < N_VARIANTS; i++) {
+        if (!stores[i].b) continue;
         sim_free(stores[i].image);
         bed_free(stores[i].b);
     }
