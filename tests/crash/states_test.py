@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Crash states: what a power cut or a kill may leave of the store, at every place of 36 workloads, each with the real recovery run
-on it (sim/README.md); and the proof that this test can fail.
+"""Crash states: what a power cut or a kill may leave of the store, at every place of 56 workloads, each with the real
+recovery run on it (sim/README.md); and the proof that this test can fail.
 
-    states_test.py [--full]      20,500 different states, 10 defects on purpose; --full: 1,000,000 states, and an eleventh defect that
+    states_test.py [--full]      20,500 different states, 13 defects on purpose; --full: 1,000,000 states, and one more that
                                 takes long to show. In an optimised build: faults_test.py and corrupt_test.py run the same recovery
                                 under the address sanitizer."""
 import os, subprocess, sys

@@ -182,6 +182,14 @@ static const char *read_all(struct check *k)
 
 /* ---- by key, by delivery time, documents ------------------------------------------------------------------------------------- */
 
+/* Retention had taken it, and its keys; that the crash brought its segment back is no promise. */
+static uint32_t was_cleaned(const struct check *k, const struct sent *m)
+{
+    for (uint32_t i = 0; i < k->b->h.n_cleanings; i++)
+        if (k->b->h.cleanings[i].begin <= k->p->at && m->phys < k->b->h.cleanings[i].log_begin) return 1;
+    return 0;
+}
+
 static const char *find_keys(struct check *k)
 {
     const struct history *h = &k->b->h;
@@ -192,7 +200,7 @@ static const char *find_keys(struct check *k)
         const struct sent *m = &h->sent[serial];
         char key[32];
         int64_t phys[32];
-        if (!k->seen[serial] || m->end > k->p->at) continue;
+        if (!k->seen[serial] || m->end > k->p->at || was_cleaned(k, m)) continue;
         snprintf(key, sizeof key, "%c%u", i & 1 ? 'U' : 'k', serial);
         int32_t n = zs_find_key(k->c->st, zl_str(h->topics[m->topic]), zl_str(key), i & 1, 0, INT64_MAX, phys, 32), hit = 0;
         for (int32_t j = 0; j < n; j++) hit |= phys[j] == m->phys;

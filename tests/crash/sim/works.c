@@ -584,6 +584,30 @@ static void packed_twins(struct bed *b)
     bed_read(b);
 }
 
+/* What an interrupted convert left, one packed form of it damaged since: convert makes it again from the plain one. */
+static void convert_remains(struct bed *b)
+{
+    some(b, "A", 2, 40, 1500);
+    bed_close(b);
+    struct sim *before = sim_copy(b->sim);
+    bed_convert(b, 0);
+    struct sim_inode *old = sim_find(before, ROOT "/commitlog/00000000000000000000");
+    struct sim_inode *packed = sim_find(b->sim, ROOT "/commitlog/00000000000000000000.zst");
+    if (old && packed) {
+        uint8_t wrong = packed->data[packed->size / 2] ^ 1;
+        int64_t middle = (int64_t)packed->size / 2;
+        write_file(b->sim, ROOT "/commitlog/00000000000000000000", old->data, old->size, 0);
+        write_file(b->sim, ROOT "/commitlog/00000000000000000000.zst", &wrong, 1, middle);
+        write_file(b->sim, ROOT "/commitlog/00000000000000016384.zst.tmp", &wrong, 1, 0);
+    }
+    sim_free(before);
+    bed_convert(b, 0);
+    bed_convert(b, 1);
+    bed_engine(b, bed_has_packed(b) ? ENGINE_PACK : ENGINE_PLAIN);
+    if (bed_open(b) != ZR_OK) return;
+    some(b, "A", 2, 4, 300);
+}
+
 const struct work works[] = {
     { "single", single, 0, NULL },
     { "single, sync", single, 1, NULL },
@@ -649,5 +673,6 @@ const struct work works[] = {
     { "packed: convert resumed", convert_resumed, 0, "packed: convert", 0, 0 },
     { "packed: reading", packed_reading, 0, NULL, 1, 1 },
     { "packed: both forms", packed_twins, 0, NULL, 1, 1 },
+    { "packed: remains of a convert", convert_remains, 0, NULL, 1, 0 },
 };
 const uint32_t n_works = LEN(works);

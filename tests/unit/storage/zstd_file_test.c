@@ -112,6 +112,24 @@ Test(zstd_file, nothing_goes_in_and_out) { round_trip("zeroes", ZEROES); }
 Test(zstd_file, noise_goes_in_and_out_and_does_not_grow) { round_trip("noise", NOISE); }
 Test(zstd_file, large_records_go_in_and_out) { round_trip("large", LARGE); }
 
+Test(zstd_file, an_expanded_segment_keeps_its_age)
+{
+    const struct zr_io_v1 *io = zl_io_posix();
+    const int64_t long_ago = 1700000000123000000;
+    struct sample s;
+    struct zr_io_stat stat;
+    sample_make(&s, "age", JSON, 3);
+    int64_t fd = io->open(io->ctx, s.plain, ZR_IO_READ | ZR_IO_WRITE, 0);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(io->set_mtime(io->ctx, (int32_t)fd, long_ago), 0);
+    io->close(io->ctx, (int32_t)fd);
+    cr_assert_eq(sample_pack(&s), 0);
+    cr_assert_eq(zp_expand(io, s.packed, s.again, NULL, NULL), 0);
+    cr_assert_eq(io->stat(io->ctx, s.again, &stat), 0);
+    cr_assert_eq(stat.mtime_ns, long_ago);
+    sample_end(&s);
+}
+
 Test(zstd_file, a_record_lies_in_one_block)
 {
     struct sample s;
