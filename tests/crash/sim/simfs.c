@@ -334,7 +334,7 @@ static int64_t sim_pwritev(void *self, int32_t fd, const struct zr_span *bufs, u
 static void sync_record(struct sim *s, enum ev_kind kind, uint32_t inode, const char *path)
 {
     uint32_t begin = sim_now(s);
-    sched_yield();
+    if (s->rec) sched_yield();
     pthread_mutex_lock(&s->lock);
     if (s->rec) {
         struct sim_event *e = event_add(s, kind);
