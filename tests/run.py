@@ -11,6 +11,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 JOBS = str(max(2, os.cpu_count() or 2))
 
 
+# Lines of a failed program that are shown even when they stand far from its end.
+WORD_OF_FAILURE = re.compile(r"^not ok|^\[FAIL\]|Assertion failed|CRASH!|Timed out|ERROR: \w+Sanitizer|runtime error", re.I)
+
+
 class Count:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
@@ -83,7 +87,13 @@ def run(count, place, name, cmd, timeout, env):
             say("     " + line)
         if failed:
             count.failures.append(name)
-            say("\n".join("     | " + line for line in out.splitlines()[-80:]))
+            log = os.path.join(ROOT, "build", "logs", re.sub(r"\W+", "-", name) + ".log")
+            os.makedirs(os.path.dirname(log), exist_ok=True)
+            open(log, "w").write(out)
+            lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in out.splitlines()]
+            early = [line for line in lines[:-80] if WORD_OF_FAILURE.search(line)]
+            say("\n".join("     | " + line for line in early[:40] + lines[-80:]))
+            say(f"     the whole of it: {os.path.relpath(log, ROOT)}")
 
 
 def tests(full):
