@@ -50,6 +50,7 @@ zr_status zs_pack_init(struct zr_inst *st)
     zs_cond_init(&c->work);
     atomic_store(&c->fit_at, INT64_MAX);
     st->pack = c;
+    c->round = 1; /* a segment that never failed has 0 */
     return ZR_OK;
 }
 

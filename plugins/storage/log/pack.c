@@ -7,8 +7,9 @@
  * What stays true:
  *   1. At every moment at least one whole form of a segment stands under its name. A name without .tmp is a whole form.
  *   2. The segment that is written to, and the one made ahead, are plain. Sends never wait for this thread.
- *   3. A change that fails (disk full, error, damage) leaves things as they were, and is tried again later; what is damaged
- *      is not tried again before a restart. Nothing depends on a change having been made.
+ *   3. A change that fails (disk full, error, damage) leaves things as they were, and is tried again later, when all others
+ *      had their turn: a page that cannot be read holds up no other segment. What is damaged is not tried again before a
+ *      restart. Nothing depends on a change having been made.
  *   4. Readers of the old form go on with it; it ends with their last hold.
  *   5. Between pieces of work the thread waits as long as pack_rate asks for, and ends at once when the store stops. */
 #include <errno.h>
@@ -18,6 +19,7 @@
 
 #define RETRY_NS 10000000000ll /* after a failure; twice as long after each further one */
 #define RETRY_MAX_NS 600000000000ll
+#define IN_A_ROW 8u            /* failures, after which the next segment waits too: the fault is not in one of them */
 #define BEHIND 10              /* nice value */
 #define PIECES 64u             /* looks at the rate for each second's worth of bytes */
 
@@ -152,7 +154,7 @@ static int64_t expand_one(struct change *ch)
     struct zr_inst *st = ch->st;
     const struct zs_pack_ops *ops = st->conf.pack;
     const struct zs_pace p = { pace, ch };
-    if (!zs_seg_pack_open(st, ch->seg)) return -EBADMSG; /* its readers must have it open before its name goes */
+    if (!zs_seg_pack_open(st, ch->seg)) return atomic_load(&ch->seg->damaged) ? -EBADMSG : -EIO; /* its readers must have it open before its name goes */
     int64_t r = plain_already(ch, &p);
     if (r < 0) return r;
     if (r == 0) {
@@ -174,7 +176,8 @@ static void tell(struct change *ch, int64_t r, uint32_t packed, uint64_t size)
         return;
     }
     if (r == -EBADMSG) {
-        atomic_store(&ch->seg->damaged, !packed ? atomic_load(&ch->seg->damaged) : 1);
+        if (packed) atomic_store(&ch->seg->damaged, 1);
+        ch->seg->stays = 1;
         zs_log(st, ZR_LOG_ERROR, "segment %020lld cannot be %s: %s", (long long)ch->base, packed ? "packed" : "expanded",
                packed ? "what was written is not what it holds; it stays plain"
                       : "it is damaged; it stays packed (zaryactl store convert --accept-loss expands what is whole of it)");
@@ -183,7 +186,28 @@ static void tell(struct change *ch, int64_t r, uint32_t packed, uint64_t size)
     }
 }
 
-/* Changes one segment that is fit. 0: there was none; 1: done; -1: it failed, and is tried again later. */
+/* What follows from a change that failed. A full disk is full for every segment. */
+static int change_failed(struct zs_pack *c, struct zs_seg *seg, int64_t r)
+{
+    if (r == -EBADMSG) return 1;
+    c->n_failed++;
+    if (r == -ENOSPC || r == -ECANCELED) return -1;
+    seg->failed_in = c->round;
+    if (++c->in_a_row < IN_A_ROW) return 2;
+    c->in_a_row = 0;
+    return -1;
+}
+
+/* No segment is left that did not fail. */
+static int round_end(struct zs_pack *c)
+{
+    uint32_t failed = c->n_failed;
+    c->round++;
+    c->n_failed = c->in_a_row = 0;
+    return failed ? -1 : 0;
+}
+
+/* Changes one segment that is fit. The answer is zs_pack_step's. */
 static int change_next(struct zr_inst *st)
 {
     struct change ch = { .st = st, .began_ns = zs_mono(st) };
@@ -192,8 +216,8 @@ static int change_next(struct zr_inst *st)
     int64_t to = zs_segs_last(st) - st->conf.pack_keep * st->segs.size, flushed = atomic_load(&st->flushed);
     if (!packed) to = INT64_MAX;
     else if (to > flushed) to = flushed;
-    ch.seg = zs_seg_find_form(st, 0, to, !packed);
-    if (!ch.seg) return 0;
+    ch.seg = zs_seg_find_form(st, 0, to, !packed, st->pack->round);
+    if (!ch.seg) return round_end(st->pack);
     ch.base = ch.seg->base;
     struct zs_seg *open = packed ? zs_seg_get(st, ch.base, 0, &busy) : NULL; /* opened: readers go on when its name is gone */
     int64_t r = packed && open != ch.seg ? -EIO : 0;
@@ -206,9 +230,11 @@ static int change_next(struct zr_inst *st)
     if (r >= 0 && packed && st->io->stat(st->io->ctx, ch.packed, &stat) < 0) stat.size = 0;
     if (ch.temporary[0]) unlink_there(st, ch.temporary);
     tell(&ch, r, packed, stat.size);
+    if (r >= 0) st->pack->in_a_row = 0;
+    int did = r >= 0 ? 1 : change_failed(st->pack, ch.seg, r);
     if (open) zs_seg_put(st, open);
     zs_seg_put(st, ch.seg);
-    return r >= 0 || r == -EBADMSG ? 1 : -1;
+    return did;
 }
 
 /* A packed file that an interrupted change left beside the plain one that is read. 1: it is gone. */
@@ -278,7 +304,7 @@ void zs_pack_main(void *arg)
         if (st->conf.compress) ask_for_wake(st);
         int did = zs_pack_step(st);
         if (did <= 0) wait_work(st, did < 0 ? retry_ns : 0);
-        if (did > 0) retry_ns = RETRY_NS;
+        if (did == 1) retry_ns = RETRY_NS;
         else if (did < 0 && retry_ns < RETRY_MAX_NS) retry_ns *= 2;
     }
 }

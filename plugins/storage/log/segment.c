@@ -217,7 +217,7 @@ uint32_t zs_seg_swap(struct zr_inst *st, struct zs_seg *seg, uint32_t packed, in
     return there;
 }
 
-struct zs_seg *zs_seg_find_form(struct zr_inst *st, int64_t from, int64_t to, uint32_t packed)
+struct zs_seg *zs_seg_find_form(struct zr_inst *st, int64_t from, int64_t to, uint32_t packed, uint32_t round)
 {
     struct zs_segs *s = &st->segs;
     struct zs_seg *found = NULL;
@@ -225,7 +225,7 @@ struct zs_seg *zs_seg_find_form(struct zr_inst *st, int64_t from, int64_t to, ui
     for (uint64_t i = 0; i < s->n && !found; i++) {
         struct zs_seg *seg = s->at[i];
         if (!seg || seg->base < from || seg->base + s->size > to || seg->packed != packed || atomic_load(&seg->damaged)) continue;
-        if (!zs_dir_read_only(st, seg->base)) found = seg;
+        if (!seg->stays && seg->failed_in != round && !zs_dir_read_only(st, seg->base)) found = seg;
     }
     if (found) found->refs++;
     pthread_mutex_unlock(&s->lock);

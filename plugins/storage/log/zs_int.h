@@ -66,6 +66,8 @@ struct zs_seg {
     uint32_t told;      /* that it cannot be opened; once, until it can */
     _Atomic uint32_t damaged;       /* packed, and so that it cannot be opened; plain: could not be packed */
     struct zs_packed *_Atomic pack; /* packed: opened */
+    uint32_t stays;     /* a block of it is damaged: it is read, but keeps its form. The packing thread's alone, as the next */
+    uint32_t failed_in; /* the round in which its form could not be changed */
     int64_t mtime_ns;   /* packed: last write of the plain form */
     uint64_t serial;    /* in order of making */
     _Atomic uint32_t name_unsynced; /* its folder must be synced before anything in it counts as flushed */

@@ -30,7 +30,9 @@ struct zs_pack {
     /* the packing thread, under work_lock but the first */
     _Atomic int64_t fit_at; /* flushed up to here, another segment is fit */
     uint32_t wake;
-    uint32_t begun; /* that thread's alone */
+    uint32_t begun; /* that thread's alone, as what follows */
+    uint32_t round; /* each segment is tried once in it */
+    uint32_t n_failed, in_a_row; /* changes that failed in this round; without one between that did not */
 };
 struct zs_hold {
     int64_t from, to;    /* physical offsets [from, to) that it gives */
@@ -67,8 +69,8 @@ void zs_pack_flushed(struct zr_inst *st, int64_t position);
 uint32_t zs_seg_packed_path(struct zr_inst *st, int64_t base, char *to);
 /* Puts the other form's entry in place of seg, which ends with its last pin. 0: no memory, or seg is no longer in the table. */
 uint32_t zs_seg_swap(struct zr_inst *st, struct zs_seg *seg, uint32_t packed, int64_t mtime_ns);
-/* Pins the first segment within [from, to) that has this form, no damage that bars it from the other, and a folder that may be
- * written to; NULL: none. */
-struct zs_seg *zs_seg_find_form(struct zr_inst *st, int64_t from, int64_t to, uint32_t packed);
+/* Pins the first segment within [from, to) that has this form, no damage that bars it from the other, did not fail in this round,
+ * and lies in a folder that may be written to; NULL: none. For the packing thread. */
+struct zs_seg *zs_seg_find_form(struct zr_inst *st, int64_t from, int64_t to, uint32_t packed, uint32_t round);
 int64_t zs_seg_mtime_ns(struct zr_inst *st, int64_t base); /* last write, of whichever form; -1: not there */
 #endif

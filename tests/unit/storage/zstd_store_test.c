@@ -467,6 +467,60 @@ Test(zstd_store, a_damaged_block_costs_its_messages_and_is_told, .timeout = 100)
     world_end(w);
 }
 
+static uint32_t said_times(struct world *w, const char *part)
+{
+    uint32_t n = 0;
+    pthread_mutex_lock(&w->lock);
+    for (const char *at = w->lines; (at = strstr(at, part)); at++) n++;
+    pthread_mutex_unlock(&w->lock);
+    return n;
+}
+
+/* A file that cannot be expanded is told once, and costs the others nothing. */
+Test(zstd_store, a_damaged_block_keeps_no_other_segment_packed, .timeout = 100)
+{
+    struct world *w = packed_world("damage-expand", 1);
+    char path[1100];
+    uint64_t n = n_segments(w);
+    wait_packed(w);
+    world_close(w);
+    file_path(w, path, "commitlog/%020d.zst", 65536);
+    file_flip(path, file_size_of(path) / 2);
+    w->conf.compress = 0;
+    cr_assert_eq(world_open(w), ZR_OK, "%s", w->error);
+    wait_forms(w, 1, n - 1);
+    usleep(50000); /* it may not be tried again meanwhile */
+    cr_assert_eq(said_times(w, "cannot be expanded"), 1, "%s", w->lines);
+    cr_assert_gt(read_all(w, "A", 0, BODY) + read_all(w, "B", 3, 15000), N + 20 - 90);
+    world_end(w);
+}
+
+/* One segment whose change fails, for long: the others change their form meanwhile. */
+static void one_unreadable(uint32_t compress)
+{
+    struct world *w = packed_world("unreadable", !compress);
+    char name[64];
+    uint64_t n = n_segments(w);
+    wait_forms(w, compress ? 0 : n - 1, compress ? n : 1);
+    world_close(w);
+    snprintf(name, sizeof name, compress ? "%020d.zst.tmp" : "%020d.tmp", 65536);
+    world_fault(w, compress ? OP_FDATASYNC : OP_FSYNC, 0, EIO, name);
+    w->conf.compress = compress;
+    cr_assert_eq(world_open(w), ZR_OK, "%s", w->error);
+    wait_forms(w, compress ? n - 2 : 1, compress ? 2 : n - 1);
+    cr_assert(world_said(w, "cannot be"), "%s", w->lines);
+    all_there(w);
+    world_mend(w);
+    world_close(w);
+    cr_assert_eq(world_open(w), ZR_OK, "%s", w->error);
+    wait_forms(w, compress ? n - 1 : 0, compress ? 1 : n);
+    all_there(w);
+    world_end(w);
+}
+
+Test(zstd_store, one_segment_that_fails_holds_up_no_packing, .timeout = 100) { one_unreadable(1); }
+Test(zstd_store, one_segment_that_fails_holds_up_no_expanding, .timeout = 100) { one_unreadable(0); }
+
 /* The same, with queues to be made anew from the damaged log. */
 Test(zstd_store, recovery_steps_over_damaged_blocks, .timeout = 100)
 {
