@@ -25,6 +25,7 @@ struct zs_block {
     uint32_t no, refs, state;
     uint32_t cached; /* is in the table and the list; else it ends with its last reference */
     uint32_t mark;   /* whoever comes here first asks for the next ones */
+    int64_t error;   /* FAILED: why, as -errno */
     uint8_t bytes[];
 };
 /* ---- the cache ------------------------------------------------------------------------------------------------------------ */
@@ -49,8 +50,8 @@ zr_status zs_pack_init(struct zr_inst *st)
     zs_cond_init(&c->ahead_done);
     zs_cond_init(&c->work);
     atomic_store(&c->fit_at, INT64_MAX);
-    st->pack = c;
     c->round = 1; /* a segment that never failed has 0 */
+    st->pack = c;
     return ZR_OK;
 }
 
@@ -181,9 +182,11 @@ static struct zs_packed *pack_open(struct zr_inst *st, struct zs_seg *seg)
             zs_count(st, ZS_M_DAMAGED, 1);
         }
         if (r == -EBADMSG) atomic_store(&seg->damaged, 1);
+        atomic_store(&seg->lost, r == -ENOENT);
         return NULL;
     }
     seg->told = 0;
+    atomic_store(&seg->lost, 0);
     pthread_mutex_lock(&st->segs.lock);
     atomic_store(&seg->pack, p);
     if (!seg->gone) st->segs.n_packs_open++;
@@ -226,6 +229,7 @@ static int64_t block_load(struct zr_inst *st, struct zs_seg *seg, struct zs_pack
     if (r < 0) block_report(st, b, seg->base, r);
     pthread_mutex_lock(&c->lock);
     b->state = r < 0 ? FAILED : READY;
+    b->error = r;
     if (r < 0 && r != -EBADMSG) block_forget(c, b); /* the disk may read again later; damage stays, and is told once */
     cache_shrink(c);
     pthread_cond_broadcast(&c->ready);
@@ -253,7 +257,7 @@ static int64_t block_get(struct zr_inst *st, struct zs_seg *seg, struct zs_packe
         ahead = b->mark;
         b->mark = 0;
         while (b->state == LOADING) pthread_cond_wait(&c->ready, &c->lock);
-        if (b->state == FAILED) r = -EBADMSG;
+        if (b->state == FAILED) r = b->error;
     } else {
         st->conf.pack->block_at(p, no, &from, &to);
         b = block_make(seg->serial, no, seg->base + from, (uint64_t)(to - from));
@@ -352,15 +356,23 @@ static void hold_block(struct zs_hold *ret, const struct zs_block *b)
                              .pin = (uint64_t)(uintptr_t)b | TAG_BLOCK, .fd = -1 };
 }
 
+/* What the disk does not give is passed over, as damage is; a shortage passes. */
+static int hold_refused(int64_t r)
+{
+    return r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -EAGAIN || r == -EINTR ? ZS_HOLD_LATER : 0;
+}
+
 /* A stretch that no block has whole. */
 static int hold_copy(struct zr_inst *st, struct zs_seg *seg, int64_t phys, uint64_t len, struct zs_hold *ret)
 {
-    struct zs_block *b = len <= ZS_MAX_RECORD ? block_make(0, 0, phys, len) : NULL;
-    if (!b) return 0;
+    if (len > ZS_MAX_RECORD) return 0;
+    struct zs_block *b = block_make(0, 0, phys, len);
+    if (!b) return ZS_HOLD_LATER;
     b->state = READY;
-    if (zs_seg_read(st, seg, b->bytes, len, phys - seg->base) < 0) {
+    int64_t r = zs_seg_read(st, seg, b->bytes, len, phys - seg->base);
+    if (r < 0) {
         free(b);
-        return 0;
+        return hold_refused(r);
     }
     hold_block(ret, b);
     return 1;
@@ -371,12 +383,12 @@ static int hold_packed(struct zr_inst *st, struct zs_seg *seg, int64_t phys, uin
     struct zs_block *b;
     int64_t from, to, off = phys - seg->base;
     struct zs_packed *p = pack_of(st, seg, nowait);
-    if (!p) return nowait && !atomic_load(&seg->damaged) ? -1 : 0;
+    if (!p && nowait) return atomic_load(&seg->damaged) ? 0 : ZS_HOLD_BUSY;
+    if (!p) return atomic_load(&seg->damaged) || atomic_load(&seg->lost) ? 0 : ZS_HOLD_LATER;
     uint32_t no = st->conf.pack->block_of(p, off, &from, &to);
-    if (off + (int64_t)len > to) return nowait ? -1 : hold_copy(st, seg, phys, len, ret);
+    if (off + (int64_t)len > to) return nowait ? ZS_HOLD_BUSY : hold_copy(st, seg, phys, len, ret);
     int64_t r = block_get(st, seg, p, no, nowait, &b);
-    if (r == -EAGAIN) return -1;
-    if (r < 0) return 0;
+    if (r < 0) return nowait && r == -EAGAIN ? ZS_HOLD_BUSY : hold_refused(r);
     hold_block(ret, b);
     return 1;
 }
@@ -385,7 +397,7 @@ int zs_hold_get(struct zr_inst *st, int64_t phys, uint64_t len, uint32_t nowait,
 {
     uint32_t busy = 0;
     struct zs_seg *seg = zs_seg_get(st, phys, nowait, &busy);
-    if (!seg) return busy ? -1 : 0;
+    if (!seg) return busy ? ZS_HOLD_BUSY : zs_seg_later(st, phys) ? ZS_HOLD_LATER : 0;
     int64_t end = seg->base + st->segs.size;
     if (phys + (int64_t)len > end) {
         zs_seg_put(st, seg);
@@ -424,7 +436,7 @@ int64_t zs_seg_read(struct zr_inst *st, struct zs_seg *seg, uint8_t *to, uint64_
 {
     if (!seg->packed) return zl_io_read_all(st->io, seg->fd, to, len, off);
     struct zs_packed *p = pack_of(st, seg, 0);
-    int64_t r = p ? 0 : -EBADMSG;
+    int64_t r = p ? 0 : atomic_load(&seg->damaged) ? -EBADMSG : -EIO;
     while (len && r >= 0) {
         int64_t from, end;
         uint32_t no = st->conf.pack->block_of(p, off, &from, &end);

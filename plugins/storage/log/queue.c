@@ -693,7 +693,7 @@ uint32_t zs_entries(struct zr_inst *st, struct zr_queue *q, int64_t offset, int6
         if (want > max - offset) want = (uint32_t)(max - offset);
         int64_t n = zs_queue_copy(st, q, offset, want, raw, 0);
         if (n <= 0) {
-            if (n < 0 || healed == offset || !zs_heal(st, q, offset)) break;
+            if (n < 0 || healed == offset || zs_heal(st, q, offset) <= 0) break;
             healed = offset;
             continue;
         }
@@ -702,7 +702,7 @@ uint32_t zs_entries(struct zr_inst *st, struct zr_queue *q, int64_t offset, int6
             zs_entry_load(raw + i * ZS_ENTRY, &e);
             if (!plausible(st, &e) && healed != offset + i) { /* lost or damaged: made anew, and looked at again */
                 healed = offset + i;
-                if (zs_heal(st, q, healed)) {
+                if (zs_heal(st, q, healed) > 0) {
                     n = i;
                     break;
                 }

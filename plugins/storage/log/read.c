@@ -7,7 +7,8 @@
  *   2. A record is given only if its header says it is that record: size, magic, physical offset. What an earlier process
  *      wrote, or what was long out of memory, is checked by its body's checksum, queue and queue offset too: no wrong body
  *      is delivered, and none to the wrong queue.
- *   3. What cannot be given (deleted, damaged, lost) is skipped, and next_offset goes on behind it.
+ *   3. What cannot be given (deleted, damaged, lost) is skipped, and next_offset goes on behind it. What cannot be given now,
+ *      for descriptors or memory are short, ends the answer before it: nothing whole is passed over.
  *   4. With ZR_READ_NOWAIT no page is touched that is not in memory: records younger than recent_bytes are taken to be there,
  *      of others mincore is asked.
  *   5. Without it, what is not in memory is brought in by pread first, so that a failing disk is an errno, not a signal.
@@ -41,6 +42,7 @@ struct reading {
     int64_t next, max, end, last_phys;
     int64_t behind; /* the queue offset behind the last record given */
     int64_t healed; /* offset + 1 of the last healing: one for each place */
+    uint32_t later; /* what is at next cannot be had now, and is not passed over */
     const uint8_t *window; /* residency of WINDOW_PAGES pages from here, as last asked */
     uint8_t in_core[WINDOW_PAGES];
 };
@@ -132,6 +134,7 @@ static uint32_t record_belongs(const struct reading *r, const uint8_t *ptr)
 #define GOT_BUSY (-1)  /* not in memory */
 #define GOT_FULL (-2)  /* needs one hold too many for this read */
 #define GOT_WRONG (-3) /* the entry leads to no record of its own: either of the two is damaged */
+#define GOT_LATER (-4) /* it is there, and cannot be had now */
 
 /* What holds [phys, phys + size): one of those there are, or a new one. */
 static const struct zs_hold *held(struct reading *r, int64_t phys, uint64_t size, int *ret_why)
@@ -148,7 +151,7 @@ static const struct zs_hold *held(struct reading *r, int64_t phys, uint64_t size
         r->n_holds++;
         return h;
     }
-    *ret_why = got < 0 ? GOT_BUSY : GOT_NOTHING;
+    *ret_why = got == ZS_HOLD_LATER ? GOT_LATER : got < 0 ? GOT_BUSY : GOT_NOTHING;
     return NULL;
 }
 
@@ -252,6 +255,13 @@ static int64_t offset_behind(const struct reading *r, const uint8_t *ptr, uint64
     return behind > r->next ? behind : r->next + 1;
 }
 
+/* The answer ends here, and the next one begins here. */
+static void stop_short(struct reading *r)
+{
+    r->later = 1;
+    if (r->ret->n_messages == 0) r->ret->what = ZR_READ_OFFSET_FOUND_NULL;
+}
+
 /* Looks at one entry. 1: go on; 0: the answer ends before it; -1: it would have to wait; GOT_WRONG. */
 static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verdict)
 {
@@ -268,7 +278,8 @@ static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verd
     }
     int got = zs_entry_real(e) ? record_find(r, e, &hold, &ptr) : e->size == ZS_FILLER ? GOT_NOTHING : GOT_WRONG;
     if (got == GOT_BUSY) return -1;
-    if (got == GOT_FULL) return 0;
+    if (got == GOT_LATER) stop_short(r);
+    if (got == GOT_FULL || got == GOT_LATER) return 0;
     if (got == GOT_WRONG) return GOT_WRONG;
     if (got == GOT_NOTHING) {
         if (r->ret->n_messages == 0) r->ret->what = ZR_READ_MESSAGE_WAS_REMOVING;
@@ -329,7 +340,9 @@ static int lost_entry(struct reading *r)
     if (r->req->flags & ZR_READ_NOWAIT) return -1;
     if (r->healed == r->next + 1) return 0;
     r->healed = r->next + 1;
-    return zs_heal(r->st, r->q, r->next) ? 1 : 0;
+    int done = zs_heal(r->st, r->q, r->next);
+    if (done < 0) stop_short(r);
+    return done > 0;
 }
 
 /* An entry that leads to no record of its own. If the record is whole, the entry is made anew; else the message is passed over.
@@ -340,7 +353,9 @@ static int wrong_entry(struct reading *r)
     if (r->req->flags & ZR_READ_NOWAIT) return -1;
     if (r->healed != r->next + 1 && !zs_queue_light(r->q)) {
         r->healed = r->next + 1;
-        if (zs_heal(r->st, r->q, r->next)) return 1;
+        int done = zs_heal(r->st, r->q, r->next);
+        if (done < 0) stop_short(r);
+        if (done) return done > 0;
     }
     r->ret->what = ZR_READ_MESSAGE_WAS_REMOVING;
     r->next++;
@@ -389,7 +404,7 @@ static int walk(struct reading *r)
         int go = wrong ? wrong_entry(r) : lost_entry(r);
         if (go < 0) return -1;
         if (go == 0) {
-            if (r->ret->n_messages == 0 && lost) skip_lost(r);
+            if (r->ret->n_messages == 0 && lost && !r->later) skip_lost(r);
             return 0;
         }
     }

@@ -321,7 +321,12 @@ static zr_status read_log(struct recovery *rec)
         if (what == ZS_SCAN_BAD) {
             const char *why = s.why;
             int64_t from = s.pos;
-            if (!zs_scan_resync(&s)) break;
+            uint32_t more = zs_scan_resync(&s);
+            if (s.shut) { /* nothing may be said of what is behind the damage either */
+                rc = zs_raise(st, ZR_EIO, 0, "%s: a segment behind the damage at %lld cannot be opened (see the log)", st->log_dir, (long long)from);
+                break;
+            }
+            if (!more) break;
             report_damage(rec, from, s.pos, why);
             continue;
         }
@@ -645,6 +650,7 @@ static uint32_t heal_scan(struct heal *h)
     int what;
     zs_scan_open(&s, h->st, h->phys_from, h->phys_to, 1);
     while ((what = zs_scan_next(&s, &r)) != ZS_SCAN_END && what != ZS_SCAN_STOP && h->n_found < (uint64_t)(h->to - h->from)) {
+        if (what == ZS_SCAN_BAD && s.shut) break;
         if (what == ZS_SCAN_BAD) {
             int64_t bad = s.pos;
             const char *why = s.why;
@@ -664,20 +670,20 @@ static uint32_t heal_scan(struct heal *h)
             zs_entry_store(h->raw + (uint64_t)(o - h->from) * ZS_ENTRY, &e);
     }
     zs_scan_close(&s);
-    return what == ZS_SCAN_END || h->n_found == (uint64_t)(h->to - h->from);
+    return (what == ZS_SCAN_END && !s.shut && !s.failed) || h->n_found == (uint64_t)(h->to - h->from);
 }
 
-uint32_t zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset)
+int zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset)
 {
     struct heal h = { .st = st, .q = q };
     struct zs_entry e;
-    uint32_t done = 0, settled;
+    uint32_t done = 0, settled, dead = 0;
     pthread_mutex_lock(&st->heal_lock);
     int64_t min = atomic_load(&q->min), next = atomic_load(&q->next);
     settled = true_entry(st, q, offset, &e); /* somebody else was quicker */
     if (settled || heal_known(st, q, offset)) {
         pthread_mutex_unlock(&st->heal_lock);
-        return settled;
+        return (int)settled;
     }
     heal_range(&h, offset, min, next);
     uint64_t n = (uint64_t)(h.to - h.from);
@@ -685,7 +691,8 @@ uint32_t zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset)
     if (h.raw) heal_begin(&h);
     if (h.raw && heal_scan(&h)) {
         pthread_mutex_lock(&st->drain_lock);
-        int64_t r = atomic_load(&q->dead) || h.to > q->persisted ? -EAGAIN : zs_qfile_write(st, q, h.from, (uint32_t)n, h.raw);
+        dead = atomic_load(&q->dead);
+        int64_t r = dead || h.to > q->persisted ? -EAGAIN : zs_qfile_write(st, q, h.from, (uint32_t)n, h.raw);
         if (r >= 0) r = zs_qfile_sync(st, q, h.from, h.to);
         pthread_mutex_unlock(&st->drain_lock);
         done = r >= 0;
@@ -696,6 +703,6 @@ uint32_t zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset)
     zs_log(st, done ? ZR_LOG_WARN : ZR_LOG_ERROR, "queue %s %d: entries %lld to %lld were lost or wrong; %llu of %llu found again in the log%s",
            q->topic, q->id, (long long)h.from, (long long)h.to, (unsigned long long)h.n_found, (unsigned long long)n,
            done ? "" : ", but not stored");
-    zs_count(st, ZS_M_HEALED, (int64_t)h.n_found);
-    return done;
+    if (done) zs_count(st, ZS_M_HEALED, (int64_t)h.n_found);
+    return done ? 1 : dead ? 0 : -1;
 }

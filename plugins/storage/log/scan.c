@@ -38,7 +38,7 @@ void zs_scan_close(struct zs_scan *s)
 
 static int64_t seg_end(const struct zs_scan *s) { return s->seg->base + s->st->segs.size; }
 
-/* Pins the segment that pos lies in; 0: there is none, or it cannot be opened now (zs_seg_shut_out tells which). */
+/* Pins the segment that pos lies in; 0: there is none, or it cannot be opened now (zs_seg_shut_out tells which, and shut). */
 static uint32_t enter_segment(struct zs_scan *s, int64_t pos)
 {
     uint32_t busy;
@@ -46,6 +46,7 @@ static uint32_t enter_segment(struct zs_scan *s, int64_t pos)
     leave_segment(s);
     s->seg = zs_seg_get(s->st, pos, 0, &busy);
     if (s->seg && s->seg->packed && !zs_seg_pack_open(s->st, s->seg) && !atomic_load(&s->seg->damaged)) leave_segment(s);
+    if (!s->seg && zs_seg_later(s->st, pos)) s->shut = 1;
     return s->seg != NULL;
 }
 
@@ -83,6 +84,7 @@ static int64_t load(struct zs_scan *s, int64_t pos, uint64_t need)
     if (r < 0 && r != -ENOMEM) r = zs_seg_read(s->st, s->seg, s->buf, want, pos - s->seg->base); /* what is passed over stays so */
     s->buf_at = pos;
     s->len = r < 0 ? 0 : want;
+    s->failed |= r < 0 && r != -EBADMSG;
     return r < 0 ? r : (int64_t)want;
 }
 

@@ -72,6 +72,7 @@ static uint32_t seg_open(struct zr_inst *st, struct zs_seg *seg)
         zs_seg_path(st, seg->base, path);
         int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
         if (fd < 0) {
+            atomic_store(&seg->lost, fd == -ENOENT);
             if (!seg->told++) zs_log(st, ZR_LOG_ERROR, "%s cannot be opened: %s", path, zs_errno_text(fd));
             return 0;
         }
@@ -82,8 +83,10 @@ static uint32_t seg_open(struct zr_inst *st, struct zs_seg *seg)
         struct zr_io_stat stat;
         const void *map = NULL;
         int64_t r = st->io->fstat(st->io->ctx, seg->fd, &stat);
-        if (r >= 0 && stat.size < (uint64_t)st->segs.size) r = -EIO; /* cut by somebody else: not a byte behind its end */
+        uint32_t cut = r >= 0 && stat.size < (uint64_t)st->segs.size;
+        if (cut) r = -EIO; /* by somebody else: not a byte behind its end */
         if (r >= 0) r = st->io->map(st->io->ctx, seg->fd, 0, (uint64_t)st->segs.size, &map);
+        atomic_store(&seg->lost, cut);
         if (r < 0) {
             if (!seg->told++) zs_log(st, ZR_LOG_ERROR, "segment %020lld cannot be mapped: %s", (long long)seg->base, zs_errno_text(r));
             return 0;
@@ -123,6 +126,16 @@ uint32_t zs_seg_shut_out(struct zr_inst *st, int64_t pos)
     pthread_mutex_lock(&st->segs.lock);
     int64_t i = slot_of(&st->segs, pos);
     uint32_t r = i >= 0 && st->segs.at[i] && !st->segs.at[i]->damaged;
+    pthread_mutex_unlock(&st->segs.lock);
+    return r;
+}
+
+uint32_t zs_seg_later(struct zr_inst *st, int64_t pos)
+{
+    pthread_mutex_lock(&st->segs.lock);
+    int64_t i = slot_of(&st->segs, pos);
+    struct zs_seg *seg = i >= 0 ? st->segs.at[i] : NULL;
+    uint32_t r = seg && !atomic_load(&seg->lost) && !(seg->packed && atomic_load(&seg->damaged));
     pthread_mutex_unlock(&st->segs.lock);
     return r;
 }

@@ -64,10 +64,11 @@ struct zs_seg {
     uint32_t gone;      /* deleted; ends with its last pin */
     uint32_t packed;    /* its form: a file of blocks, which is not mapped (zs_pack.h) */
     uint32_t told;      /* that it cannot be opened; once, until it can */
+    _Atomic uint32_t lost;          /* its file is gone or was cut under our hands: no waiting brings it back */
     _Atomic uint32_t damaged;       /* packed, and so that it cannot be opened; plain: could not be packed */
-    struct zs_packed *_Atomic pack; /* packed: opened */
     uint32_t stays;     /* a block of it is damaged: it is read, but keeps its form. The packing thread's alone, as the next */
     uint32_t failed_in; /* the round in which its form could not be changed */
+    struct zs_packed *_Atomic pack; /* packed: opened */
     int64_t mtime_ns;   /* packed: last write of the plain form */
     uint64_t serial;    /* in order of making */
     _Atomic uint32_t name_unsynced; /* its folder must be synced before anything in it counts as flushed */
@@ -347,6 +348,8 @@ void zs_segs_free(struct zr_inst *st);
 struct zs_seg *zs_seg_get(struct zr_inst *st, int64_t pos, uint32_t nowait, uint32_t *ret_busy);
 /* After zs_seg_get found none: is the file there, and could only not be opened? */
 uint32_t zs_seg_shut_out(struct zr_inst *st, int64_t pos);
+/* The same, and another time it may be opened: a shortage of descriptors or memory, and not a loss. */
+uint32_t zs_seg_later(struct zr_inst *st, int64_t pos);
 void zs_seg_put(struct zr_inst *st, struct zs_seg *seg);
 void zs_seg_pin(struct zr_inst *st, struct zs_seg *seg); /* once more; the caller has a pin */
 /* Puts a segment into the table; fd >= 0 is taken over. Returned pinned; NULL: no memory. */
@@ -456,6 +459,8 @@ struct zs_scan {
     int64_t limit;      /* nothing is read at or behind it */
     const char *why;    /* why the record at pos is none */
     uint32_t crc;       /* compare body checksums */
+    uint32_t shut;      /* a segment that is there was passed over, for it could not be opened */
+    uint32_t failed;    /* bytes were passed over, for the disk did not give them */
 };
 #define ZS_SCAN_RECORD 1
 #define ZS_SCAN_END 0    /* the limit is reached */
@@ -517,8 +522,9 @@ static inline uint32_t zs_has_entry(int32_t sys_flag)
     return kind == 0 || kind == ZR_SYSFLAG_COMMIT;
 }
 /* Makes the entries around offset that are lost, or lead to no record of theirs, anew from the log. 1: look again; 0: it is not
- * to be had. Of light queues only what is lost: their entries lead to records of others. */
-uint32_t zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset);
+ * to be had; -1: that cannot be told now, for not all of the log could be read, or nothing be stored. Of light queues only what
+ * is lost: their entries lead to records of others. */
+int zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset);
 
 /* ---- queue_load.c ---- */
 /* snap may be NULL: by what the files say alone. ret_found: queue files there are. */

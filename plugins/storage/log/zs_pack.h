@@ -46,8 +46,11 @@ static inline const uint8_t *zs_hold_at(const struct zs_hold *h, int64_t phys) {
 /* ---- block.c ---- */
 zr_status zs_pack_init(struct zr_inst *st);
 void zs_pack_free(struct zr_inst *st);
-/* 1: *ret holds [phys, phys + len); 0: it cannot be had (not there, or damaged, which was reported); -1: nowait, and it is not
- * at hand. Of a plain segment the whole is held, whether its pages are in memory or not. */
+/* 1: *ret holds [phys, phys + len); 0: it cannot be had (not there, or damaged, which was reported); ZS_HOLD_BUSY: nowait, and it
+ * is not at hand; ZS_HOLD_LATER: it is there, but descriptors or memory are short (or a file cannot be opened). Of a plain
+ * segment the whole is held, whether its pages are in memory or not. */
+#define ZS_HOLD_BUSY (-1)
+#define ZS_HOLD_LATER (-2)
 int zs_hold_get(struct zr_inst *st, int64_t phys, uint64_t len, uint32_t nowait, struct zs_hold *ret);
 void zs_hold_put(struct zr_inst *st, uint64_t pin);
 /* Copies bytes of a pinned segment, through its file (plain) or its blocks (packed). 0 or -errno. */
@@ -59,7 +62,8 @@ void zs_seg_pack_close(struct zr_inst *st, struct zs_seg *seg); /* under segs.lo
 
 /* ---- pack.c ---- */
 void zs_pack_main(void *arg);
-/* One step of that thread: 0: there was nothing to change; 1: a segment was changed; -1: it failed, and is to be tried later. */
+/* One step of that thread: 0: there was nothing to change; 1: a segment was changed, or is never to be; 2: its change failed, the
+ * next one may do better; -1: there is nothing to do but to try again later. */
 int zs_pack_step(struct zr_inst *st);
 void zs_pack_stop(struct zr_inst *st);
 /* The log is flushed up to position: a segment may have become fit for packing. */

@@ -301,3 +301,43 @@ Test(fault, a_write_of_nothing_is_no_sign_of_space)
     cr_assert_eq(info.writable, 1);
     world_end(w);
 }
+
+/* Descriptors are short for a while: what is whole is neither passed over, nor taken for lost and filled. */
+Test(fault, a_shortage_passes_over_no_message)
+{
+    for (int lost = 0; lost < 2; lost++) {
+        struct world *w = world_new("short");
+        struct answer a;
+        char path[1024];
+        w->conf.index = 0;
+        w->conf.max_open_segments = 4;
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "T", 0, 1000, 500);
+        world_close(w);
+        if (lost) { /* the entry of message 150 */
+            uint8_t zeros[20] = { 0 };
+            file_path(w, path, "consumequeue/T/0/00000000000000002000");
+            file_write(path, 50 * 20, zeros, sizeof zeros);
+        }
+        cr_assert_eq(world_open(w), ZR_OK);
+        world_fault(w, OP_OPEN, 0, EMFILE, "commitlog");
+        int64_t at = lost ? 150 : 0, stuck = 0, got = 0;
+        while (at < 1000 && !stuck) {
+            cr_assert_eq(read_at(w, "T", 0, at, 32, &a), ZR_OK);
+            cr_assert_eq(a.r.next_offset, at + a.r.n_messages, "passed over at %lld: %u of them, then %lld", (long long)at, a.r.n_messages,
+                         (long long)a.r.next_offset);
+            if (a.r.n_messages == 0) cr_assert_eq(a.r.what, ZR_READ_OFFSET_FOUND_NULL);
+            stuck = a.r.n_messages == 0;
+            got += a.r.n_messages;
+            at = a.r.next_offset;
+            zs_unpin(w->st, a.r.pin);
+        }
+        cr_assert(stuck, "all %lld were had: no shortage", (long long)got);
+        world_mend(w);
+        cr_assert_eq(read_all(w, "T", 0, 500), 1000);
+        world_close(w);
+        cr_assert_eq(world_open(w), ZR_OK);
+        cr_assert_eq(read_all(w, "T", 0, 500), 1000, "lost for good");
+        world_end(w);
+    }
+}
