@@ -3,7 +3,7 @@
 killed while it packs and while it expands: every acknowledged message stays where it was.
 
 --full: more rounds."""
-import os, re, sys
+import json, os, re, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from zarya import *
 
@@ -60,6 +60,30 @@ def by_key(z, s):
     check(head.get("code") == 0 and f"m:{last}:".encode() in body, "a message is found by its key in a packed segment", str(head))
 
 
+def checked(z):
+    r = subprocess.run([tool("zaryactl-store"), "check", z.data, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+    return r.returncode, json.loads(r.stdout or "{}")
+
+
+def flip(path):
+    with open(path, "r+b") as f:
+        f.seek(os.path.getsize(path) // 2)
+        byte = f.read(1)[0]
+        f.seek(-1, 1)
+        f.write(bytes([byte ^ 0x41]))
+
+
+def check_live(z):
+    """A check of a running broker's directory sees what its packed segments hold, damage too."""
+    status, doc = checked(z)
+    check(status == 0 and doc["live"] and doc["begin"] == 0, "a check of the running broker's packed log reads all of it", (status, doc.get("begin"), doc.get("findings", [])[:3]))
+    victim = sorted(n for n in os.listdir(z.data + "/commitlog") if n.endswith(".zst"))[1]
+    flip(f"{z.data}/commitlog/{victim}")
+    status, doc = checked(z)
+    flip(f"{z.data}/commitlog/{victim}")
+    check(status == 2 and any(victim in f["file"] for f in doc["findings"]), "and tells a damaged block of it", (status, doc.get("findings", [])[:3]))
+
+
 def play(rounds):
     z = Zarya()
     use(z, "storage-commitlog")
@@ -79,6 +103,7 @@ def play(rounds):
     check(before * 3 < (plain - 1) * 262144, "it takes less than a third", f"{before} of {(plain - 1) * 262144}")
     found(z, s, "the packed log")
     by_key(z, s)
+    check_live(z)
     s.some(2000)
     z.kill()
     z.start()

@@ -332,14 +332,20 @@ static void tail_tell(struct zt_log *lg)
     }
 }
 
-/* On a live log retention may have taken segments meanwhile. */
+/* In either form. Between the looks at the two the form may change, so the first is looked at again. */
+static uint32_t segment_there(struct zt_log *lg, int64_t base)
+{
+    char plain[ZS_PATH], packed[ZS_PATH];
+    struct stat st;
+    zs_seg_path(lg->v->st, base, plain);
+    return stat(plain, &st) == 0 || (zs_seg_packed_path(lg->v->st, base, packed) && stat(packed, &st) == 0) || stat(plain, &st) == 0;
+}
+
+/* On a live log retention may have taken segments meanwhile, from the oldest on. */
 static void begin_find(struct zt_log *lg)
 {
-    char path[ZS_PATH];
-    struct stat st;
     for (uint64_t i = 0; i < lg->n_segs; i++) {
-        zs_seg_path(lg->v->st, lg->segs[i].base, path);
-        if (stat(path, &st) == 0) break;
+        if (segment_there(lg, lg->segs[i].base)) return;
         lg->begin = lg->segs[i].base + lg->seg_size;
     }
 }
