@@ -37,6 +37,7 @@ struct recovery {
     int64_t last_phys, last_ms;
     uint64_t n_records, n_entries, n_damaged, n_conflicts;
     int64_t damaged_bytes;
+    int64_t unread; /* bytes of the log that the disk did not give: they may be whole */
 };
 
 /* ---- entries from records ------------------------------------------------------------------------------------------------ */
@@ -91,12 +92,19 @@ static zr_status restart_queue(struct zr_inst *st, struct zr_queue *q, int64_t n
 static zr_status fill_gap(struct recovery *rec, struct zr_queue *q, const struct zl_record *r)
 {
     struct zr_inst *st = rec->st;
-    /* Without a snapshot, and where not all of the log was read, they may be in what was not: they are looked for when they are read. */
-    uint32_t unknown = rec->start > atomic_load(&st->begin) && !rec->use_snap;
+    /* They may be in what was not read, before the start or because the disk did not give it: they are looked for when they are
+     * read. Filler is for what the log certainly does not have. */
+    uint32_t unknown = rec->unread > 0 || (rec->start > atomic_load(&st->begin) && q->end_phys < rec->start);
     const struct zs_entry filler = { .phys = 0, .size = unknown ? 0 : ZS_FILLER, .tags = 0 };
     int64_t next = atomic_load(&q->next);
     zr_status rc = ZR_OK;
-    if (next == 0) return restart_queue(st, q, r->queue_offset, r->physical_offset);
+    if (next == 0) {
+        int64_t least = rec->unread / LEAST_RECORD; /* so many may be in what could not be read */
+        if (least > HEAL_MAX) least = HEAL_MAX;
+        next = r->queue_offset > least ? r->queue_offset - least : 0;
+        rc = restart_queue(st, q, next, r->physical_offset);
+        if (rc != ZR_OK || next == r->queue_offset) return rc;
+    }
     zs_log(st, ZR_LOG_WARN, "queue %s %d: the messages from %lld to %lld are not in the log", q->topic, q->id, (long long)next,
            (long long)r->queue_offset);
     for (; next < r->queue_offset && rc == ZR_OK; next++) rc = push_entry(st, q, &filler);
@@ -223,6 +231,14 @@ static void start_by_segments(struct recovery *rec, uint32_t any_time)
         }
 }
 
+/* What the queues have is the snapshot's word: they are told all that came after it, also where it is no place to begin at. */
+static void start_before_snapshot(struct recovery *rec)
+{
+    int64_t first = zs_segs_first(rec->st), size = rec->st->segs.size, pos = rec->snap.pos;
+    if (!rec->use_snap || rec->start <= pos) return;
+    rec->start = pos <= first ? first : first + (pos - first) / size * size;
+}
+
 static void find_start(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
@@ -243,8 +259,9 @@ static void find_start(struct recovery *rec)
         if (!start_by_queues(rec)) start_by_segments(rec, 1);
         return;
     }
-    if (start_by_snapshot(rec) || start_by_checkpoint(rec)) return;
-    start_by_segments(rec, 0);
+    if (start_by_snapshot(rec)) return;
+    if (!start_by_checkpoint(rec)) start_by_segments(rec, 0);
+    start_before_snapshot(rec);
 }
 
 /* After a kill: queue entries of what is read again may have reached the disk in any order, later ones without earlier ones and
@@ -326,7 +343,13 @@ static zr_status read_log(struct recovery *rec)
                 rc = zs_raise(st, ZR_EIO, 0, "%s: a segment behind the damage at %lld cannot be opened (see the log)", st->log_dir, (long long)from);
                 break;
             }
+            if (!more && s.failed) { /* what cannot be read is not cut off */
+                rc = zs_raise(st, ZR_EIO, 0, "%s: the log cannot be read from %lld on (%s)", st->log_dir, (long long)from, why);
+                break;
+            }
             if (!more) break;
+            if (s.failed) rec->unread += s.pos - from;
+            s.failed = 0;
             report_damage(rec, from, s.pos, why);
             continue;
         }
@@ -488,10 +511,12 @@ static void report(struct recovery *rec, int64_t began_ns)
                (unsigned long long)rec->n_conflicts);
 }
 
-/* Consumers of this store see only what is flushed; what a killed process wrote may still be in the page cache alone. */
+/* What a killed process wrote may still be in the page cache alone, the names of its files too: they are synced before anything
+ * counts as flushed. Under sync flush the bytes also, for consumers see only what is flushed. */
 static zr_status flush_read(struct recovery *rec)
 {
-    int64_t r = zs_flush_range(rec->st, rec->start, rec->tail);
+    int64_t r = zs_dirs_sync(rec->st);
+    if (r >= 0 && rec->st->conf.sync) r = zs_flush_range(rec->st, rec->start, rec->tail);
     return r < 0 ? zs_raise(rec->st, ZR_EIO, r, "the log cannot be made durable: %s", zs_errno_text(r)) : ZR_OK;
 }
 
@@ -553,7 +578,7 @@ zr_status zs_recover(struct zr_inst *st)
         if (rc == ZR_OK) keep_end(&rec);
         if (rc == ZR_OK) rc = cut_log(&rec);
         if (rc == ZR_OK) rc = cut_queues(&rec);
-        if (rc == ZR_OK && st->conf.sync && !rec.clean) rc = flush_read(&rec);
+        if (rc == ZR_OK && !rec.clean) rc = flush_read(&rec);
     }
     if (rc == ZR_OK) rc = cut_removals(&rec);
     if (rc == ZR_OK) {
