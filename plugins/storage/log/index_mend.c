@@ -332,7 +332,10 @@ static void compare_start(struct zr_inst *st, struct zs_imend *m)
         int32_t mid = lo + (hi - lo) / 2;
         m->chunk_n = 0;
         int64_t at = compare_entry(st, m, mid);
-        if (at < 0) at = compare_entry(st, m, mid); /* an error may pass; what is skipped here is not looked at again */
+        if (at < 0) { /* what was not read is no word of where the position lies: all entries are gone through, if they can be read */
+            m->entry = 1;
+            break;
+        }
         if (at < m->compare) m->entry = lo = mid + 1;
         else hi = mid;
     }
