@@ -8,7 +8,7 @@
  *   2. Every queue with persisted < next is on the dirty list, or is being written by the holder of drain_lock.
  *   3. The memory of all rings is bounded: above max_tail_bytes an appender writes queue files itself; above ZS_MAX_RING
  *      entries of one queue that could not be written, appends to it are refused.
- *   4. An idle queue has no ring and no descriptor.
+ *   4. An idle queue has no ring and no descriptor, nor has a removed one.
  *   5. A handle is never freed before the store ends. A removed topic's handles are out of the table and `dead`.
  *
  * LOCKING: see zs_int.h. queue->lock is never held over a file operation; drain_lock is (that is its purpose). */
@@ -338,19 +338,33 @@ void zs_queue_reset(struct zr_inst *st, struct zr_queue *q, int64_t next, int64_
     pthread_mutex_unlock(&q->lock);
 }
 
+/* Under the queue's lock. What a removed queue had in it alone goes with it. */
+static void ring_free(struct zr_inst *st, struct zr_queue *q, int64_t next)
+{
+    atomic_fetch_sub(&st->tail_bytes, (int64_t)q->cap * ZS_ENTRY);
+    free(q->ring);
+    q->ring = NULL;
+    q->cap = 0;
+    q->ring_lo = next;
+    if (atomic_load(&q->dead)) q->persisted = q->visible = next;
+}
+
+void zs_queue_bury(struct zr_inst *st, struct zr_queue *q)
+{
+    pthread_mutex_lock(&q->lock);
+    if (q->pending == 0) ring_free(st, q, atomic_load_explicit(&q->next, memory_order_relaxed));
+    pthread_mutex_unlock(&q->lock);
+}
+
 static uint32_t sweep_one(struct zr_inst *st, struct zr_queue *q, uint32_t hard)
 {
     uint32_t freed = 0;
     pthread_mutex_lock(&q->lock);
     int64_t next = atomic_load_explicit(&q->next, memory_order_relaxed);
     if (st->conf.sync && q->end_phys <= atomic_load(&st->flushed)) q->visible = next;
-    uint32_t idle = q->pending == 0 && q->persisted == next && (!st->conf.sync || q->visible == next);
-    if (idle && (hard || !q->ring_used)) {
-        atomic_fetch_sub(&st->tail_bytes, (int64_t)q->cap * ZS_ENTRY);
-        free(q->ring);
-        q->ring = NULL;
-        q->cap = 0;
-        q->ring_lo = next;
+    uint32_t idle = q->pending == 0 && (dead || (q->persisted == next && (!st->conf.sync || q->visible == next)));
+    if (idle && (hard || dead || !q->ring_used)) {
+        ring_free(st, q, next);
         q->ringed = 0;
         freed = 1;
     }

@@ -78,7 +78,10 @@ static int64_t take_away(struct zr_inst *st, struct zr_str topic, uint64_t *ret_
     pthread_mutex_lock(&st->drain_lock);
     pthread_mutex_lock(&st->append_lock);
     struct zr_queue **gone = zs_queues_take(st, topic, ret_n);
-    for (uint64_t i = 0; gone && i < *ret_n; i++) atomic_store(&gone[i]->dead, 1);
+    for (uint64_t i = 0; gone && i < *ret_n; i++) {
+        atomic_store(&gone[i]->dead, 1);
+        zs_queue_bury(st, gone[i]);
+    }
     *ret_position = atomic_load(&st->end);
     pthread_mutex_unlock(&st->append_lock);
     int64_t r = gone ? 0 : -ENOMEM;

@@ -395,6 +395,8 @@ int64_t zs_queues_sync(struct zr_inst *st);
 void zs_queue_reset(struct zr_inst *st, struct zr_queue *q, int64_t next, int64_t end_phys);
 /* Takes a topic's queues out of the table; they are dead from then on. ret_at: how many (malloc'ed). */
 struct zr_queue **zs_queues_take(struct zr_inst *st, struct zr_str topic, uint64_t *ret_n);
+/* Frees the ring of a queue that is dead, with the entries that no file has. Under append_lock and drain_lock. */
+void zs_queue_bury(struct zr_inst *st, struct zr_queue *q);
 int64_t zs_queue_visible(struct zr_inst *st, struct zr_queue *q);
 int64_t zs_queue_min(struct zr_inst *st, struct zr_queue *q);
 void zs_queue_mark_unsynced(struct zr_inst *st, struct zr_queue *q, int64_t from);
