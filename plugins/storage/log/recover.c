@@ -288,7 +288,8 @@ static zr_status give_up_entries(struct recovery *rec)
 /* ---- reading ----------------------------------------------------------------------------------------------------------------- */
 
 /* A remain of an earlier life of the log that happens to stand right behind its end: older than what is before it, and its
- * queue had that offset already. */
+ * queue had that offset already. That it is one only shows when nothing but such records follows: a header that was damaged, or
+ * an offset that another broker gave twice while its clock went back, looks the same. */
 static uint32_t is_stale(struct recovery *rec, const struct zl_record *r)
 {
     if (rec->last_phys < 0 || r->store_ms >= rec->last_ms || !zs_has_entry(r->sys_flag)) return 0;
@@ -324,6 +325,8 @@ static zr_status read_log(struct recovery *rec)
     struct zs_scan s;
     struct zl_record r;
     zr_status rc = ZR_OK;
+    int64_t stale_at = -1;
+    uint64_t n_stale = 0;
     zs_scan_open(&s, st, rec->start, zs_segs_last(st) + st->segs.size, 1);
     for (;;) {
         int64_t at = s.pos;
@@ -353,11 +356,14 @@ static zr_status read_log(struct recovery *rec)
             report_damage(rec, from, s.pos, why);
             continue;
         }
-        if (is_stale(rec, &r)) {
-            zs_log(st, ZR_LOG_WARN, "remains of an older log from %lld on are not taken for messages", (long long)r.physical_offset);
-            rec->tail = at;
-            break;
+        if (is_stale(rec, &r)) { /* what follows will tell */
+            if (n_stale++ == 0) stale_at = at;
+            continue;
         }
+        if (n_stale) zs_log(st, ZR_LOG_WARN, "%llu records from %lld on are older than those before them and have their offsets; the log goes on "
+                            "behind them", (unsigned long long)n_stale, (long long)stale_at);
+        rec->n_conflicts += n_stale;
+        n_stale = 0;
         rc = dispatch(rec, &r);
         if (rc != ZR_OK) break;
         rec->n_records++;
@@ -365,6 +371,10 @@ static zr_status read_log(struct recovery *rec)
         rec->last_ms = r.store_ms;
     }
     zs_scan_close(&s);
+    if (rc == ZR_OK && n_stale) {
+        zs_log(st, ZR_LOG_WARN, "remains of an older log from %lld on are not taken for messages", (long long)stale_at);
+        rec->tail = stale_at;
+    }
     return rc;
 }
 
@@ -419,6 +429,23 @@ static void tail_leave_packed(struct recovery *rec)
     rec->tail = end;
 }
 
+/* The file that the log ends in is not there: it goes on in the next, so that no file begins in the middle of one. */
+static void tail_leave_missing(struct recovery *rec)
+{
+    struct zr_inst *st = rec->st;
+    int64_t into = rec->tail % st->segs.size;
+    uint32_t busy;
+    if (into == 0 || zs_seg_shut_out(st, rec->tail)) return;
+    struct zs_seg *seg = zs_seg_get(st, rec->tail, 0, &busy);
+    if (seg) {
+        zs_seg_put(st, seg);
+        return;
+    }
+    zs_log(st, ZR_LOG_WARN, "the log ends at %lld, in a segment that is missing; it goes on at %lld", (long long)rec->tail,
+           (long long)(rec->tail - into + st->segs.size));
+    rec->tail += st->segs.size - into;
+}
+
 static zr_status cut_log(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
@@ -428,6 +455,7 @@ static zr_status cut_log(struct recovery *rec)
         if (rc != ZR_OK) return rc;
     }
     tail_leave_packed(rec);
+    tail_leave_missing(rec);
     return cut_segment(st, rec->tail);
 }
 
