@@ -142,14 +142,12 @@ uint32_t zs_seg_later(struct zr_inst *st, int64_t pos)
 
 void zs_seg_put(struct zr_inst *st, struct zs_seg *seg)
 {
-    uint32_t end = 0;
     pthread_mutex_lock(&st->segs.lock);
-    if (--seg->refs == 0 && seg->gone) {
-        seg_close(st, seg);
-        end = 1;
-    }
+    uint32_t end = --seg->refs == 0 && seg->gone;
     pthread_mutex_unlock(&st->segs.lock);
-    if (end) free(seg);
+    if (!end) return;
+    seg_close(st, seg); /* nobody can find it; the last one to close a deleted file waits while its blocks are freed */
+    free(seg);
 }
 
 void zs_seg_pin(struct zr_inst *st, struct zs_seg *seg)
@@ -292,27 +290,21 @@ int64_t zs_seg_next(struct zr_inst *st, int64_t base)
     return r;
 }
 
-zr_status zs_seg_drop(struct zr_inst *st, uint32_t first)
+/* Whichever forms are there: an interrupted change leaves both. path: the one that could not go. */
+static int64_t forms_unlink(struct zr_inst *st, int64_t base, char *path)
 {
-    struct zs_segs *s = &st->segs;
-    char path[ZS_PATH];
-    uint32_t end = 0;
-    pthread_mutex_lock(&s->lock);
-    struct zs_seg *seg = s->n ? s->at[first ? 0 : s->n - 1] : NULL;
-    if (!seg) {
-        pthread_mutex_unlock(&s->lock);
-        return ZR_ENOENT;
-    }
-    int64_t r = 0, base = seg->base;
-    for (uint32_t form = 0; form < (st->conf.pack ? 2u : 1u) && (r >= 0 || r == -ENOENT); form++) { /* an interrupted change leaves both */
-        if (form) zs_seg_packed_path(st, seg->base, path);
-        else zs_seg_path(st, seg->base, path);
+    int64_t r = 0;
+    for (uint32_t form = 0; form < (st->conf.pack ? 2u : 1u) && (r >= 0 || r == -ENOENT); form++) {
+        if (form) zs_seg_packed_path(st, base, path);
+        else zs_seg_path(st, base, path);
         r = st->io->unlink(st->io->ctx, path);
     }
-    if (r < 0 && r != -ENOENT) {
-        pthread_mutex_unlock(&s->lock);
-        return zs_raise(st, zs_status_of(r), r, "%s cannot be deleted: %s", path, zs_errno_text(r));
-    }
+    return r == -ENOENT ? 0 : r;
+}
+
+/* Under the lock. */
+static void table_cut(struct zs_segs *s, uint32_t first)
+{
     if (first) {
         uint64_t k = 1;
         while (k < s->n && !s->at[k]) k++; /* the holes behind it go too */
@@ -323,17 +315,38 @@ zr_status zs_seg_drop(struct zr_inst *st, uint32_t first)
         s->n--;
         while (s->n && !s->at[s->n - 1]) s->n--;
     }
+}
+
+/* The file goes before its entry, for one that cannot be deleted stays. It takes long, and every read and roll takes the lock:
+ * so it is not held, and readers go on with what is open. */
+zr_status zs_seg_drop(struct zr_inst *st, uint32_t first)
+{
+    struct zs_segs *s = &st->segs;
+    char path[ZS_PATH];
+    pthread_mutex_lock(&s->lock);
+    struct zs_seg *seg = s->n ? s->at[first ? 0 : s->n - 1] : NULL;
+    if (!seg) {
+        pthread_mutex_unlock(&s->lock);
+        return ZR_ENOENT;
+    }
+    seg->refs++;
+    if (first && !seg->packed && !atomic_load(&seg->lost)) seg_open(st, seg);
+    pthread_mutex_unlock(&s->lock);
+    if (first && seg->packed) zs_seg_pack_open(st, seg);
+    int64_t base = seg->base, r = forms_unlink(st, base, path);
+    if (r < 0) {
+        zs_seg_put(st, seg);
+        return zs_raise(st, zs_status_of(r), r, "%s cannot be deleted: %s", path, zs_errno_text(r));
+    }
+    pthread_mutex_lock(&s->lock);
+    table_cut(s, first);
     if (seg->fd >= 0) s->n_open--;
     if (atomic_load(&seg->pack)) s->n_packs_open--;
     seg->gone = 1;
-    if (seg->refs == 0) {
-        seg_close(st, seg);
-        end = 1;
-    }
     uint64_t n = s->n;
     pthread_mutex_unlock(&s->lock);
     zs_dir_forget(st, base);
-    if (end) free(seg);
+    zs_seg_put(st, seg);
     zs_gauge(st, ZS_M_SEGMENTS, (int64_t)n);
     return ZR_OK;
 }
