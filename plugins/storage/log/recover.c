@@ -135,6 +135,10 @@ static zr_status dispatch(struct recovery *rec, const struct zl_record *r)
     uint32_t parted = next > r->queue_offset && next < r->queue_offset + zl_record_offsets(r) && r->physical_offset + r->size == q->end_phys;
     if (parted) return push_entries(rec, q, r, next); /* a batch of which some entries were written */
     if (next > 0 && r->physical_offset + r->size <= q->end_phys) return ZR_OK; /* has its entry */
+    if (r->queue_offset < next && q->end_phys == 0) { /* its files hold no entry; those before them, with this one's, are lost */
+        rc = restart_queue(st, q, r->queue_offset, r->physical_offset);
+        return rc == ZR_OK ? push_entries(rec, q, r, r->queue_offset) : rc;
+    }
     /* Every message takes at least LEAST_RECORD bytes of log: what claims to be further than that is damaged (no checksum
      * covers a header), and what claims an offset that is taken is a second history of its queue. */
     if ((r->queue_offset < next && r->queue_offset > 0) || r->queue_offset - next > (r->physical_offset - q->end_phys) / least) {
