@@ -8,11 +8,11 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from zarya import *
 import simulated
 
-CALL = re.compile(r"\bio(?:\(\))?->(open|pread|pwrite|pwritev|fdatasync|fsync|sync_dir|fallocate|ftruncate|rename|unlink|mkdir|rmdir|stat|fstat|list"
+CALL = re.compile(r"\b(?:zk_)?io(?:\(\))?->(open|pread|pwrite|pwritev|fdatasync|fsync|sync_dir|fallocate|ftruncate|rename|unlink|mkdir|rmdir|stat|fstat|list"
                   r"|map|unmap|advise|lock|disk|seek_data|sync_fs|set_mtime|close)\(|\bzl_io_(read_all|write_all|load|mkdirs|replace)\(")
 SCOPE = ["plugins/storage/log/*.c", "plugins/storage/zstd/*.c", "kernel/core/state.c", "sdk/lib/io.c"]
 
-# Sites that no failing call leads to, or not each time, and why: (file, a part of the line and the one behind it).
+# Sites that no failing call leads to, or not each time, and why: (file, a part of the line with the one behind it).
 ELSEWHERE = [
     ("index_bare.c", "zl_io_replace(", "64 KiB without keys only: tests/unit/storage"),
     ("state.c", "rename(zk_io()->ctx, path, aside)", "damaged documents only: tests/unit/kernel"),
@@ -33,7 +33,7 @@ def elsewhere(path, text):
 
 
 def sites_of(root):
-    """{(file, line): operation} of every call in the sources."""
+    """{(file, line, what is called): (how often it stands there, the line with the one behind it)} of every call in the sources."""
     found = {}
     for pattern in SCOPE:
         for path in glob.glob(os.path.join(root, pattern)):
@@ -43,28 +43,33 @@ def sites_of(root):
                 for m in CALL.finditer(code):
                     if re.match(r"\s*(static )?(int64_t|void) zl_io_", code):
                         continue  # its definition
-                    found[os.path.relpath(path, root), n] = (m.group(1) or m.group(2), f"{code} {lines[n].strip()}")  # with the line behind it
+                    site = os.path.relpath(path, root), n, m.group(1) or "zl_io_" + m.group(2)
+                    found[site] = (found.get(site, (0,))[0] + 1, f"{code} {lines[n].strip()}")
     return found
 
 
 def reached_by(prog, chains):
-    """The (file, line)s of the chains that were made to fail: from the seam up to the first caller outside of the helpers."""
-    pcs = sorted({pc for chain in chains for pc in chain if pc != "(nil)"})
+    """{(file, line, what is called): the calls' addresses} of the chains that were made to fail, from the seam up to the first caller
+    outside of the helpers. A line holds as many call instructions as it has calls, each with a return address of its own."""
+    pcs = sorted({pc for _, chain in chains for pc in chain if pc != "(nil)"})
     base = load_base(prog)
-    lines = {}
+    places = {}
     ask = "\n".join(hex(int(pc, 16) - base - 1) for pc in pcs)
-    out = subprocess.run(["addr2line", "-e", prog], input=ask, capture_output=True, text=True).stdout.splitlines()
-    for pc, where in zip(pcs, out):
+    out = subprocess.run(["addr2line", "-f", "-e", prog], input=ask, capture_output=True, text=True).stdout.splitlines()
+    for pc, function, where in zip(pcs, out[::2], out[1::2]):
         path, _, line = where.partition(":")
-        lines[pc] = (os.path.realpath(path), int(re.match(r"\d*", line).group() or 0))
-    reached = set()
-    for chain in chains:
+        places[pc] = (os.path.realpath(path), int(re.match(r"\d*", line).group() or 0), function)
+    reached = {}
+    for op, chain in chains:
+        called = op
         for pc in chain:
-            if pc not in lines:
+            if pc not in places:
                 break
-            reached.add(lines[pc])
-            if not lines[pc][0].endswith("sdk/lib/io.c"):
+            path, line, function = places[pc]
+            reached.setdefault((path, line, called), set()).add(pc)
+            if not path.endswith("sdk/lib/io.c"):
                 break
+            called = function
     return reached
 
 
@@ -80,7 +85,7 @@ def run(cmd):
     chains = []
     for line in proc.stdout:
         if line.startswith("site "):
-            chains.append(line.split()[2:])
+            chains.append((line.split()[1], line.split()[2:]))
         elif re.match(r"(not )?ok - ", line):
             check(line.startswith("ok"), line.rstrip().partition(" - ")[2])
         else:
@@ -94,17 +99,17 @@ def main():
     chains = run([prog, "--each", "12" if FULL else "1"])
     root = os.environ.get("ZARYA_SOURCES", ROOT)
     sites = sites_of(root)
-    reached = {(os.path.relpath(p, os.path.realpath(root)), n) for p, n in reached_by(prog, chains)}
-    near = {(p, n + d) for p, n in reached for d in (-2, -1, 0, 1)}  # a call may be written over two lines
-    other = {s for s in sites if s not in near and elsewhere(s[0], sites[s][1])}
+    reached = {(os.path.relpath(path, os.path.realpath(root)), line, what): len(pcs) for (path, line, what), pcs in reached_by(prog, chains).items()}
+    missing = {s: n - reached.get(s, 0) for s, (n, _) in sites.items() if n > reached.get(s, 0)}
+    other = {s for s in missing if elsewhere(s[0], sites[s][1])}
     print(f"   {len(other)} more sites need other means: {'; '.join(sorted({why for _, _, why in ELSEWHERE}))}")
     for s in other:
-        del sites[s]
-    missing = sorted(s for s in sites if s not in near)
-    for path, line in missing:
-        print(f"   not made to fail: {path}:{line} {sites[path, line][0]}")
-    share = 100 * (len(sites) - len(missing)) / max(1, len(sites))
-    check(not missing, f"{len(sites) - len(missing)} of {len(sites)} call sites of the seam were made to fail: {share:.1f} %", len(missing))
+        del missing[s]
+    for path, line, what in sorted(missing):
+        print(f"   not made to fail: {path}:{line} {what}: {sites[path, line, what][1].strip()}")
+    n = sum(n for s, (n, _) in sites.items() if s not in other)
+    hit = n - sum(missing.values())
+    check(n > 0 and hit == n, f"{hit} of {n} calls of the seam were made to fail, each by itself: {100 * hit / max(1, n):.1f} %", n - hit)
     done()
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Crash states: what a power cut or a kill may leave of the store, at every place of 56 workloads, each with the real
+"""Crash states: what a power cut or a kill may leave of the store, at every place of 60 workloads, each with the real
 recovery run on it (sim/README.md); and the proof that this test can fail.
 
-    states_test.py [--full]      20,500 different states, 13 defects on purpose; --full: 1,000,000 states, and one more that
+    states_test.py [--full]      20,000 different states, 14 defects on purpose; --full: 1,000,000 states, and one more that
                                 takes long to show. In an optimised build: faults_test.py and corrupt_test.py run the same recovery
                                 under the address sanitizer."""
 import os, subprocess, sys
@@ -11,6 +11,6 @@ from zarya import *
 import simulated
 
 prog = simulated.program("storage_states", optimised=True)
-simulated.run([prog, "--states", "1000000" if FULL else "20500"])
+simulated.run([prog, "--states", "1000000" if FULL else "20000"])
 simulated.run([prog, "--mutations", "4000"] + ([] if FULL else ["--quick", "1"]))
 done()

@@ -255,13 +255,18 @@ zr_status bed_open(struct bed *b)
     b->timer_fn = NULL;
     if (!b->sim->hook) b->lines[0] = b->error[0] = 0;
     b->st = zs_create(&b->host, &b->conf);
-    if (!b->st) return ZR_ENOMEM;
+    if (!b->st) {
+        b->unopened++;
+        return ZR_ENOMEM;
+    }
     zr_status rc = zs_warm(b->st);
     if (rc != ZR_OK) {
         zs_destroy(b->st);
         b->st = NULL;
+        b->unopened++;
         return rc;
     }
+    b->opened++;
     zs_activate(b->st);
     return ZR_OK;
 }

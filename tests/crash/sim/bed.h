@@ -57,7 +57,7 @@ struct bed {
     pthread_mutex_t lock;
     pthread_cond_t moved;
     int64_t written, flushed;
-    uint32_t failed, fail_at, stuck, refused;
+    uint32_t failed, fail_at, stuck, refused, opened, unopened; /* the last two: how often it did, and did not */
     char fail_why[256];
     char lines[32768], error[1024], why[2048];
     void (*timer_fn)(void *);

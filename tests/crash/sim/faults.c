@@ -326,7 +326,7 @@ int main(int argc, char **argv)
     sites = shared->sites;
     for (finding_work = 0; finding_work < n_works; finding_work++) {
         struct walk w;
-        if (opt.only && !strstr(works[finding_work].name, opt.only)) continue;
+        if (works[finding_work].killed || (opt.only && !strstr(works[finding_work].name, opt.only))) continue; /* as those without */
         struct bed *b = run_work(&works[finding_work], find_hook, NULL, &w);
         bed_close(b);
         b->sim->hook = NULL;

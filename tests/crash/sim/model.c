@@ -162,11 +162,20 @@ static void names_synced(struct walk *w, const char *folder, uint32_t upto)
     w->n_pending = kept;
 }
 
+/* A name was made below this path since the start. */
+static uint32_t made_since(const struct walk *w, const char *path)
+{
+    for (uint32_t i = w->restart; i < w->at; i++)
+        if (w->events[i].kind == EV_CREATE && strstr(w->events[i].path, path)) return 1;
+    return 0;
+}
+
 static uint32_t is_dropped(const struct walk *w, const struct sim_event *e)
 {
     const struct mutation *m = w->mutation;
     if (!m || !m->path || !e->path) return 0;
     if (e->kind == EV_SYNC ? !m->file_syncs : !m->dir_syncs) return 0;
+    if (m->restart && (!w->restart || w->at < w->restart || made_since(w, m->path))) return 0;
     return strstr(e->path, m->path) && (!m->beside || !strstr(e->path, m->beside));
 }
 
@@ -384,7 +393,7 @@ static uint32_t is_reachable(const struct sim_name *names, uint32_t n, const str
 
 uint32_t plan_is_kill(const struct plan *p) { return p->names == PICK_ALL && p->data == PICK_ALL && p->sizes == PICK_ALL; }
 
-struct sim *walk_state(const struct walk *w, const struct plan *p)
+static struct sim *state_make(const struct walk *w, const struct plan *p, uint32_t numbered)
 {
     struct sim *s = sim_new();
     struct sim_name *names = NULL;
@@ -392,15 +401,29 @@ struct sim *walk_state(const struct walk *w, const struct plan *p)
     s->wall_ms = w->wall_ms;
     sim_boot(s, plan_is_kill(p) ? w->boot : w->boot + 1);
     state_names(&names, &n, &cap, w, p);
+    if (numbered) sim_inodes(s, w->n_files);
     for (uint32_t i = 0; i < n; i++) {
         const struct mfile *f = &w->files[names[i].inode];
         if (!is_reachable(names, n, w, names[i].path)) continue;
-        uint32_t inode = sim_make(s, names[i].path, f->is_dir);
+        uint32_t inode = names[i].inode;
+        if (numbered) sim_name_add(s, names[i].path, inode);
+        else inode = sim_make(s, names[i].path, f->is_dir);
+        s->inodes[inode].is_dir = f->is_dir;
         s->inodes[inode].ino = f->ino;
         if (f->ino >= s->next_ino) s->next_ino = f->ino + 1;
         if (!f->is_dir) state_file(s, inode, w, f, p);
     }
     for (uint32_t i = 0; i < n; i++) free(names[i].path);
     free(names);
+    return s;
+}
+
+struct sim *walk_state(const struct walk *w, const struct plan *p) { return state_make(w, p, 0); }
+
+struct sim *walk_killed(struct walk *w)
+{
+    static const struct plan killed = { PICK_ALL, PICK_ALL, PICK_ALL, SECTOR };
+    struct sim *s = state_make(w, &killed, 1);
+    w->restart = w->at;
     return s;
 }

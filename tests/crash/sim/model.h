@@ -7,6 +7,7 @@
  *     its own (writes are lost, torn and reordered);
  *   - of the names: each pending creation, renaming or removal happened or not; but of two that concern one name the later only
  *     after the earlier, and nothing is in a folder that is not there.
+ * A kill makes nothing durable: a trace that begins after one goes on with what was pending (walk_killed).
  * A truncation that is not durable yet keeps later writes behind it away from the disk, as file systems do. */
 #ifndef MODEL_H
 #define MODEL_H
@@ -35,6 +36,7 @@ struct mutation {
     const char *beside;  /* and not this part, if not NULL */
     uint32_t file_syncs, dir_syncs;
     const char *work;    /* workloads that show it soonest */
+    uint32_t restart;    /* 1: only after a start, and until a new name is made there */
 };
 struct walk {
     const struct sim_event *events;
@@ -48,10 +50,13 @@ struct walk {
     const struct mutation *mutation;
     int64_t wall_ms;
     uint32_t boot; /* of the machine while it was recorded */
+    uint32_t restart; /* the place of a start after a kill: what was pending there still is; 0: it began on what is durable */
 };
 
 /* base: the durable file system that the trace began on (its inodes' numbers are those of the trace). */
 void walk_begin(struct walk *w, struct sim *base, const struct sim_event *events, uint32_t n, const struct mutation *mutation);
+/* The file system that a kill at this place leaves, with the inodes' numbers of the trace; the walk may go on from here. */
+struct sim *walk_killed(struct walk *w);
 void walk_to(struct walk *w, uint32_t event); /* everything before it has happened */
 void walk_end(struct walk *w);
 struct plan plan_make(const struct walk *w, uint64_t seed);

@@ -70,6 +70,11 @@ uint32_t sim_make(struct sim *s, const char *path, uint32_t is_dir)
     return inode;
 }
 
+void sim_inodes(struct sim *s, uint32_t n)
+{
+    while (s->n_inodes < n) inode_new(s, 0);
+}
+
 static uint32_t parent_there(struct sim *s, const char *path)
 {
     char parent[1100];
@@ -151,6 +156,19 @@ void sim_trace_free(struct sim_event *events, uint32_t n)
         free(events[i].to);
     }
     free(events);
+}
+
+static char *text_of(const char *text) { return text ? strdup(text) : NULL; }
+
+void sim_trace_carry(struct sim *s, const struct sim_event *events, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        struct sim_event *e = event_add(s, events[i].kind);
+        *e = events[i];
+        e->data = events[i].data ? memory_of(events[i].data, events[i].len) : NULL;
+        e->path = text_of(events[i].path);
+        e->to = text_of(events[i].to);
+    }
 }
 
 /* ---- calls ---------------------------------------------------------------------------------------------------------------------- */

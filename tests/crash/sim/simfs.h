@@ -90,4 +90,6 @@ uint64_t sim_hash(struct sim *s);
 uint64_t sim_open_count(struct sim *s);
 void sim_dump(struct sim *s, const char *folder); /* into real files, for a look */
 void sim_trace_free(struct sim_event *events, uint32_t n);
+void sim_trace_carry(struct sim *s, const struct sim_event *events, uint32_t n); /* the trace goes on behind a copy of these */
+void sim_inodes(struct sim *s, uint32_t n); /* numbers below n are taken */
 #endif

@@ -12,6 +12,7 @@ struct work {
     const char *base;
     uint32_t faults; /* 1: not for crashes, it changes files behind the store's back */
     uint32_t packs;  /* 1: begins with storage-zstd, packing */
+    uint32_t killed; /* 1: the base ended by a kill, and what it had not made durable is not so yet */
 };
 extern const struct work works[];
 extern const uint32_t n_works;
