@@ -47,6 +47,18 @@ static uint32_t parent_make(const char *path)
     return zl_io_mkdirs(zl_io_posix(), folder) >= 0;
 }
 
+int64_t zt_aside_sync(const struct zt_repair *r, const char *path)
+{
+    char folder[ZS_PATH];
+    int64_t e = 0;
+    snprintf(folder, sizeof folder, "%s", path);
+    for (char *slash; e >= 0 && (slash = strrchr(folder, '/')) && slash >= folder + strlen(r->dir);) {
+        *slash = 0;
+        e = zl_io_posix()->sync_dir(NULL, folder);
+    }
+    return e < 0 ? e : 0;
+}
+
 int64_t zt_aside(struct zt_repair *r, const char *rel, uint32_t keep)
 {
     char from[ZS_PATH], to[ZS_PATH];
@@ -54,7 +66,8 @@ int64_t zt_aside(struct zt_repair *r, const char *rel, uint32_t keep)
     if (!zt_full(r->dir, rel, from) || !zs_path(to, "%s/%s", r->aside, rel[0] == '/' ? strrchr(rel, '/') + 1 : rel)) return -ENAMETOOLONG;
     if (lstat(from, &st) < 0) return errno == ENOENT ? 0 : -errno;
     if (!parent_make(to)) return -EIO;
-    if (keep) return link(from, to) < 0 && errno != EEXIST ? -errno : 0;
+    if (keep && link(from, to) < 0 && errno != EEXIST) return -errno;
+    if (keep) return zt_aside_sync(r, to); /* it is to be there before its own name leads to something else */
     return rename(from, to) < 0 ? -errno : 0;
 }
 

@@ -9,6 +9,7 @@
 #define FILLER_MAX (1u << 20) /* one record that stands for nothing is not larger */
 #define FILLER_MIN 92
 #define COPY (1u << 20)
+#define PAGE 4096u
 #define OPEN_FILES 256u
 
 static uint32_t write_at(int fd, const void *from, uint64_t len, int64_t off)
@@ -18,26 +19,52 @@ static uint32_t write_at(int fd, const void *from, uint64_t len, int64_t off)
 
 /* ---- damaged places of the log ---------------------------------------------------------------------------------------------- */
 
-/* A copy of a segment in its full size, holes kept. */
-static int64_t segment_copy(const char *from, const char *to, int64_t size)
+/* Copies what is data of [0, size). A page that the disk does not give stays a hole: *ret_lost counts such bytes. 0 or -errno. */
+static int64_t data_copy(int in, int out, uint8_t *buf, int64_t size, int64_t *ret_lost)
 {
-    int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    uint8_t *buf = malloc(COPY);
-    int64_t r = buf && out >= 0 && ftruncate(out, size) == 0 ? 0 : -EIO;
-    for (int64_t at = 0; r == 0 && in >= 0 && at < size;) {
+    uint64_t step = COPY;
+    for (int64_t at = 0; at < size;) {
         off_t data = lseek(in, at, SEEK_DATA);
-        if (data < 0) break; /* nothing but a hole, or behind its end */
-        ssize_t n = pread(in, buf, COPY, data);
-        if (n < 0) r = -errno;
-        if (n <= 0) break;
-        if (data + n > size) n = (ssize_t)(size - data);
-        if (n > 0 && !write_at(out, buf, (uint64_t)n, data)) r = -errno;
-        at = data + n;
+        if (data < 0) return errno == ENXIO ? 0 : -errno; /* nothing but a hole, or behind its end */
+        if (data >= size) return 0;
+        uint64_t want = step == PAGE ? PAGE - (uint64_t)data % PAGE : step;
+        if (want > (uint64_t)(size - data)) want = (uint64_t)(size - data);
+        ssize_t n = pread(in, buf, want, data);
+        if (n == 0) return 0;
+        at = data;
+        if (n < 0 && errno != EIO) return -errno;
+        if (n < 0 && step > PAGE) {
+            step = PAGE; /* one page of these, perhaps */
+            continue;
+        }
+        if (n < 0) *ret_lost += (int64_t)want;
+        else if (!write_at(out, buf, (uint64_t)n, data)) return -EIO;
+        at += n < 0 ? (int64_t)want : n;
+        if (at % COPY == 0) step = COPY;
     }
+    return 0;
+}
+
+/* A copy of a segment in its full size, holes kept; one that is not there is a hole. Its descriptor or -errno. */
+static int64_t segment_copy(const char *from, const char *to, int64_t size, int64_t *ret_lost)
+{
+    *ret_lost = 0;
+    int in = open(from, O_RDONLY | O_CLOEXEC);
+    if (in < 0 && errno != ENOENT) return -errno;
+    int out = open(to, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    int64_t r = out < 0 || ftruncate(out, size) < 0 ? -errno : 0;
+    uint8_t *buf = malloc(COPY);
+    if (!buf) r = -ENOMEM;
+    if (r == 0 && in >= 0) r = data_copy(in, out, buf, size, ret_lost);
     free(buf);
     if (in >= 0) close(in);
     if (r < 0 && out >= 0) close(out);
     return r < 0 ? r : out;
+}
+
+static void lost_tell(struct zt_repair *r, const char *rel, int64_t lost)
+{
+    if (lost) zt_did(r, "%s: %lld bytes of it cannot be read from the disk; they are zero in the copy", rel, (long long)lost);
 }
 
 /* A record that no queue and no index holds (of the kind that ends a transaction by taking it back), of exactly len bytes. */
@@ -80,17 +107,18 @@ static uint32_t place_fill(int fd, int64_t base, int64_t size, int64_t from, int
 }
 
 /* The log is on another disk than the aside folder: what is kept is a copy. */
-static int64_t aside_copy(const struct zt_repair *r, const char *rel, const char *from)
+static int64_t aside_copy(struct zt_repair *r, const char *rel, const char *from)
 {
     char kept[ZS_PATH];
     struct stat st;
     if (stat(from, &st) < 0) return -errno;
     if (!zs_path(kept, "%s/%s", r->aside, strrchr(rel, '/') + 1)) return -ENAMETOOLONG;
-    int64_t fd = segment_copy(from, kept, st.st_size);
+    int64_t lost, fd = segment_copy(from, kept, st.st_size, &lost);
     if (fd < 0) return fd;
+    lost_tell(r, kept, lost);
     int64_t e = fsync((int)fd) < 0 ? -errno : 0;
     close((int)fd);
-    return e;
+    return e < 0 ? e : zt_aside_sync(r, kept);
 }
 
 static void segment_mend(struct zt_repair *r, uint64_t no, uint64_t first, uint64_t last)
@@ -108,8 +136,9 @@ static void segment_mend(struct zt_repair *r, uint64_t no, uint64_t first, uint6
         return;
     }
     int64_t store_ms = g->first_ms > 0 ? g->first_ms : no && lg->segs[no - 1].last_ms > 0 ? lg->segs[no - 1].last_ms : 1;
-    int64_t fd = segment_copy(from, to, lg->seg_size);
+    int64_t lost, fd = segment_copy(from, to, lg->seg_size, &lost);
     if (fd < 0) return zt_repair_fail(r, to, fd);
+    lost_tell(r, rel, lost);
     for (uint64_t i = first; i < last; i++) ok &= place_fill((int)fd, g->base, lg->seg_size, lg->damage[i].from, lg->damage[i].to, store_ms);
     int64_t e = ok ? fsync((int)fd) < 0 ? -errno : 0 : -EIO;
     close((int)fd);

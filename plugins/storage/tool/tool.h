@@ -323,6 +323,8 @@ void zt_did(struct zt_repair *r, const char *fmt, ...) __attribute__((format(pri
 void zt_repair_fail(struct zt_repair *r, const char *what, int64_t error);
 /* Keeps what is at rel (below the folder) in the aside folder: moved, or linked so that it stays in place too. 0 or -errno. */
 int64_t zt_aside(struct zt_repair *r, const char *rel, uint32_t keep);
+/* Makes durable that path, which lies below the store's directory, is there, with the folders that lead to it. */
+int64_t zt_aside_sync(const struct zt_repair *r, const char *path);
 void zt_repair_log(struct zt_repair *r);    /* damaged places get records that stand for nothing */
 void zt_repair_queues(struct zt_repair *r); /* bad queues anew from the log */
 void zt_repair_docs(struct zt_repair *r);
