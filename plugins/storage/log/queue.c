@@ -358,7 +358,7 @@ void zs_queue_bury(struct zr_inst *st, struct zr_queue *q)
 
 static uint32_t sweep_one(struct zr_inst *st, struct zr_queue *q, uint32_t hard)
 {
-    uint32_t freed = 0;
+    uint32_t freed = 0, dead = atomic_load(&q->dead);
     pthread_mutex_lock(&q->lock);
     int64_t next = atomic_load_explicit(&q->next, memory_order_relaxed);
     if (st->conf.sync && q->end_phys <= atomic_load(&st->flushed)) q->visible = next;
@@ -405,6 +405,24 @@ void zs_queue_mark_unsynced(struct zr_inst *st, struct zr_queue *q, int64_t from
     q->unsynced_next = st->unsynced;
     st->unsynced = q;
     pthread_mutex_unlock(&st->dirty_lock);
+}
+
+int64_t zs_queue_replace(struct zr_inst *st, struct zr_queue *q, int64_t offset, const struct zs_entry *e)
+{
+    uint8_t raw[ZS_ENTRY];
+    int64_t r = 0;
+    zs_entry_store(raw, e);
+    pthread_mutex_lock(&st->drain_lock);
+    if (offset < q->persisted) {
+        r = zs_qfile_write(st, q, offset, 1, raw);
+        if (r >= 0) zs_queue_mark_unsynced(st, q, offset);
+    }
+    pthread_mutex_lock(&q->lock);
+    if (r >= 0 && offset >= q->ring_lo) ring_in(q, offset, 1, raw);
+    if (r >= 0 && e->phys + e->size > q->end_phys) q->end_phys = e->phys + e->size;
+    pthread_mutex_unlock(&q->lock);
+    pthread_mutex_unlock(&st->drain_lock);
+    return r;
 }
 
 /* Where the record of the last entry that has one ends. */

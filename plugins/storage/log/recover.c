@@ -26,6 +26,14 @@
 #define LOST_SEGMENTS 4096 /* at the log's end */
 #define HEAL_MAX 65536
 #define LEAST_RECORD 91
+#define GAPS 256u
+
+/* Offsets [from, to) of a queue that were passed over by the record of offset `to`, and filled. No checksum covers that number. */
+struct gap {
+    struct zr_queue *q;
+    int64_t from, to;
+    uint64_t n_taken;
+};
 
 struct recovery {
     struct zr_inst *st;
@@ -37,6 +45,8 @@ struct recovery {
     int64_t last_phys, last_ms;
     uint64_t n_records, n_entries, n_damaged, n_conflicts;
     int64_t damaged_bytes;
+    struct gap gaps[GAPS]; /* the newest */
+    uint32_t n_gaps;       /* there were */
     int64_t unread; /* bytes of the log that the disk did not give: they may be whole */
 };
 
@@ -94,7 +104,8 @@ static zr_status fill_gap(struct recovery *rec, struct zr_queue *q, const struct
     struct zr_inst *st = rec->st;
     /* They may be in what was not read, before the start or because the disk did not give it: they are looked for when they are
      * read. Filler is for what the log certainly does not have. */
-    uint32_t unknown = rec->unread > 0 || (rec->start > atomic_load(&st->begin) && q->end_phys < rec->start);
+    uint32_t vouched = rec->use_snap && rec->start <= rec->snap.pos; /* what the queues had before the start is known */
+    uint32_t unknown = rec->unread > 0 || (rec->start > atomic_load(&st->begin) && !vouched);
     const struct zs_entry filler = { .phys = 0, .size = unknown ? 0 : ZS_FILLER, .tags = 0 };
     int64_t next = atomic_load(&q->next);
     zr_status rc = ZR_OK;
@@ -107,8 +118,42 @@ static zr_status fill_gap(struct recovery *rec, struct zr_queue *q, const struct
     }
     zs_log(st, ZR_LOG_WARN, "queue %s %d: the messages from %lld to %lld are not in the log", q->topic, q->id, (long long)next,
            (long long)r->queue_offset);
+    rec->gaps[rec->n_gaps++ % GAPS] = (struct gap){ .q = q, .from = next, .to = r->queue_offset };
     for (; next < r->queue_offset && rc == ZR_OK; next++) rc = push_entry(st, q, &filler);
     return rc;
+}
+
+/* The gap that this later record shows to be none: it holds the record's offset, or was made by one of the same offset, which
+ * lies before others that belong before it. */
+static struct gap *gap_of(struct recovery *rec, const struct zr_queue *q, const struct zl_record *r)
+{
+    uint8_t raw[ZS_ENTRY];
+    struct zs_entry e;
+    if (zl_record_offsets(r) != 1) return NULL;
+    for (uint32_t i = 0; i < GAPS && i < rec->n_gaps; i++) {
+        struct gap *g = &rec->gaps[i];
+        if (g->q != q || r->queue_offset < g->from || r->queue_offset > g->to || (r->queue_offset == g->to && !g->n_taken)) continue;
+        if (r->queue_offset == g->to) return g;
+        if (zs_queue_copy(rec->st, g->q, r->queue_offset, 1, raw, 0) != 1) continue;
+        zs_entry_load(raw, &e);
+        if (!zs_entry_real(&e)) return g;
+    }
+    return NULL;
+}
+
+static zr_status gap_take(struct recovery *rec, struct gap *g, const struct zl_record *r)
+{
+    struct zs_entry e = { .phys = r->physical_offset, .size = (int32_t)r->size, .tags = zs_tags_of(rec->st, r) };
+    int64_t rc = zs_queue_replace(rec->st, g->q, r->queue_offset, &e);
+    if (rc < 0) return zs_raise(rec->st, zs_status_of(rc), rc, "queue files cannot be written: %s", zs_errno_text(rc));
+    if (g->n_taken++ == 0)
+        zs_log(rec->st, ZR_LOG_WARN, "queue %s %d: the messages from %lld on are in the log after all: the record that says %lld is not where it belongs",
+               g->q->topic, g->q->id, (long long)r->queue_offset, (long long)g->to);
+    rec->n_entries++;
+    if (r->queue_offset != g->to) return ZR_OK;
+    rec->n_conflicts++; /* the one that had its entry until now */
+    g->q = NULL;
+    return ZR_OK;
 }
 
 /* The entries of a record from queue offset `from` on. */
@@ -135,6 +180,8 @@ static zr_status dispatch(struct recovery *rec, const struct zl_record *r)
     uint32_t parted = next > r->queue_offset && next < r->queue_offset + zl_record_offsets(r) && r->physical_offset + r->size == q->end_phys;
     if (parted) return push_entries(rec, q, r, next); /* a batch of which some entries were written */
     if (next > 0 && r->physical_offset + r->size <= q->end_phys) return ZR_OK; /* has its entry */
+    struct gap *gap = r->queue_offset < next ? gap_of(rec, q, r) : NULL;
+    if (gap) return gap_take(rec, gap, r);
     if (r->queue_offset < next && q->end_phys == 0) { /* its files hold no entry; those before them, with this one's, are lost */
         rc = restart_queue(st, q, r->queue_offset, r->physical_offset);
         return rc == ZR_OK ? push_entries(rec, q, r, r->queue_offset) : rc;
@@ -298,7 +345,7 @@ static uint32_t is_stale(struct recovery *rec, const struct zl_record *r)
 {
     if (rec->last_phys < 0 || r->store_ms >= rec->last_ms || !zs_has_entry(r->sys_flag)) return 0;
     struct zr_queue *q = zs_queue_find(rec->st, r->topic, r->queue_id);
-    return q && r->queue_offset < atomic_load(&q->next) && r->physical_offset >= q->end_phys;
+    return q && r->queue_offset < atomic_load(&q->next) && r->physical_offset >= q->end_phys && !gap_of(rec, q, r);
 }
 
 static void report_damage(struct recovery *rec, int64_t from, int64_t to, const char *why)

@@ -383,6 +383,8 @@ zr_status zs_queue_reserve(struct zr_inst *st, struct zr_queue *q);
 void zs_queue_unreserve(struct zr_queue *q);
 /* Adds the entry of offset `next`; uses up room reserved. */
 void zs_queue_push(struct zr_inst *st, struct zr_queue *q, const struct zs_entry *e);
+/* At a start: puts another entry in the place of that of an offset below next. 0 or -errno. */
+int64_t zs_queue_replace(struct zr_inst *st, struct zr_queue *q, int64_t offset, const struct zs_entry *e);
 /* Copies up to n raw entries from offset on: how many (0: none there), or -EAGAIN (nowait and not in the ring), or -errno. */
 int64_t zs_queue_copy(struct zr_inst *st, struct zr_queue *q, int64_t offset, uint32_t n, uint8_t *to, uint32_t nowait);
 /* Writes what is only in rings to the files. Returns 0 or the first -errno. Bounded by what was dirty at its begin. */
