@@ -153,7 +153,7 @@ static int convert(const struct zt_dirs *dirs, const char *dir, const struct zt_
     signal(SIGTERM, on_signal);
     struct zp_pace paced = { pace, &p };
     struct zp_damage damage = { lost, &p };
-    struct zp_convert c = { .io = zl_io_posix(), .to_plain = to_plain, .conf = { .level = level, .dict_size = 112640, .block_size = 65536 },
+    struct zp_convert c = { .io = zl_io_posix(), .to_plain = to_plain, .conf = { .level = level, .dict_size = ZP_DICTIONARY_KIB * 1024, .block_size = ZP_BLOCK_KIB * 1024 },
                             .newest = dirs->n > 1 ? newest_begun(dirs) : 0, .pace = &paced, .damage = opt->accept_loss ? &damage : NULL, .say = say, .say_arg = &p };
     for (uint32_t d = 0; d < dirs->n && !stop_asked && (to_plain || dirs->n == 1 || c.newest > 0); d++) {
         c.log_dir = dirs->at[d];

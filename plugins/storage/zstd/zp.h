@@ -17,6 +17,9 @@
 #include "zarya/io.h"
 
 #define ZP_SUFFIX ".zst"
+/* What storage-zstd takes when nothing is configured, and what is used offline. */
+#define ZP_DICTIONARY_KIB 64
+#define ZP_BLOCK_KIB 32
 #define ZP_MAX_BLOCK ((64u << 20) + (1u << 20)) /* no block is larger: the largest record */
 
 struct zp_conf {

@@ -13,6 +13,8 @@ struct settings {
     uint8_t compress;
 };
 
+#define TEXT_OF(n) #n
+#define TEXT(n) TEXT_OF(n)
 #define OWN(member, type, flags, dflt, min, max, unit, doc) \
     ZR_OPTION_ROW(struct settings, member, #member, type, flags, dflt, min, max, unit, doc)
 
@@ -20,8 +22,8 @@ static const struct zr_option options[] = {
     ZS_OPTION_ROWS,
     OWN(compress, ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL, "Pack sealed log files; false expands packed ones again, in the background, so that storage-commitlog and Apache can open the directory."),
     OWN(level, ZR_OPT_I64, 0, "3", "1", "19", NULL, "Compression level of zstd."),
-    OWN(dictionary, ZR_OPT_I64, 0, "64 KiB", "0", "1048576", "bytes", "Largest dictionary, trained for each log file and kept in it; 0 for none."),
-    OWN(block, ZR_OPT_I64, 0, "32 KiB", "4096", "1048576", "bytes", "Bytes of the log that are compressed together, and read together."),
+    OWN(dictionary, ZR_OPT_I64, 0, TEXT(ZP_DICTIONARY_KIB) " KiB", "0", "1048576", "bytes", "Largest dictionary, trained for each log file and kept in it; 0 for none."),
+    OWN(block, ZR_OPT_I64, 0, TEXT(ZP_BLOCK_KIB) " KiB", "4096", "1048576", "bytes", "Bytes of the log that are compressed together, and read together."),
     OWN(cache, ZR_OPT_I64, 0, "32 MiB", "65536", "68719476736", "bytes", "Memory for blocks that were read."),
     OWN(rate, ZR_OPT_I64, 0, "64 MiB", "65536", "68719476736", "bytes", "Bytes of the log that are packed or expanded in a second, at most."),
     OWN(keep_plain, ZR_OPT_I64, 0, "0", "0", "100000", NULL, "Newest sealed log files that stay plain, for consumers a little behind."),
