@@ -4,6 +4,7 @@
  * The options of every store and a few of its own. The instance is the store. */
 #include <string.h>
 #include "zarya/plugin.h"
+#include "zp.h"
 #include "zp_store.h"
 #include "zs_options.h"
 
@@ -13,6 +14,7 @@ struct settings {
     uint8_t compress;
 };
 
+_Static_assert(ZP_DICTIONARY_KIB > 0 && ZP_BLOCK_KIB > 0, "they are known here, and not taken as text");
 #define TEXT_OF(n) #n
 #define TEXT(n) TEXT_OF(n)
 #define OWN(member, type, flags, dflt, min, max, unit, doc) \
