@@ -69,7 +69,8 @@ int64_t zs_save(struct zr_inst *st, uint32_t clean)
     pthread_mutex_unlock(&st->append_lock);
     int64_t r = zs_queues_drain(st);
     if (r >= 0 && !zs_flush_wait(st, pos)) r = -EIO;
-    if (r >= 0) r = zs_queues_sync(st);
+    if (r >= 0 && !atomic_load(&st->queues_unsure)) r = zs_queues_sync(st);
+    if (r >= 0 && atomic_load(&st->queues_unsure)) r = -EIO;
     if (r >= 0 && zs_bcq_any(st)) {
         pthread_mutex_lock(&st->drain_lock);
         r = zs_bcq_export(st);

@@ -289,7 +289,10 @@ static int64_t sync_names(struct zr_inst *st, struct zr_queue *q)
     if (r >= 0 && zs_path(path, "%s/%s", root, q->topic)) r = st->io->sync_dir(st->io->ctx, path);
     if (r >= 0) r = st->io->sync_dir(st->io->ctx, root);
     if (r >= 0 && root == buf) r = st->io->sync_dir(st->io->ctx, st->own_dir);
-    if (r < 0) atomic_store(&q->name_unsynced, 1);
+    if (r < 0) {
+        atomic_store(&q->name_unsynced, 1);
+        zs_queues_unsure(st, r);
+    }
     return r;
 }
 
@@ -312,6 +315,7 @@ int64_t zs_qfile_sync(struct zr_inst *st, struct zr_queue *q, int64_t from, int6
         }
         int64_t r = st->io->fdatasync(st->io->ctx, x->fd);
         cache_put(st, x);
+        if (r < 0) zs_queues_unsure(st, r);
         if (r < 0) return r;
     }
     return 0;

@@ -516,6 +516,15 @@ int64_t zs_queues_drain(struct zr_inst *st)
     return worst;
 }
 
+/* The kernel may have dropped the pages and marked them clean: the next sync would succeed, and prove nothing. */
+void zs_queues_unsure(struct zr_inst *st, int64_t error)
+{
+    if (error == -ENOENT || error == -EMFILE || error == -ENFILE || error == -ENOMEM) return; /* a folder was not even opened */
+    if (atomic_exchange(&st->queues_unsure, 1)) return;
+    zs_log(st, ZR_LOG_ERROR, "queue files could not be made durable: %s; no position is saved any more until a restart, which makes their "
+           "entries anew from the log", zs_errno_text(error));
+}
+
 /* One queue: drain_lock is let go over the sync itself, so that writing goes on meanwhile. */
 static int64_t sync_queue(struct zr_inst *st, struct zr_queue *q)
 {
@@ -550,6 +559,7 @@ static int64_t sync_all(struct zr_inst *st, struct zr_queue **at, uint64_t n)
     }
     pthread_mutex_unlock(&st->drain_lock);
     int64_t r = st->io->sync_fs(st->io->ctx, st->queue_dir);
+    if (r < 0 && r != -EOPNOTSUPP) zs_queues_unsure(st, r);
     pthread_mutex_lock(&st->drain_lock);
     for (uint64_t i = 0; i < n; i++) {
         if (r < 0) {
@@ -772,7 +782,7 @@ static uint32_t list_there(struct zr_inst *st, struct zr_queue **list)
 static int64_t save_due(struct zr_inst *st)
 {
     int64_t end = atomic_load(&st->end), wait = st->conf.checkpoint_interval_ms * 1000000;
-    if (end == st->saved_pos || atomic_load(&st->failed)) return INT64_MAX;
+    if (end == st->saved_pos || atomic_load(&st->failed) || atomic_load(&st->queues_unsure)) return INT64_MAX;
     if (wait < st->saved_cost_ns * 10) wait = st->saved_cost_ns * 10;
     if (end - st->saved_pos >= SAVE_BYTES && wait > st->saved_cost_ns * 4) wait = st->saved_cost_ns * 4;
     return st->saved_at_ns + wait;

@@ -211,6 +211,7 @@ zr_status zs_warm(struct zr_inst *st)
 {
     atomic_store(&st->closing, 0);
     atomic_store(&st->failed, 0);
+    atomic_store(&st->queues_unsure, 0);
     declare_metrics(st);
     zr_status rc = make_folders(st);
     if (rc == ZR_OK) rc = zs_lock_take(st);

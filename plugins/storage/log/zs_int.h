@@ -119,6 +119,7 @@ struct zr_queue {
     uint64_t hash;
     _Atomic uint32_t name_unsynced; /* a folder of its files must be synced before they count as durable */
     uint8_t dirty, unsynced, ringed;
+    uint8_t holes;            /* a start cut off entries that its files had lost: their records may be before what was read */
     _Atomic uint32_t dead;
     _Atomic uint32_t batch;   /* of a topic with queue.type=BatchCQ (bcq.h) */
     struct zs_bcq_files *bcq; /* where RocketMQ's files of it end; NULL: not looked at yet */
@@ -263,6 +264,7 @@ struct zr_inst {
     struct zr_queue **drain_sort;
     uint64_t drain_cap;
     _Atomic uint32_t queue_writes_fail;
+    _Atomic uint32_t queues_unsure; /* a sync of queue files failed: nothing is said of them until a restart */
     struct zs_removals removals;
     uint64_t n_removals;         /* folders moved away; under drain_lock */
     pthread_mutex_t removed_lock;
@@ -393,6 +395,7 @@ int64_t zs_queues_drain(struct zr_inst *st);
 void zs_queues_sweep(struct zr_inst *st, uint32_t hard);
 /* Makes durable what is persisted. 0 or -errno. */
 int64_t zs_queues_sync(struct zr_inst *st);
+void zs_queues_unsure(struct zr_inst *st, int64_t error); /* a sync of queue files, or of their names, failed */
 /* Recovery: the queue ends before offset next, whose predecessor's record ends at end_phys; all of it is in the files. */
 void zs_queue_reset(struct zr_inst *st, struct zr_queue *q, int64_t next, int64_t end_phys);
 /* Takes a topic's queues out of the table; they are dead from then on. ret_at: how many (malloc'ed). */

@@ -187,6 +187,33 @@ Test(fault, a_segments_name_must_be_durable_before_its_bytes_count)
     world_end(w);
 }
 
+/* The kernel may have dropped what a failed sync did not bring to the disk: one that succeeds later is no proof. */
+Test(fault, a_failed_sync_of_queue_files_is_never_taken_back)
+{
+    struct world *w = world_new("queuesync");
+    char path[1024];
+    w->conf.checkpoint_interval_ms = 20;
+    cr_assert_eq(world_open(w), ZR_OK);
+    world_fault(w, OP_FDATASYNC, 0, EIO, "consumequeue");
+    put_many(w, "T", 0, 10, 100);
+    for (int i = 0; i < 5000 && !world_said(w, "could not be made durable") && atomic_load(&w->fault[OP_FDATASYNC].calls) < 2; i++) {
+        struct timespec ts = { 0, 1000000 };
+        nanosleep(&ts, NULL);
+    }
+    world_mend(w);
+    put_many(w, "T", 0, 10, 100);
+    world_close(w);
+    file_path(w, path, "abort");
+    cr_assert_geq(file_size_of(path), 0, "such a stop is not clean");
+    cr_assert(world_said(w, "no position is saved any more"), "%s", w->lines);
+    world_quiet(w);
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(read_all(w, "T", 0, 100), 20);
+    world_close(w);
+    cr_assert_eq(file_size_of(path), -1, "and the next one is");
+    world_end(w);
+}
+
 /* A killed process may have made a segment and not have come to syncing its folder: the next one cannot know. */
 Test(fault, names_that_a_killed_process_made_are_synced_by_the_next)
 {
