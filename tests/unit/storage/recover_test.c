@@ -490,6 +490,7 @@ Test(recover, a_removed_topic_gives_its_memory_back)
             }
         }
         put_many(w, "Gone", 0, 9, 50);
+        flush_all(w); /* under sync flush nothing else is seen */
         cr_assert_eq(read_all(w, "Gone", 0, 50), 9);
         w = world_kill(w);
         cr_assert_eq(read_all(w, "Gone", 0, 50), 9);
