@@ -185,10 +185,13 @@ static void choose_size(struct walk *w)
 
 /* ---- one queue ------------------------------------------------------------------------------------------------------------- */
 
-static uint32_t entry_at(struct zr_inst *st, struct zr_queue *q, int64_t offset, struct zs_entry *ret)
+/* An entry that the disk did not give is none, and *error says so: no bound is taken from what was found beside it. */
+static uint32_t entry_at(struct zr_inst *st, struct zr_queue *q, int64_t offset, struct zs_entry *ret, int64_t *error)
 {
     uint8_t raw[ZS_ENTRY];
-    if (offset < 0 || zs_qfile_read(st, q, offset, 1, raw) != 1) return 0;
+    int64_t n = offset < 0 ? 0 : zs_qfile_read(st, q, offset, 1, raw);
+    if (n < 0) *error = n;
+    if (n != 1) return 0;
     zs_entry_load(raw, ret);
     return 1;
 }
@@ -214,28 +217,28 @@ static void mend_length(struct zr_inst *st, struct zr_queue *q, int64_t no)
 }
 
 /* The end of the entries in file no, by halving: entries come first, zeroes last. */
-static int64_t end_in_file(struct zr_inst *st, struct zr_queue *q, int64_t no)
+static int64_t end_in_file(struct zr_inst *st, struct zr_queue *q, int64_t no, int64_t *error)
 {
     int64_t per = st->conf.queue_file_size / ZS_ENTRY, lo = no * per, hi = lo + per;
     while (lo < hi) {
         struct zs_entry e;
         int64_t mid = lo + (hi - lo) / 2;
-        if (entry_at(st, q, mid, &e) && e.phys >= 0 && e.size > 0) lo = mid + 1;
+        if (entry_at(st, q, mid, &e, error) && e.phys >= 0 && e.size > 0) lo = mid + 1;
         else hi = mid;
     }
     return lo;
 }
 
-static void end_on_disk(struct zr_inst *st, struct zr_queue *q, int64_t *ret_next, int64_t *ret_end)
+static void end_on_disk(struct zr_inst *st, struct zr_queue *q, int64_t *ret_next, int64_t *ret_end, int64_t *error)
 {
     int64_t per = st->conf.queue_file_size / ZS_ENTRY;
     struct zs_entry e;
     *ret_next = *ret_end = 0;
     if (q->first_file == ZS_NONE) return;
-    int64_t no = q->last_file, next = end_in_file(st, q, no);
-    while (next == no * per && no > q->first_file) next = end_in_file(st, q, --no);
+    int64_t no = q->last_file, next = end_in_file(st, q, no, error);
+    while (next == no * per && no > q->first_file) next = end_in_file(st, q, --no, error);
     *ret_next = next;
-    for (int64_t at = next - 1; at >= q->first_file * per && entry_at(st, q, at, &e); at--)
+    for (int64_t at = next - 1; at >= q->first_file * per && entry_at(st, q, at, &e, error); at--)
         if (zs_entry_real(&e)) { /* filler may be last, if the records behind it were cut */
             *ret_end = e.phys + e.size;
             return;
@@ -264,31 +267,31 @@ static void trust_hint(struct zr_inst *st, struct zr_queue *q, const struct zs_s
 }
 
 /* Is the entry at this offset that of a whole record of the queue? What noise says of the queue's end is no word against the snapshot. */
-static uint32_t is_last(struct zr_inst *st, struct zr_queue *q, int64_t offset)
+static uint32_t is_last(struct zr_inst *st, struct zr_queue *q, int64_t offset, int64_t *error)
 {
     struct zs_entry e;
     struct zl_record r;
-    if (!entry_at(st, q, offset, &e) || !zs_entry_real(&e) || !zs_scan_one(st, e.phys, &r)) return 0;
+    if (!entry_at(st, q, offset, &e, error) || !zs_entry_real(&e) || !zs_scan_one(st, e.phys, &r)) return 0;
     return (int32_t)r.size == e.size && (zs_queue_light(q) || (r.queue_id == q->id && r.queue_offset <= offset));
 }
 
-static void settle(struct zr_inst *st, struct zr_queue *q, const struct zs_snapshot *snap, const struct zs_hint *h, uint32_t clean)
+/* A file that cannot be read may be whole: the start is refused, for offsets that were given would be given again. */
+static zr_status settle(struct zr_inst *st, struct zr_queue *q, const struct zs_snapshot *snap, const struct zs_hint *h, uint32_t clean)
 {
-    int64_t per = st->conf.queue_file_size / ZS_ENTRY, next, end;
+    int64_t per = st->conf.queue_file_size / ZS_ENTRY, next = 0, end = 0, error = 0;
     int64_t first = q->first_file == ZS_NONE ? 0 : q->first_file * per;
     struct zs_entry last, beyond;
-    uint32_t same = h && h->next > 0 && entry_at(st, q, h->next - 1, &last) &&
+    uint32_t same = h && h->next > 0 && entry_at(st, q, h->next - 1, &last, &error) &&
                     (last.size == ZS_FILLER || last.phys + last.size == h->end_phys);
-    if (same && (!clean || !entry_at(st, q, h->next, &beyond) || beyond.size <= 0)) {
-        zs_queue_reset(st, q, h->next, h->end_phys);
-    } else {
-        end_on_disk(st, q, &next, &end);
-        if (h && !same && h->next > next && (h->end_phys >= end || !is_last(st, q, next - 1))) {
-            trust_hint(st, q, snap, h, next);
-            return;
-        }
-        zs_queue_reset(st, q, next, end);
+    uint32_t ends = same && (!clean || !entry_at(st, q, h->next, &beyond, &error) || beyond.size <= 0);
+    if (!ends) end_on_disk(st, q, &next, &end, &error);
+    uint32_t less = !ends && h && !same && h->next > next && (h->end_phys >= end || !is_last(st, q, next - 1, &error));
+    if (error) return zs_raise(st, zs_status_of(error), error, "the files of queue %s %d cannot be read: %s", q->topic, q->id, zs_errno_text(error));
+    if (less) {
+        trust_hint(st, q, snap, h, next);
+        return ZR_OK;
     }
+    zs_queue_reset(st, q, ends ? h->next : next, ends ? h->end_phys : end);
     if (h && first > h->min && snap->begin == atomic_load(&st->begin)) { /* its first files are gone, not retired */
         zs_log(st, ZR_LOG_WARN, "queue %s %d: entries from %lld to %lld are missing: made anew when read", q->topic, q->id,
                (long long)h->min, (long long)first);
@@ -298,6 +301,7 @@ static void settle(struct zr_inst *st, struct zr_queue *q, const struct zs_snaps
     if (first > atomic_load(&q->next)) first = atomic_load(&q->next);
     atomic_store(&q->min, first);
     if (h && first == h->min && snap->begin == atomic_load(&st->begin)) atomic_store(&q->min_begin, snap->begin);
+    return ZR_OK;
 }
 
 /* The topic was removed, but the process ended before its files were. */
@@ -363,9 +367,9 @@ zr_status zs_queues_load(struct zr_inst *st, const struct zs_snapshot *snap, uin
         table[at] = h;
     }
     struct zr_queue **list = w.rc == ZR_OK ? zs_queues_list(st, &n) : NULL;
-    for (uint64_t i = 0; list && i < n; i++) {
-        settle(st, list[i], snap, hint_of(snap, table, mask, list[i]), clean);
-        drop_removed(st, list[i]);
+    for (uint64_t i = 0; list && i < n && w.rc == ZR_OK; i++) {
+        w.rc = settle(st, list[i], snap, hint_of(snap, table, mask, list[i]), clean);
+        if (w.rc == ZR_OK) drop_removed(st, list[i]);
     }
     free(list);
     free(table);
@@ -414,7 +418,8 @@ int64_t zs_queue_truncate(struct zr_inst *st, struct zr_queue *q, int64_t tail)
         int64_t from = next - CHUNK_ENTRIES > min ? next - CHUNK_ENTRIES : min, n = 0;
         while (from + n < next) {
             int64_t k = zs_qfile_read(st, q, from + n, (uint32_t)(next - from - n), raw + n * ZS_ENTRY);
-            if (k <= 0) { /* missing: as good as zero */
+            if (k < 0) return k; /* what cannot be read moves no bound */
+            if (k == 0) { /* missing: as good as zero */
                 memset(raw + n * ZS_ENTRY, 0, ZS_ENTRY);
                 k = 1;
             }
@@ -424,7 +429,7 @@ int64_t zs_queue_truncate(struct zr_inst *st, struct zr_queue *q, int64_t tail)
             struct zs_entry e;
             zs_entry_load(raw + (n - 1) * ZS_ENTRY, &e);
             if (zs_entry_real(&e) && e.phys + e.size <= tail) end = e.phys + e.size;
-            else next--;
+            else q->holes |= e.size <= 0, next--;
         }
     }
     zs_log(st, ZR_LOG_WARN, "queue %s %d: %lld entries point behind the end of the log and are cut off", q->topic, q->id,

@@ -105,12 +105,13 @@ static zr_status fill_gap(struct recovery *rec, struct zr_queue *q, const struct
     /* They may be in what was not read, before the start or because the disk did not give it: they are looked for when they are
      * read. Filler is for what the log certainly does not have. */
     uint32_t vouched = rec->use_snap && rec->start <= rec->snap.pos; /* what the queues had before the start is known */
-    uint32_t unknown = rec->unread > 0 || (rec->start > atomic_load(&st->begin) && !vouched);
+    uint32_t unknown = rec->unread > 0 || q->holes || (rec->start > atomic_load(&st->begin) && !vouched);
     const struct zs_entry filler = { .phys = 0, .size = unknown ? 0 : ZS_FILLER, .tags = 0 };
     int64_t next = atomic_load(&q->next);
     zr_status rc = ZR_OK;
     if (next == 0) {
         int64_t least = rec->unread / LEAST_RECORD; /* so many may be in what could not be read */
+        if (q->holes && r->queue_offset - atomic_load(&q->min) > least) least = r->queue_offset - atomic_load(&q->min);
         if (least > HEAL_MAX) least = HEAL_MAX;
         next = r->queue_offset > least ? r->queue_offset - least : 0;
         rc = restart_queue(st, q, next, r->physical_offset);
