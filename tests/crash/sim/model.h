@@ -37,6 +37,7 @@ struct mutation {
     uint32_t file_syncs, dir_syncs;
     const char *work;    /* workloads that show it soonest */
     uint32_t restart;    /* 1: only after a start, and until a new name is made there */
+    uint32_t slow;       /* 1: few states show it */
 };
 struct walk {
     const struct sim_event *events;
