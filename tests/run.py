@@ -119,6 +119,9 @@ def tests(full):
 # Programs that start a Java broker for each of their steps: most of their time is its, and a busy machine makes it long.
 LIMITS = {"crash flip": 600, "crash formats": 600}
 
+# What takes minutes of waiting begins first, so that nothing else waits for it at the end.
+LONG = ["interop timer", "interop transaction"]
+
 # What measures or loads the whole machine.
 ALONE = ["figures", "fuzz", "bare Debian 12"]
 
@@ -154,7 +157,7 @@ def main():
            "LSAN_OPTIONS": "print_suppressions=0:suppressions=" + os.path.join(ROOT, "sdk/cmake/lsan.supp")}
     # Two at a time: most whole-process tests wait for clients more than they compute. Those that load the machine on purpose
     # run by themselves, at the end.
-    together = [t for t in todo if t[0] not in ALONE]
+    together = sorted((t for t in todo if t[0] not in ALONE), key=lambda t: t[0] not in LONG)
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
         under_way = [pool.submit(run, count, f"{n}/{len(todo)}", name, cmd, limit, env)
                      for n, (name, cmd, limit) in enumerate(together, 1)]
