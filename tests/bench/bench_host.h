@@ -139,4 +139,16 @@ static const void *host_query(const struct zr_host *h, const char *id)
 }
 static struct zr_host host = { .hdr = ZR_HDR(struct zr_host, 0), .query = host_query };
 
+static void ignore(void *ctx, zr_status rc)
+{
+    (void)ctx;
+    (void)rc;
+}
+static void store_close(struct zr_inst *st)
+{
+    zs_drain(st, (struct zr_done){ ignore, NULL });
+    zs_cool(st);
+    zs_destroy(st);
+}
+
 #endif

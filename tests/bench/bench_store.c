@@ -46,17 +46,6 @@ static struct zr_inst *store_open(const char *dir)
     if (!st || zs_warm(st) != ZR_OK) fail("the store cannot be opened");
     return st;
 }
-static void ignore(void *ctx, zr_status rc)
-{
-    (void)ctx;
-    (void)rc;
-}
-static void store_close(struct zr_inst *st)
-{
-    zs_drain(st, (struct zr_done){ ignore, NULL });
-    zs_cool(st);
-    zs_destroy(st);
-}
 
 /* ---- files -------------------------------------------------------------------------------------------------------------- */
 

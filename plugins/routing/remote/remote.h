@@ -63,7 +63,7 @@ struct rm_peer {
     uint32_t gone;       /* no longer in the list */
     uint32_t step;       /* RM_* under way */
     uint32_t registered; /* it took a registration since the last failure of one */
-    uint32_t failures;   /* in a row; > 0: not reachable for now, holds nobody up */
+    uint32_t failures;   /* in a row; > 0: the last attempt failed, and it holds nobody up */
     uint32_t silent;     /* a waiter's patience with it ran out: holds nobody up until it answers */
     uint32_t full_due;   /* whatever the generations say */
     uint32_t agreed;     /* it just said that it is at acked_version: an increment may follow */

@@ -3,7 +3,6 @@
  *
  * The options and the interface are those of every store (plugins/storage/log/zs_options.h). The instance is the store. */
 #include "zarya/plugin.h"
-#include <string.h>
 #include "zs_options.h"
 
 static const struct zr_option options[] = { ZS_OPTION_ROWS };
@@ -31,12 +30,6 @@ static zr_status commitlog_retune(struct zr_inst *inst, const void *settings)
     return rc;
 }
 
-static const void *commitlog_query(struct zr_inst *inst, const char *iface_id)
-{
-    (void)inst;
-    return strcmp(iface_id, ZR_IF_STORAGE) == 0 ? &zs_storage : NULL;
-}
-
 static const struct zr_plugin plugin = {
     .hdr = ZR_HDR(struct zr_plugin, 0),
     .id = "storage-commitlog",
@@ -54,7 +47,7 @@ static const struct zr_plugin plugin = {
     .cool = zs_cool,
     .destroy = zs_destroy,
     .retune = commitlog_retune,
-    .query = commitlog_query,
+    .query = zs_query,
 };
 
 ZR_MANIFEST("id = storage-commitlog\n"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* options.c - see zs_options.h: from a plugin's settings to the store's configuration. */
+#include <string.h>
 #include "zarya/err.h"
 #include "zl/text.h"
 #include "zs_options.h"
@@ -88,3 +89,9 @@ const struct zr_storage_v1 zs_storage = {
     .info = zs_info,
     .clean = zs_clean,
 };
+
+const void *zs_query(struct zr_inst *inst, const char *iface_id)
+{
+    (void)inst;
+    return strcmp(iface_id, ZR_IF_STORAGE) == 0 ? &zs_storage : NULL;
+}

@@ -23,8 +23,9 @@ struct zs_settings {
 /* Checks what a row cannot, and raises what is wrong. */
 zr_status zs_conf_fill(const struct zr_host *host, const struct zs_settings *s, struct zs_conf *ret);
 extern const char *const zs_flush_choices[];
-/* The zr_storage_v1 of every plugin whose instance is a store. */
+/* The zr_storage_v1 of every plugin whose instance is a store, and the query slot that gives it. */
 extern const struct zr_storage_v1 zs_storage;
+const void *zs_query(struct zr_inst *inst, const char *iface_id);
 
 #define ZS_ROW(member, type, flags, dflt, min, max, unit, doc) \
     ZR_OPTION_ROW(struct zs_settings, member, #member, type, flags, dflt, min, max, unit, doc)

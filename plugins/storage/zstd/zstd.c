@@ -2,7 +2,6 @@
 /* zstd.c - the plugin storage-zstd: the store of storage-commitlog with its sealed segments kept packed (zp.h).
  *
  * The options of every store and a few of its own. The instance is the store. */
-#include <string.h>
 #include "zarya/plugin.h"
 #include "zp.h"
 #include "zp_store.h"
@@ -73,12 +72,6 @@ static zr_status zstd_retune(struct zr_inst *inst, const void *settings)
     return rc;
 }
 
-static const void *zstd_query(struct zr_inst *inst, const char *iface_id)
-{
-    (void)inst;
-    return strcmp(iface_id, ZR_IF_STORAGE) == 0 ? &zs_storage : NULL;
-}
-
 static const struct zr_plugin plugin = {
     .hdr = ZR_HDR(struct zr_plugin, 0),
     .id = "storage-zstd",
@@ -96,7 +89,7 @@ static const struct zr_plugin plugin = {
     .cool = zs_cool,
     .destroy = zs_destroy,
     .retune = zstd_retune,
-    .query = zstd_query,
+    .query = zs_query,
 };
 
 ZR_MANIFEST("id = storage-zstd\n"

@@ -21,7 +21,7 @@ void tr_admit_limits(struct tr_admit *a, int64_t max, int64_t per_address, int64
 /* 1: it is in, until tr_admit_leave. family 0: not counted by address. */
 uint32_t tr_admit_enter(struct tr_admit *a, const struct zr_addr *peer);
 void tr_admit_leave(struct tr_admit *a, const struct zr_addr *peer);
-/* 0: no more for now; *ret_ns until there may be one. */
+/* 0: the rate is used up; *ret_ns until the next may come in. */
 uint32_t tr_admit_take(struct tr_admit *a, int64_t now_ns, int64_t *ret_ns);
 void tr_admit_give(struct tr_admit *a); /* nobody was there to take it */
 #endif

@@ -34,7 +34,7 @@ struct zr_route {
 struct zr_registry_v1 {
     struct zr_hdr hdr;
     /* Topics appeared or changed (n names), or everything did (n 0). on_done, if not NULL, is called exactly once when the
-     * change is known wherever this registry announces, or gave up for now (it goes on by itself): ZR_OK, ZR_ETIMEOUT,
+     * change is known wherever this registry announces, or waiting for that took too long (announcing goes on): ZR_OK, ZR_ETIMEOUT,
      * ZR_ECLOSED. Any thread. */
     ZR_ON(any) void (*changed)(struct zr_inst *inst, const struct zr_str *topics, uint32_t n, void (*on_done)(void *ctx, zr_status status), void *ctx);
     /* A topic was removed from this broker. */
