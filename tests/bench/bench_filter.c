@@ -160,12 +160,6 @@ static void measure_stored(struct zr_inst *st, struct zr_queue *q, const struct 
     f->free_prog(prog);
 }
 
-static void drained(void *ctx, zr_status rc)
-{
-    (void)ctx;
-    (void)rc;
-}
-
 static int remove_one(const char *path, const struct stat *s, int type, struct FTW *ftw)
 {
     (void)s;
@@ -200,9 +194,7 @@ int main(int argc, char **argv)
         fill(st, q);
         measure_stored(st, q, tag, tag_inst, "TAG", "Tag7");
         measure_stored(st, q, sql, sql_inst, "SQL92", "price < 10");
-        zs_drain(st, (struct zr_done){ drained, NULL });
-        zs_cool(st);
-        zs_destroy(st);
+        store_close(st);
         nftw(argv[2], remove_one, 32, FTW_PHYS | FTW_DEPTH);
     }
     return 0;
