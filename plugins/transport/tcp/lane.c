@@ -362,7 +362,7 @@ static uint32_t one_round(struct tcp_lane *lane)
 {
     struct epoll_event events[TCP_EVENTS];
     uint32_t again = lane->n_again < TCP_EVENTS ? lane->n_again : TCP_EVENTS;
-    int n = epoll_wait(lane->epoll, events, TCP_EVENTS, wait_ms(lane));
+    int n = tcp_lane_wait(lane, events, wait_ms(lane));
     lane->now_ns = tr_now();
     for (int i = 0; i < n; i++) {
         look_at(lane, &events[i]);

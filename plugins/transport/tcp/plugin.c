@@ -24,6 +24,8 @@ static const struct zr_option options[] = {
         "Further addresses, which serve broker-fast (the VIP port, without pulls)."),
     ZR_OPTION_ROW(S, threads, "threads", ZR_OPT_I64, 0, "0", "0", "256", NULL,
         "Reactor threads; 0: one for each core."),
+    ZR_OPTION_ROW(S, busy_poll, "busy_poll", ZR_OPT_I64, 0, "50 us", "0", "1 ms", "ns",
+        "How long a reactor whose messages come in close succession looks for the next one before it sleeps; 0: it sleeps at once."),
     TR_OPTIONS(S),
     ZR_OPTION_ROW(S, backlog, "backlog", ZR_OPT_I64, 0, "1024", "1", "65535", NULL,
         "Connections that the system keeps until they are accepted."),
@@ -68,6 +70,7 @@ static zr_status plugin_create(const struct zr_host *host, const void *settings,
     inst->work = host->query(host, ZR_SVC_WORK);
     inst->serves = tr_serves(&inst->set->serves);
     inst->n_lanes = inst->set->threads ? (uint32_t)inst->set->threads : count_cores();
+    inst->max_awake = count_cores() / 2u;
     inst->lanes = calloc(inst->n_lanes, sizeof inst->lanes[0]);
     if (!inst->lanes || !inst->work) {
         free(inst->lanes);

@@ -42,7 +42,7 @@
 struct tcp_settings {
     TR_SETTINGS;
     struct zr_list fast;
-    int64_t threads, backlog, sndbuf, rcvbuf, proxy_protocol;
+    int64_t threads, busy_poll, backlog, sndbuf, rcvbuf, proxy_protocol;
 };
 #define TCP_PROXY_OFF 0
 #define TCP_PROXY_AUTO 1
@@ -143,6 +143,7 @@ struct tcp_lane {
     struct zr_conn **again;    /* whose sink left a whole rest */
     uint32_t cap_again;
     uint32_t draining, drained, own_news;
+    uint32_t short_waits;      /* wait.c */
     int64_t drain_flush_ns;
 };
 
@@ -157,8 +158,8 @@ struct zr_inst {
     struct zr_listener *published;   /* array of what listeners() gives */
     uint32_t n_listeners;
     struct tcp_lane *lanes;
-    uint32_t n_lanes, serves;
-    _Atomic uint32_t n_dials, next_lane, closing;
+    uint32_t n_lanes, serves, max_awake;
+    _Atomic uint32_t n_dials, next_lane, closing, n_awake;
     _Atomic uint64_t output_mem;
     _Atomic uint32_t lanes_drained;
     struct zr_done drain_done;
@@ -175,6 +176,10 @@ uint32_t tcp_lane_is_mine(const struct tcp_lane *lane);
 void tcp_lane_post(struct zr_conn *conn, uint32_t post);
 void tcp_lane_again(struct tcp_lane *lane, struct zr_conn *conn);
 struct tcp_lane *tcp_lane_choose(struct zr_inst *inst); /* the one with the fewest connections */
+
+/* wait.c - the events of a lane, at most TCP_EVENTS of them, within `ms` (-1: however long). */
+struct epoll_event;
+int tcp_lane_wait(struct tcp_lane *lane, struct epoll_event *events, int ms);
 
 /* conn.c - life and end of a connection. */
 struct zr_conn *tcp_conn_new(struct tcp_lane *lane, int fd);
