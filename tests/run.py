@@ -11,7 +11,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 JOBS = str(max(2, os.cpu_count() or 2))
 
 
-# Lines of a failed program that are shown even when they stand far from its end.
+# Lines of a failed program that are shown first, and once more at the end of all.
 WORD_OF_FAILURE = re.compile(r"^not ok|^\[FAIL\]|Assertion failed|CRASH!|Timed out|ERROR: \w+Sanitizer|runtime error", re.I)
 
 
@@ -19,6 +19,7 @@ class Count:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
         self.failures = []
+        self.told = []  # the lines that failed, for the end
         self.lock = threading.Lock()  # guards the counts, and keeps what one program says together
 
 
@@ -91,8 +92,9 @@ def run(count, place, name, cmd, timeout, env):
             os.makedirs(os.path.dirname(log), exist_ok=True)
             open(log, "w").write(out)
             lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in out.splitlines()]
-            early = [line for line in lines[:-80] if WORD_OF_FAILURE.search(line)]
-            say("\n".join("     | " + line for line in early[:40] + lines[-80:]))
+            told = [f"     | {line}" for line in lines if WORD_OF_FAILURE.search(line)][:40]
+            count.told += [f"{name}:"] + told
+            say("\n".join(told + ["     its end:"] + ["     | " + line for line in lines[-60:]]))
             say(f"     the whole of it: {os.path.relpath(log, ROOT)}")
 
 
@@ -169,6 +171,8 @@ def main():
         say(f"{count.skipped} tests were skipped, which is a failure here")
         count.failed += count.skipped
         count.skipped = 0
+    if count.told:
+        say("what failed:\n" + "\n".join(count.told))
     say(f"took {time.time() - began:.0f} s" + (f"; failed: {', '.join(count.failures)}" if count.failures else ""))
     say(f"{count.passed} passed, {count.failed} failed" + (f", {count.skipped} skipped" if count.skipped else ""))
     return 1 if count.failed or not count.passed else 0
