@@ -40,9 +40,11 @@ struct level {
     int64_t known_end; /* behind the last entry that we were told of */
     int64_t known_physical, asked_physical; /* the log's end there; where we last asked to be told that it is visible */
     uint64_t done;     /* bit i: cursor + i was delivered already, before one that failed */
+    int64_t doubt_until; /* entries before it may have left before the start: they are looked up (lookup.c) */
+    int64_t doubt_end;   /* the queue's end at the start: later ones did not */
     uint64_t timer_id;
     uint32_t failures; /* in a row */
-    uint32_t reserved;
+    uint32_t searching; /* no offset was saved: the first job looks for it */
 };
 
 struct settings {
@@ -70,6 +72,7 @@ struct zr_inst {
     struct zr_inst *storage_inst;
     uint32_t n_levels;
     uint32_t delivers; /* 1: a master, from activate on */
+    int64_t began_at;  /* the log's end at activate: what left before a crash lies before it */
     pthread_mutex_t lock;
     struct level levels[MAX_LEVELS];
     /* all below guarded by lock */
@@ -83,8 +86,11 @@ struct zr_inst {
     int64_t offsets[MAX_LEVELS]; /* as loaded or saved last; -1: none */
     int64_t snap[MAX_LEVELS], snap_end;
     int64_t counter; /* of the document's dataVersion */
-    uint32_t snap_taken, reserved2;
+    uint32_t snap_taken;
+    uint32_t offsets_lost; /* the document and its .bak are damaged */
 };
+
+struct zl_record;
 
 int64_t wall_ms(struct zr_inst *inst);
 void say(struct zr_inst *inst, uint32_t level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -108,6 +114,8 @@ uint32_t timer_congested(struct timer *t, int64_t time_ms); /* 1: no more in tha
 zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
 void deliver_begin(struct zr_inst *inst);
 void deliver_end(struct zr_inst *inst);
+/* lookup.c: where the copy of a level's message ends that was in its own topic before the start; 0: it had none. */
+int64_t level_left_end(struct zr_inst *inst, const struct zl_record *r);
 /* offsets.c */
 zr_status offsets_load(struct zr_inst *inst);
 void offsets_changed(struct zr_inst *inst); /* without the lock: will be saved within a second */

@@ -10,6 +10,9 @@
  *   2. The cursor passes an entry only when its message was stored in its topic, or can never be (and the log says so).
  *   3. One that could not be stored is tried again, later and later up to every 5 s; those of the same batch that were stored
  *      are remembered and not stored twice.
+ *   4. A saved offset may be older than what left: from it on entries are looked up in the log until BATCH of them in a row did
+ *      not leave. Without a saved offset the last one that left is found by halving the queue, and all from shortly before it on
+ *      are looked up. A message is never passed without having been found: at worst it comes again.
  *
  * LOCKING: zr_inst.lock guards states and cursors; the host is never called under it. */
 #include <stdatomic.h>
@@ -30,6 +33,7 @@ struct batch {
     struct level *level;
     int64_t base; /* queue offset of entry 0 */
     int64_t end;
+    int64_t doubt_until, doubt_end; /* the level's */
     uint64_t done; /* by entry */
     uint32_t n_entries, n_msgs;
     _Atomic uint32_t refs;
@@ -185,6 +189,17 @@ static uint32_t message_make(struct batch *b, const struct zl_record *r, struct 
     return 1;
 }
 
+/* Before the start: then those a batch further may have left, too. */
+static uint32_t has_left(struct batch *b, uint32_t i, const struct zl_record *r)
+{
+    int64_t offset = b->base + i, end;
+    if (offset >= b->doubt_until || (end = level_left_end(b->level->inst, r)) == 0) return 0;
+    if (end > b->end) b->end = end;
+    if (b->doubt_until <= offset + BATCH) b->doubt_until = offset + BATCH + 1;
+    if (b->doubt_until > b->doubt_end) b->doubt_until = b->doubt_end;
+    return 1;
+}
+
 /* Entry i into the batch; returns the bytes. */
 static uint64_t entry_take(struct batch *b, uint32_t i, int64_t physical)
 {
@@ -201,7 +216,7 @@ static uint64_t entry_take(struct batch *b, uint32_t i, int64_t physical)
     if (status != ZR_OK || zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) != ZR_OK) {
         say(inst, ZR_LOG_WARN, "a delayed message of level %u at %lld is gone: its record cannot be read", b->level->number, (long long)physical);
         b->done |= 1ull << i;
-    } else if (!message_make(b, &r, &b->msgs[b->n_msgs])) {
+    } else if (has_left(b, i, &r) || !message_make(b, &r, &b->msgs[b->n_msgs])) {
         b->done |= 1ull << i;
     } else {
         b->entry_of[b->n_msgs] = (uint8_t)i;
@@ -230,6 +245,7 @@ static void batch_finish(struct batch *b)
     pthread_mutex_lock(&inst->lock);
     l->cursor = b->base + passed;
     l->done = done;
+    l->doubt_until = b->doubt_until;
     if (l->known_end < l->cursor) l->known_end = l->cursor;
     if (b->end > inst->delivered_end) inst->delivered_end = b->end;
     if (!b->failed) l->failures = 0;
@@ -303,6 +319,44 @@ static int64_t nothing_there(struct level *l)
     return ms;
 }
 
+/* ---- no offset was saved -------------------------------------------------------------------------------------------------- */
+
+static uint32_t entry_has_left(struct level *l, int64_t offset, int64_t now)
+{
+    struct zr_inst *inst = l->inst;
+    int64_t physical, when, end = 0;
+    uint32_t size;
+    struct zr_piece piece;
+    struct zl_record r;
+    const char *why;
+    uint64_t pin = 0;
+    if (inst->storage->entries(inst->storage_inst, l->queue, offset, &physical, &size, &when, 1) != 1 || !is_due(l, when, now)) return 0;
+    if (inst->storage->record_at(inst->storage_inst, physical, &piece, &pin) != ZR_OK) return 0;
+    if (zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK) end = level_left_end(inst, &r);
+    if (pin) inst->storage->unpin(inst->storage_inst, pin);
+    return end != 0;
+}
+
+/* A level's messages leave in their order, but for those of one batch. */
+static void cursor_search(struct level *l)
+{
+    struct zr_inst *inst = l->inst;
+    int64_t begin = l->cursor, low = begin, high = l->doubt_end, now = wall_ms(inst);
+    while (low < high) {
+        int64_t mid = low + (high - low) / 2;
+        if (entry_has_left(l, mid, now)) low = mid + 1;
+        else high = mid;
+    }
+    low = low - BATCH > begin ? low - BATCH : begin;
+    pthread_mutex_lock(&inst->lock);
+    l->searching = 0;
+    l->cursor = low;
+    pthread_mutex_unlock(&inst->lock);
+    if (inst->offsets_lost || low > begin)
+        say(inst, ZR_LOG_WARN, "delay level %u: its offset was not saved. Of its messages %lld to %lld those before %lld have left; each of the others is looked for in its topic before it leaves",
+            l->number, (long long)begin, (long long)l->doubt_end - 1, (long long)low);
+}
+
 static void job(void *arg)
 {
     struct level *l = arg;
@@ -310,6 +364,7 @@ static void job(void *arg)
     int64_t physical[BATCH], when[BATCH], now = wall_ms(inst), cursor;
     uint32_t sizes[BATCH], n, i;
     uint64_t bytes = 0;
+    if (l->searching) cursor_search(l);
     pthread_mutex_lock(&inst->lock);
     cursor = l->cursor;
     uint64_t done = l->done;
@@ -333,6 +388,8 @@ static void job(void *arg)
     b->level = l;
     b->base = cursor;
     b->done = done;
+    b->doubt_until = l->doubt_until;
+    b->doubt_end = l->doubt_end;
     for (i = 0; i < n && bytes < BATCH_BYTES && !b->failed; i++) {
         if (done >> i & 1) continue;
         if (!is_due(l, when[i], now)) break;
@@ -350,6 +407,9 @@ static void level_begin(struct zr_inst *inst, struct level *l)
     inst->storage->bounds(inst->storage_inst, l->queue, &min, &max);
     pthread_mutex_lock(&inst->lock);
     l->cursor = saved < min ? min : saved > max ? max : saved;
+    l->doubt_end = max;
+    l->searching = saved < 0 && l->cursor < max;
+    l->doubt_until = l->searching || l->cursor + (int64_t)BATCH > max ? max : l->cursor + (int64_t)BATCH;
     if (l->known_end < max) l->known_end = max;
     uint32_t arm = l->queue && l->known_end > l->cursor;
     l->state = arm ? LEVEL_ARMED : LEVEL_IDLE;
@@ -368,6 +428,9 @@ void deliver_begin(struct zr_inst *inst)
         return;
     }
     inst->delivers = 1;
+    struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
+    inst->storage->info(inst->storage_inst, &info);
+    inst->began_at = info.positions.written;
     for (uint32_t i = 0; i < inst->n_levels; i++) level_begin(inst, &inst->levels[i]);
     if (inst->timed) timer_begin(inst->timed);
     offsets_changed(inst); /* where the file and the queues did not agree */

@@ -2,7 +2,8 @@
 /* offsets.c - config/delayOffset.json: by level, the next queue offset to deliver. Apache's file.
  *
  * What stays true: an offset is saved only when the messages delivered before it are on the disk, whatever the flush mode; so a
- * crash or a power cut repeats the last messages, and loses none. Saving begins 0.2 s after a delivery. */
+ * crash or a power cut loses none. Saving begins 0.2 s after a delivery. What left since, and all that left when the document and
+ * its .bak are lost, is found in the log (deliver.c). */
 #include <stdlib.h>
 
 #include "delay.h"
@@ -46,9 +47,11 @@ zr_status offsets_load(struct zr_inst *inst)
 {
     for (uint32_t i = 0; i < MAX_LEVELS; i++) inst->offsets[i] = -1;
     zr_status status = inst->state->read(inst->host, zl_str(DOCUMENT), accept, inst);
-    if (status == ZR_ENOENT) return ZR_OK;
-    if (status != ZR_OK) say(inst, ZR_LOG_ERROR, "%s and its .bak cannot be read; without them every delayed message that is still in the log would come again. Mend them, or remove them to accept that", DOCUMENT);
-    return status;
+    if (status == ZR_OK || status == ZR_ENOENT) return ZR_OK;
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) inst->offsets[i] = -1;
+    inst->offsets_lost = 1;
+    say(inst, ZR_LOG_ERROR, "%s and its .bak cannot be read: how far each delay level got is looked for in the log; what is not found there comes again", DOCUMENT);
+    return ZR_OK;
 }
 
 static void print(struct zr_inst *inst, const int64_t *offsets, struct zl_buf *out)

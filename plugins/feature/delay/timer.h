@@ -115,5 +115,5 @@ void save_close(struct timer *t);
 void metric_add(struct timer *t, int32_t hash, int64_t n, int64_t ms);
 void metrics_print(struct timer *t, struct zl_buf *out, uint32_t pretty);
 /* lookup.c */
-uint32_t was_passed_on(struct timer *t, const struct zl_record *r);
+uint32_t was_passed_on(struct timer *t, const struct zl_record *r); /* a timed message, to its topic or once more round */
 #endif
