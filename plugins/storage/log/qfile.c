@@ -90,7 +90,7 @@ static void cache_trim(struct zr_inst *st)
     }
 }
 
-static void cache_put(struct zr_inst *st, struct zs_qfile *x)
+void zs_qfile_let(struct zr_inst *st, struct zs_qfile *x)
 {
     pthread_mutex_lock(&st->files.lock);
     x->refs--;
@@ -99,7 +99,7 @@ static void cache_put(struct zr_inst *st, struct zs_qfile *x)
 }
 
 /* Takes over fd unless the file is there already. NULL: no memory (fd is closed). */
-static struct zs_qfile *cache_insert(struct zr_inst *st, struct zr_queue *q, int64_t no, int32_t fd)
+struct zs_qfile *zs_qfile_keep(struct zr_inst *st, struct zr_queue *q, int64_t no, int32_t fd)
 {
     struct zs_qfiles *f = &st->files;
     struct zs_qfile *x = calloc(1, sizeof *x), *there;
@@ -123,7 +123,7 @@ static struct zs_qfile *cache_insert(struct zr_inst *st, struct zr_queue *q, int
     return there;
 }
 
-static struct zs_qfile *cache_get(struct zr_inst *st, struct zr_queue *q, int64_t no)
+struct zs_qfile *zs_qfile_hold(struct zr_inst *st, struct zr_queue *q, int64_t no)
 {
     struct zs_qfiles *f = &st->files;
     pthread_mutex_lock(&f->lock);
@@ -146,6 +146,14 @@ void zs_qfile_forget(struct zr_inst *st, struct zr_queue *q)
         struct zs_qfile *x = cache_find(&st->files, q, no);
         if (x && x->refs == 0) cache_remove(st, x);
     }
+    pthread_mutex_unlock(&st->files.lock);
+}
+
+void zs_qfile_shut(struct zr_inst *st, struct zr_queue *q, int64_t no)
+{
+    pthread_mutex_lock(&st->files.lock);
+    struct zs_qfile *x = cache_find(&st->files, q, no);
+    if (x && x->refs == 0) cache_remove(st, x);
     pthread_mutex_unlock(&st->files.lock);
 }
 
@@ -234,7 +242,7 @@ static void mend_length(struct zr_inst *st, const char *path, int32_t fd)
 int64_t zs_qfile_read(struct zr_inst *st, struct zr_queue *q, int64_t offset, uint32_t n, uint8_t *to)
 {
     int64_t no = offset / per_file(st), in = offset % per_file(st);
-    struct zs_qfile *x = cache_get(st, q, no);
+    struct zs_qfile *x = zs_qfile_hold(st, q, no);
     if (!x) {
         char path[ZS_PATH];
         zs_qfile_path(st, q, no, path);
@@ -242,7 +250,7 @@ int64_t zs_qfile_read(struct zr_inst *st, struct zr_queue *q, int64_t offset, ui
         if (fd < 0) return fd == -ENOENT ? 0 : fd;
         mend_length(st, path, (int32_t)fd);
         st->io->advise(st->io->ctx, (int32_t)fd, NULL, 0, 0, ZR_IO_ADVISE_RANDOM); /* no readahead of 128 KiB for one entry */
-        x = cache_insert(st, q, no, (int32_t)fd);
+        x = zs_qfile_keep(st, q, no, (int32_t)fd);
         if (!x) return -ENOMEM;
     }
     if (n > per_file(st) - in) n = (uint32_t)(per_file(st) - in);
@@ -253,7 +261,7 @@ int64_t zs_qfile_read(struct zr_inst *st, struct zr_queue *q, int64_t offset, ui
         if (r <= 0) break;
         have += (uint64_t)r;
     }
-    cache_put(st, x);
+    zs_qfile_let(st, x);
     return r < 0 ? r : (int64_t)(have / ZS_ENTRY);
 }
 
@@ -262,15 +270,15 @@ int64_t zs_qfile_write(struct zr_inst *st, struct zr_queue *q, int64_t offset, u
     while (n) {
         int64_t no = offset / per_file(st), in = offset % per_file(st);
         uint32_t k = n < per_file(st) - in ? n : (uint32_t)(per_file(st) - in);
-        struct zs_qfile *x = cache_get(st, q, no);
+        struct zs_qfile *x = zs_qfile_hold(st, q, no);
         if (!x) {
             int64_t fd = open_or_make(st, q, no, offset);
             if (fd < 0) return fd;
-            x = cache_insert(st, q, no, (int32_t)fd);
+            x = zs_qfile_keep(st, q, no, (int32_t)fd);
             if (!x) return -ENOMEM;
         }
         int64_t r = zl_io_write_all(st->io, x->fd, from, (uint64_t)k * ZS_ENTRY, in * ZS_ENTRY);
-        cache_put(st, x);
+        zs_qfile_let(st, x);
         if (r < 0) return r;
         offset += k;
         from += (uint64_t)k * ZS_ENTRY;
@@ -304,17 +312,17 @@ int64_t zs_qfile_sync(struct zr_inst *st, struct zr_queue *q, int64_t from, int6
         if (r < 0) return r;
     }
     for (int64_t no = from / per_file(st); no * per_file(st) < to; no++) {
-        struct zs_qfile *x = cache_get(st, q, no);
+        struct zs_qfile *x = zs_qfile_hold(st, q, no);
         if (!x) {
             zs_qfile_path(st, q, no, path);
             int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
             if (fd == -ENOENT) continue; /* retention took it */
             if (fd < 0) return fd;
-            x = cache_insert(st, q, no, (int32_t)fd);
+            x = zs_qfile_keep(st, q, no, (int32_t)fd);
             if (!x) return -ENOMEM;
         }
         int64_t r = st->io->fdatasync(st->io->ctx, x->fd);
-        cache_put(st, x);
+        zs_qfile_let(st, x);
         if (r < 0) zs_queues_unsure(st, r);
         if (r < 0) return r;
     }

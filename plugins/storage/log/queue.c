@@ -13,6 +13,7 @@
  *
  * LOCKING: see zs_int.h. queue->lock is never held over a file operation; drain_lock is (that is its purpose). */
 #include "bcq.h"
+#include "ext.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -749,7 +750,7 @@ uint32_t zs_entries(struct zr_inst *st, struct zr_queue *q, int64_t offset, int6
                     break;
                 }
             }
-            if (e.tags <= ZS_EXT_ADDRESS) zs_tags_resolve(st, &e, 1);
+            if (e.tags <= ZS_EXT_ADDRESS) zs_tags_resolve(st, q, &e, 1, NULL, NULL);
             physical[done] = e.phys;
             sizes[done] = (uint32_t)e.size;
             tag_codes[done++] = e.tags;

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include "ext.h"
 #include "zs_pack.h"
 
 #define ENTRIES 64u
@@ -296,25 +297,11 @@ static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verd
     return 1;
 }
 
-/* With enableConsumeQueueExt RocketMQ keeps in an entry, in place of its tags code, an address in consumequeue_ext: all values
- * below those of a hash. The record itself says what the code is. */
-void zs_tags_resolve(struct zr_inst *st, struct zs_entry *e, uint32_t n)
-{
-    struct zs_scan s = { .st = NULL };
-    for (uint32_t i = 0; i < n; i++) {
-        struct zl_record rec;
-        if (e[i].tags > ZS_EXT_ADDRESS || !zs_entry_real(&e[i])) continue;
-        if (!s.st) zs_scan_open(&s, st, 0, INT64_MAX, 0);
-        s.pos = e[i].phys;
-        if (zs_scan_next(&s, &rec) == ZS_SCAN_RECORD && rec.physical_offset == e[i].phys) e[i].tags = zs_tags_of(st, &rec);
-    }
-    if (s.st) zs_scan_close(&s);
-}
-
 /* Up to ENTRIES entries at next, judged by the filter. How many; 0: none can be had; -EAGAIN. */
 static int64_t chunk_load(struct reading *r, struct zs_entry *entries, uint8_t *verdicts)
 {
-    uint8_t raw[ENTRIES * ZS_ENTRY];
+    uint8_t raw[ENTRIES * ZS_ENTRY], told[ENTRIES];
+    const struct zr_bits *bits = ZR_HAS(struct zr_read, r->req, bits) ? r->req->bits : NULL;
     int64_t tags[ENTRIES], want = r->max - r->next;
     if (want > (int64_t)ENTRIES) want = ENTRIES;
     if (want > (int64_t)(r->max_scan - r->scanned)) want = r->max_scan - r->scanned;
@@ -325,11 +312,15 @@ static int64_t chunk_load(struct reading *r, struct zs_entry *entries, uint8_t *
         zs_entry_load(raw + i * ZS_ENTRY, &entries[i]);
         addresses |= entries[i].tags <= ZS_EXT_ADDRESS;
     }
-    if (addresses && (r->req->flags & ZR_READ_NOWAIT)) return -EAGAIN; /* records must be read for it */
-    if (addresses) zs_tags_resolve(r->st, entries, (uint32_t)n);
+    if (addresses && (r->req->flags & ZR_READ_NOWAIT)) return -EAGAIN; /* files must be read for it */
+    if (addresses) zs_tags_resolve(r->st, r->q, entries, (uint32_t)n, bits, told);
     for (int64_t i = 0; i < n; i++) tags[i] = entries[i].tags;
     if (r->req->filter && r->req->prog) r->req->filter->by_tags(r->req->prog, tags, (uint32_t)n, verdicts);
     else memset(verdicts, ZR_MATCH_YES, (size_t)n);
+    for (int64_t i = 0; addresses && i < n; i++) {
+        if (told[i] == ZS_TAGS_BARRED && verdicts[i] == ZR_MATCH_ASK) verdicts[i] = ZR_MATCH_NO;
+        if (told[i] == ZS_TAGS_UNKNOWN) verdicts[i] = ZR_MATCH_YES; /* clients look at the tags again */
+    }
     return n;
 }
 

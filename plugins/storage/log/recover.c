@@ -21,6 +21,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include "bcq.h"
+#include "ext.h"
 
 #define SNAPSHOT_REACH (1ll << 30) /* a snapshot that is further behind the checkpoint than this was made before another broker ran */
 #define LOST_SEGMENTS 4096 /* at the log's end */
@@ -647,6 +648,7 @@ zr_status zs_recover(struct zr_inst *st)
     if (rc == ZR_OK) choose_snapshot(&rec);
     if (rc == ZR_OK) rc = zs_bcq_load(st);
     if (rc == ZR_OK) zs_removed_load(st);
+    if (rc == ZR_OK) zs_ext_load(st);
     if (rc == ZR_OK) rc = load_queues(&rec, &found);
     if (rc == ZR_OK && first < 0) rc = empty_log(&rec, found);
     if (rc == ZR_OK && first >= 0) rc = missing_folder(&rec);

@@ -6,6 +6,7 @@
  *
  * A stop is clean when everything appended is flushed, every queue entry and the index are on disk, and the snapshot says so;
  * only then does `abort` go. */
+#include "ext.h"
 #include "zs_pack.h"
 #include <errno.h>
 #include <stdio.h>
@@ -59,7 +60,7 @@ static uint32_t make_paths(struct zr_inst *st)
 {
     const char *root = st->conf.root;
     return zs_dirs_init(st) && zs_path(st->queue_dir, "%s/consumequeue", root) && zs_path(st->index_dir, "%s/index", root) &&
-           zs_path(st->own_dir, "%s/zarya", root);
+           zs_path(st->own_dir, "%s/zarya", root) && zs_path(st->ext_dir, "%s/consumequeue_ext", root);
 }
 
 static void measure_memory(struct zr_inst *st)
@@ -88,6 +89,7 @@ struct zr_inst *zs_create(const struct zr_host *host, const struct zs_conf *conf
     if (!st) return NULL;
     st->host = host;
     st->conf = *conf;
+    if (st->conf.extent_file_size <= (int64_t)(ZS_EXT_HEAD + ZS_EXT_SPARE)) st->conf.extent_file_size = ZS_EXT_FILE_SIZE;
     st->lock_fd = st->checkpoint_fd = st->prep_fd = -1;
     st->prep_want = st->prep_base = st->prep_asked = ZS_NONE;
     st->last_phys = -1;

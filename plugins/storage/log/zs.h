@@ -48,12 +48,14 @@ struct zs_conf {
     uint32_t preallocate; /* 1: segments that are made ahead are written with zeroes first */
     uint32_t index;      /* 1: keep hash index files */
     uint32_t property_crc; /* 1: records end in a checksum of all of them (enabledAppendPropCRC) */
+    uint32_t extents;    /* 1: write extents of queues, RocketMQ's consumequeue_ext (those there are are read anyway) */
     uint32_t property_crc_check; /* 1: a recovery takes only records with a right one (forceVerifyPropCRC) */
     uint32_t clean_forcibly; /* 1: delete segments before their age when the disk is fuller than ratio_force */
     int64_t flush_interval_ms;
     int64_t checkpoint_interval_ms;
     int64_t segment_size;
     int64_t queue_file_size; /* a multiple of 20 */
+    int64_t extent_file_size;
     int64_t max_message_size;
     int64_t index_slots, index_entries;
     int64_t retention_hours;

@@ -122,6 +122,7 @@ struct zr_queue {
     uint8_t holes;            /* a start cut off entries that its files had lost: their records may be before what was read */
     _Atomic uint32_t dead;
     _Atomic uint32_t batch;   /* of a topic with queue.type=BatchCQ (bcq.h) */
+    _Atomic uint8_t ext_told; /* that an extent of it is missing or damaged */
     struct zs_bcq_files *bcq; /* where RocketMQ's files of it end; NULL: not looked at yet */
     int32_t id;
     uint32_t topic_len;
@@ -213,7 +214,8 @@ struct zr_inst {
     struct zs_conf conf;
     uint32_t metric0, metrics_on;
     struct zs_dirs dirs;
-    char log_dir[ZS_PATH], queue_dir[ZS_PATH], index_dir[ZS_PATH], own_dir[ZS_PATH];
+    char log_dir[ZS_PATH], queue_dir[ZS_PATH], index_dir[ZS_PATH], own_dir[ZS_PATH], ext_dir[ZS_PATH];
+    uint32_t ext_there;  /* the folder of extents is there (ext.h) */
     int32_t lock_fd;
     uint32_t lock_ours;  /* the one who had the lock before was Zarya: no other broker wrote since our snapshot */
     int32_t checkpoint_fd;
@@ -439,6 +441,12 @@ int64_t zs_qfile_sync(struct zr_inst *st, struct zr_queue *q, int64_t from, int6
 /* Makes everything from offset on zero, or deletes it. */
 int64_t zs_qfile_cut(struct zr_inst *st, struct zr_queue *q, int64_t offset);
 void zs_qfile_forget(struct zr_inst *st, struct zr_queue *q); /* closes what is cached of it */
+/* A cached descriptor, held until zs_qfile_let; NULL: it is not there. zs_qfile_keep takes one over (NULL: no memory, it is closed). */
+#define ZS_QFILE_EXT(no) (-2 - (no)) /* the number of a file of extents */
+struct zs_qfile *zs_qfile_hold(struct zr_inst *st, struct zr_queue *q, int64_t no);
+struct zs_qfile *zs_qfile_keep(struct zr_inst *st, struct zr_queue *q, int64_t no, int32_t fd);
+void zs_qfile_let(struct zr_inst *st, struct zs_qfile *x);
+void zs_qfile_shut(struct zr_inst *st, struct zr_queue *q, int64_t no); /* closes it, if it is cached and nobody holds it */
 int64_t zs_qfile_drop_first(struct zr_inst *st, struct zr_queue *q);
 int64_t zs_qfiles_remove(struct zr_inst *st, struct zr_queue *q); /* all files and the folder */
 
@@ -546,8 +554,6 @@ int64_t zs_queue_truncate(struct zr_inst *st, struct zr_queue *q, int64_t tail);
 zr_status zs_foreign_look(struct zr_inst *st);
 
 /* ---- read.c ---- */
-#define ZS_EXT_ADDRESS (-2147483649ll) /* tags codes from here down are addresses in RocketMQ's consumequeue_ext */
-void zs_tags_resolve(struct zr_inst *st, struct zs_entry *e, uint32_t n); /* puts the code that the record has in their place */
 /* Is [ptr, +len) in memory? */
 uint32_t zs_in_memory(const uint8_t *ptr, uint64_t len);
 /* Brings a range of a segment into memory by pread, so that a failing disk is an errno and not a signal. 0 or -errno. */

@@ -10,14 +10,14 @@
 struct zs_settings {
     int64_t flush;
     int64_t flush_interval, checkpoint_interval;
-    int64_t segment_size, queue_file_size, max_message_size;
+    int64_t segment_size, queue_file_size, queue_extent_file_size, max_message_size;
     int64_t index_slots, index_entries;
     int64_t retention_hours, retention_bytes, clean_interval;
     int64_t hot_bytes, hot_messages, cold_bytes, cold_messages;
     int64_t open_queue_files, open_segments, tail_memory;
     struct zr_str path_commitlog, path_commitlog_read_only, delete_when, delay_levels;
     double memory_ratio, disk_clean_ratio, disk_force_ratio, disk_refuse_ratio;
-    uint8_t preallocate, index, clean_forcibly, property_crc, property_crc_check;
+    uint8_t preallocate, index, clean_forcibly, property_crc, property_crc_check, queue_extents;
 };
 
 /* Checks what a row cannot, and raises what is wrong. */
@@ -37,6 +37,8 @@ const void *zs_query(struct zr_inst *inst, const char *iface_id);
     ZS_ROW(checkpoint_interval, ZR_OPT_I64, 0, "10 s", "100", "3600000", "ms", "Least time between two savings of the positions that a recovery begins from."), \
     ZS_ROW(segment_size, ZR_OPT_I64, 0, "1 GiB", "4096", "2147483647", "bytes", "Size of a log file. A log keeps the size it was made with."), \
     ZS_ROW(queue_file_size, ZR_OPT_I64, 0, "6000000", "20", "2147483640", "bytes", "Size of a queue file, rounded up to a multiple of 20."), \
+    ZS_ROW(queue_extents, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "Write extents of queue entries, RocketMQ's enableConsumeQueueExt: store times, and bit maps if the broker makes them (enableCalcFilterBitMap). Those there are are read without it."), \
+    ZS_ROW(queue_extent_file_size, ZR_OPT_I64, 0, "48 MiB", "1024", "2147483647", "bytes", "Size of a file of extents. They keep the size they were made with."), \
     ZS_ROW(max_message_size, ZR_OPT_I64, 0, "4 MiB", "1024", "67000000", "bytes", "Largest body of a message, and of a client's batch as a whole."), \
     ZS_ROW(path_commitlog, ZR_OPT_STR, 0, NULL, NULL, NULL, NULL, "Folder of the log, absolute, if it is not commitlog in the data directory; or several, joined by commas: new files go to each in turn."), \
     ZS_ROW(path_commitlog_read_only, ZR_OPT_STR, 0, NULL, NULL, NULL, NULL, "Folders of the log, absolute, joined by commas, that take no new files."), \

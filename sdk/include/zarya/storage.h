@@ -14,6 +14,7 @@
 #ifndef ZARYA_STORAGE_H
 #define ZARYA_STORAGE_H
 #include "zarya/abi.h"
+#include "zarya/bits.h"
 #include "zarya/filter.h"
 #include "zarya/message.h"
 #include "zarya/transport.h"
@@ -50,6 +51,7 @@ struct zr_read {
     uint32_t max_bytes;              /* 0: the storage's own limits (256 KiB hot, 64 KiB cold) */
     uint32_t max_scan;               /* entries looked at; 0: the storage's own (at least 800) */
     uint32_t flags;                  /* ZR_READ_NOWAIT */
+    const struct zr_bits *bits;      /* NULL: none. What the filter has to ask is judged by the message's bit map first, if it has one */
 };
 struct zr_read_result {
     struct zr_hdr hdr;

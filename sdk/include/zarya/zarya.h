@@ -3,6 +3,7 @@
 #ifndef ZARYA_ZARYA_H
 #define ZARYA_ZARYA_H
 #include "zarya/abi.h"
+#include "zarya/bits.h"
 #include "zarya/broker.h"
 #include "zarya/call.h"
 #include "zarya/commands.h"
