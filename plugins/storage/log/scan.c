@@ -13,6 +13,7 @@
 
 #define SECTOR 512u
 #define WINDOW (1u << 20)
+#define AHEAD (8u << 20) /* asked of the disk before it is needed, in two halves: one window at a time would leave it idle while records are judged */
 #define PAGE 4096
 #define HEADER 92u /* enough to judge a header: everything up to the body's length, and its own size */
 
@@ -66,6 +67,19 @@ static uint32_t buf_reach(struct zs_scan *s, uint64_t cap)
     return 1;
 }
 
+/* A window that begins with the record that the last one cut belongs to a long reading: the disk is told what comes next. */
+static void read_ahead(struct zs_scan *s, int64_t pos, uint64_t want)
+{
+    int64_t from = pos + (int64_t)want, to = from + AHEAD, end = pos + room_at(s, pos);
+    if (want < WINDOW || s->seg->packed || pos <= s->buf_at || pos > s->buf_at + (int64_t)s->len) return;
+    if (from < s->ahead && s->ahead - from >= AHEAD / 2) return;
+    if (s->ahead > from && s->ahead < to) from = s->ahead;
+    if (to > end) to = end;
+    if (from >= to) return;
+    s->st->io->advise(s->st->io->ctx, s->seg->fd, NULL, from - s->seg->base, (uint64_t)(to - from), ZR_IO_ADVISE_WILLNEED);
+    s->ahead = to;
+}
+
 /* Has at least need bytes from pos on in the buffer (fewer at the end of segment or limit): how many, or -errno. */
 static int64_t load(struct zs_scan *s, int64_t pos, uint64_t need)
 {
@@ -76,6 +90,7 @@ static int64_t load(struct zs_scan *s, int64_t pos, uint64_t need)
     uint64_t want = need > WINDOW ? need : WINDOW;
     if ((int64_t)want > room) want = (uint64_t)room;
     if (!buf_reach(s, want)) return -ENOMEM;
+    read_ahead(s, pos, want);
     int64_t r = zs_seg_read(s->st, s->seg, s->buf, want, pos - s->seg->base);
     if (r < 0 && r != -ENOMEM && want > need) { /* something further on cannot be read: what is needed perhaps can */
         want = need;

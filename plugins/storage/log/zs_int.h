@@ -16,11 +16,12 @@
  *   table_lock    the table of queues (reader-writer). Leaf, but taken before any of the above by remove_topic's callers only.
  *   flush_lock, work_lock   the wake-ups of the threads. Leaf.
  *   index.lock    the index; over its own files' operations.
- * No host service but log, io and metrics is called with a lock held. */
+ * No host service but log, io, metrics and bits is called with a lock held. */
 #ifndef ZS_INT_H
 #define ZS_INT_H
 #include <pthread.h>
 #include <stdatomic.h>
+#include "zarya/bits.h"
 #include "zarya/durability.h"
 #include "zarya/err.h"
 #include "zarya/io.h"
@@ -122,6 +123,7 @@ struct zr_queue {
     uint8_t holes;            /* a start cut off entries that its files had lost: their records may be before what was read */
     _Atomic uint32_t dead;
     _Atomic uint32_t batch;   /* of a topic with queue.type=BatchCQ (bcq.h) */
+    struct zs_ext_files *ext; /* files of its extents (ext_write.c); NULL: not looked at. Under drain_lock */
     _Atomic uint8_t ext_told; /* that an extent of it is missing or damaged */
     struct zs_bcq_files *bcq; /* where RocketMQ's files of it end; NULL: not looked at yet */
     int32_t id;
@@ -208,6 +210,7 @@ struct zr_inst {
     const struct zr_log_v1 *log;
     const struct zr_err_v1 *err;
     const struct zr_durability_v1 *dur;
+    const struct zr_bits_v1 *bits; /* NULL: no bit maps */
     const struct zr_timer_v1 *timer;
     const struct zr_work_v1 *work;
     const struct zr_metrics_v1 *metrics;
@@ -215,7 +218,9 @@ struct zr_inst {
     uint32_t metric0, metrics_on;
     struct zs_dirs dirs;
     char log_dir[ZS_PATH], queue_dir[ZS_PATH], index_dir[ZS_PATH], own_dir[ZS_PATH], ext_dir[ZS_PATH];
-    uint32_t ext_there;  /* the folder of extents is there (ext.h) */
+    uint32_t ext_there;  /* the folder of extents is there (ext.h); under drain_lock, as the next two */
+    uint32_t ext_fails;  /* they could not be written last time */
+    struct zs_ext_out *ext_out;
     int32_t lock_fd;
     uint32_t lock_ours;  /* the one who had the lock before was Zarya: no other broker wrote since our snapshot */
     int32_t checkpoint_fd;
@@ -470,6 +475,7 @@ struct zs_scan {
     uint8_t *buf;
     uint64_t cap, len;
     int64_t buf_at;     /* physical offset of buf[0] */
+    int64_t ahead;      /* the disk was asked for what lies before this */
     int64_t pos;        /* the next record's place */
     int64_t limit;      /* nothing is read at or behind it */
     const char *why;    /* why the record at pos is none */
