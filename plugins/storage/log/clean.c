@@ -12,6 +12,7 @@
  *
  * LOCKING: clean_lock for one cleaning at a time, held throughout. The timer and its job are counted by clean_running under
  * work_lock, so that a stop can wait for them. */
+#include "ext.h"
 #include "zs_pack.h"
 #include <stdlib.h>
 #include <time.h>
@@ -120,6 +121,7 @@ static void clean_queues(struct zr_inst *st, uint64_t *removed)
             if (zs_qfile_drop_first(st, q) < 0) break;
             ++*removed;
         }
+        *removed += zs_ext_retire(st, q, min);
         pthread_mutex_unlock(&st->drain_lock);
     }
     free(list);

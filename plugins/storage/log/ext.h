@@ -55,4 +55,17 @@ int zs_ext_get(struct zs_ext_at *x, int64_t address, struct zs_unit *ret);
 #define ZS_TAGS_UNKNOWN 2u
 void zs_tags_resolve(struct zr_inst *st, struct zr_queue *q, struct zs_entry *e, uint32_t n, const struct zr_bits *bits,
                      uint8_t *what);
+
+/* ---- ext_write.c; under drain_lock, but zs_ext_sync, zs_ext_free ---- */
+/* Gives n raw entries, which are about to be written to the queue's file, their extents, if such are to be written and can be. */
+void zs_ext_write(struct zr_inst *st, struct zr_queue *q, uint8_t *raw, uint32_t n);
+/* A sync of the queue: what of its units is not on disk yet; that it is; and the sync itself, without a lock. 0 or -errno. */
+void zs_ext_sync_begin(struct zr_queue *q, int64_t *ret_from, int64_t *ret_to);
+void zs_ext_sync_end(struct zr_queue *q);
+int64_t zs_ext_sync(struct zr_inst *st, struct zr_queue *q, int64_t from, int64_t to);
+/* Deletes the files that only entries before the queue's offset min lead to. How many. */
+uint64_t zs_ext_retire(struct zr_inst *st, struct zr_queue *q, int64_t min);
+void zs_ext_forget(struct zr_inst *st, struct zr_queue *q); /* the queue is dead: its files are no longer open */
+void zs_ext_remove(struct zr_inst *st, struct zr_queue *q); /* all its files */
+void zs_ext_free(struct zr_inst *st);
 #endif

@@ -10,6 +10,7 @@
  * LOCKING: files.lock for the descriptors; not held over an open, a read or a write. Writing, cutting and deleting are the
  * business of the holder of drain_lock (or of a recovery, which is alone). */
 #include "bcq.h"
+#include "ext.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -377,6 +378,7 @@ int64_t zs_qfiles_remove(struct zr_inst *st, struct zr_queue *q)
     char path[ZS_PATH];
     int64_t worst = 0;
     zs_qfile_forget(st, q);
+    zs_ext_remove(st, q);
     for (int64_t no = q->first_file; no != ZS_NONE && no <= q->last_file; no++) {
         zs_qfile_path(st, q, no, path);
         int64_t r = st->io->unlink(st->io->ctx, path);

@@ -170,6 +170,7 @@ static void queue_end(struct zr_queue *q)
     pthread_mutex_destroy(&q->lock);
     free(q->ring);
     free(q->bcq);
+    free(q->ext);
     free(q);
 }
 
@@ -186,6 +187,7 @@ void zs_queues_free(struct zr_inst *st)
         queue_end(q);
     }
     zs_bcq_free(st);
+    zs_ext_free(st);
     free(st->buckets);
     free(st->drain_sort);
     free(st->drain_buf);
@@ -451,6 +453,7 @@ static int64_t drain_queue(struct zr_inst *st, struct zr_queue *q)
         ring_out(q, from, n, st->drain_buf);
         pthread_mutex_unlock(&q->lock);
 
+        zs_ext_write(st, q, st->drain_buf, n);
         int64_t r = zs_qfile_write(st, q, from, n, st->drain_buf);
         if (r < 0) return r;
         int64_t end = entries_end(st->drain_buf, n, q->persisted_end);
@@ -531,10 +534,12 @@ static int64_t sync_queue(struct zr_inst *st, struct zr_queue *q)
 {
     pthread_mutex_lock(&st->drain_lock);
     q->unsynced = 0;
-    int64_t from = q->synced, to = q->persisted, end = q->persisted_end;
+    int64_t from = q->synced, to = q->persisted, end = q->persisted_end, ext_from, ext_to;
     uint32_t dead = atomic_load(&q->dead);
+    zs_ext_sync_begin(q, &ext_from, &ext_to);
     pthread_mutex_unlock(&st->drain_lock);
-    int64_t r = dead ? 0 : zs_qfile_sync(st, q, from, to);
+    int64_t r = dead ? 0 : zs_ext_sync(st, q, ext_from, ext_to);
+    if (r >= 0 && !dead) r = zs_qfile_sync(st, q, from, to);
     if (atomic_load(&q->dead)) return 0; /* its files may have gone under our hands */
     pthread_mutex_lock(&st->drain_lock);
     if (r < 0) {
@@ -542,6 +547,7 @@ static int64_t sync_queue(struct zr_inst *st, struct zr_queue *q)
     } else {
         q->synced = to;
         q->synced_end = end;
+        zs_ext_sync_end(q);
     }
     pthread_mutex_unlock(&st->drain_lock);
     return r;
@@ -551,15 +557,20 @@ static int64_t sync_queue(struct zr_inst *st, struct zr_queue *q)
 static int64_t sync_all(struct zr_inst *st, struct zr_queue **at, uint64_t n)
 {
     if (!ZR_HAS(struct zr_io_v1, st->io, sync_fs) || !st->io->sync_fs) return -EOPNOTSUPP;
+    int64_t ext_from, ext_to;
+    uint32_t ext = 0;
     pthread_mutex_lock(&st->drain_lock);
     for (uint64_t i = 0; i < n; i++) {
+        zs_ext_sync_begin(at[i], &ext_from, &ext_to);
+        ext |= ext_to > ext_from;
         at[i]->unsynced = 0;
         atomic_store(&at[i]->name_unsynced, 0);
         at[i]->syncing = at[i]->persisted;
         at[i]->syncing_end = at[i]->persisted_end;
     }
     pthread_mutex_unlock(&st->drain_lock);
-    int64_t r = st->io->sync_fs(st->io->ctx, st->queue_dir);
+    int64_t r = ext ? st->io->sync_fs(st->io->ctx, st->ext_dir) : 0;
+    if (r >= 0) r = st->io->sync_fs(st->io->ctx, st->queue_dir);
     if (r < 0 && r != -EOPNOTSUPP) zs_queues_unsure(st, r);
     pthread_mutex_lock(&st->drain_lock);
     for (uint64_t i = 0; i < n; i++) {
@@ -569,6 +580,7 @@ static int64_t sync_all(struct zr_inst *st, struct zr_queue **at, uint64_t n)
         } else {
             at[i]->synced = at[i]->syncing;
             at[i]->synced_end = at[i]->syncing_end;
+            zs_ext_sync_end(at[i]);
         }
     }
     pthread_mutex_unlock(&st->drain_lock);

@@ -26,6 +26,7 @@ static uint32_t ask_services(struct zr_inst *st)
     st->timer = h->query(h, ZR_SVC_TIMER);
     st->work = h->query(h, ZR_SVC_WORK);
     st->metrics = h->query(h, ZR_SVC_METRICS);
+    st->bits = h->query(h, ZR_SVC_BITS);
     return st->io && st->log && st->err && st->dur && st->timer && st->work;
 }
 

@@ -346,6 +346,7 @@ static const void *host_query(const struct zr_host *host, const char *id)
     if (!strcmp(id, ZR_SVC_DURABILITY)) return &dur_table;
     if (!strcmp(id, ZR_SVC_TIMER)) return &timer_table;
     if (!strcmp(id, ZR_SVC_WORK)) return &work_table;
+    if (!strcmp(id, ZR_SVC_BITS)) return w->bits;
     return NULL;
 }
 

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "zarya/bits.h"
 #include "zarya/durability.h"
 #include "zarya/io.h"
 #include "zl/buf.h"
@@ -49,6 +50,7 @@ struct world {
     _Atomic int64_t disk_left; /* bytes that can still be written; -1: no limit */
     _Atomic double used;       /* of the disk, 0: as it is */
     char fd_path[4096][160];
+    const struct zr_bits_v1 *bits; /* NULL: the host makes no bit maps */
     struct power *power;       /* what is not durable yet, once world_power was called */
     /* one timer is enough */
     void (*timer_fn)(void *);
