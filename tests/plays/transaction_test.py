@@ -237,6 +237,69 @@ def restart_play():
         z3.stop()
 
 
+def gather(c, until, seconds=20):
+    """Unique keys that are asked about on a connection, until there are as many."""
+    seen, end_ = {}, time.time() + seconds
+    while len(seen) < until and time.time() < end_:
+        seen.update({h["extFields"]["msgId"]: h["extFields"] for h, _ in asks(c, 0.1)})
+    return seen
+
+
+def word_lost_play():
+    """Killed before any end was noted in the op queue: what was committed is found in the log, so it comes once and nobody is asked."""
+    for again in ("asked", "said again"):
+        z = broker(check_max=100, op_interval='"1 h"', op_size=65536, timeout='"60 s"' if again == "said again" else '"400 ms"')
+        create_topic(z.addr, "M", 4)
+        c, at = open_many(z.addr, 60)
+        late = [half(c, 1000 + i, topic="M", group="MG", **wish) for i, wish in enumerate(({"DELAY": "1"}, {"TIMER_DELAY_SEC": "1"}))]
+        double = [place(half(c, 2000, b"same", topic="M", group="MG")) for _ in range(2)]  # a send that its producer repeated: two transactions
+        all_ = [p for i, p in enumerate(at) if i % 3 == 0] + [place(h) for h in late] + double[1:]
+        check(all(end(c, p, group="MG")["code"] == 0 for p in all_) and all(end(c, p, ROLLBACK, group="MG")["code"] == 0 for p in at[1::3]), f"{again}: some are ended")
+        z.kill()
+        z.start()
+        check(wait_for(lambda: stats(z).get("loading") is False, 20), f"{again}: it starts after a kill")
+        c = Conn(z.addr)
+        want = sorted(str(i).encode() for i in range(0, 60, 3)) + [b"1000", b"1001", b"same"]
+        if again == "said again":
+            check(all(end(c, p, group="MG", check=True)["code"] == 0 for p in all_ + all_), "a commit that was forgotten may be said again")
+            check(opened(z) == 41, "and only those that were not committed are open", opened(z))
+        else:
+            beat(c, "MG", "m1")
+            asked = gather(c, 41)
+            check(sorted(asked) == sorted(f"{i:032X}" for i in range(60) if i % 3) + [f"{2000:032X}"] and opened(z) == 41, "only those that were not committed are asked about", (sorted(asked), opened(z)))
+            one = asked.get(f"{2000:032X}", {"tranStateTableOffset": 0, "commitLogOffset": 0})
+            check(int(one["tranStateTableOffset"]) > double[1][0] and end(c, (int(one["tranStateTableOffset"]), int(one["commitLogOffset"])), ROLLBACK, group="MG", check=True)["code"] == 0,
+                  "of two with one key the one that was not committed", one)
+        wait_for(lambda: len(bodies(z.addr, "M")) >= len(want), 10)
+        time.sleep(0.3)  # nothing shall come: there is no event for that
+        check(sorted(bodies(z.addr, "M")) == sorted(want), f"{again}: each came once", (len(bodies(z.addr, "M")), len(want)))
+        z.stop()
+
+
+def lost_files_play():
+    """The offsets of the two queues are lost: what had ended has ended, what is open is open."""
+    z = broker(check_max=100, timeout='"60 s"', check_interval='"60 s"')
+    create_topic(z.addr, "M", 4)
+    c, at = open_many(z.addr, 40)
+    check(all(end(c, p, COMMIT if i % 2 else ROLLBACK, group="MG")["code"] == 0 for i, p in enumerate(at[:30])), "thirty of forty are ended")
+    check(wait_for(lambda: stats(z)["ops_waiting_bytes"] == 0 and saved(z) == 30, 20), "and noted", (stats(z), saved(z)))
+    damages = (("deleted", lambda p: os.unlink(p)), ("empty", lambda p: open(p, "w").close()), ("zeroed", lambda p: open(p, "r+b").write(bytes(os.path.getsize(p)))),
+               ("cut", lambda p: os.truncate(p, os.path.getsize(p) // 2)))
+    for n, (what, change) in enumerate(damages):
+        z.stop() if n % 2 else z.kill()
+        for name in ("config/consumerOffset.json", "config/transactionMetrics"):
+            for p in (os.path.join(z.data, name), os.path.join(z.data, name + ".bak")):
+                if os.path.exists(p):
+                    change(p)
+        z.start()
+        check(wait_for(lambda: stats(z).get("loading") is False, 20) and opened(z) == 10 - n, f"offsets {what}: the same {10 - n} are open", stats(z))
+        check("the offset of " + HALF + " was lost" in text_of(z.log), f"offsets {what}: the log says what was done")
+        check(all(end(Conn(z.addr), p, group="MG")["code"] == 0 for p in at[30 + n:31 + n] + at[1:3:2]), f"offsets {what}: one is committed, one again")
+        check(sorted(int(b) for b in bodies(z.addr, "M")) == [i for i in range(30) if i % 2] + list(range(30, 31 + n)), f"offsets {what}: each came once", bodies(z.addr, "M"))
+        check(opened(z) == 9 - n and wait_for(lambda: stats(z)["ops_waiting_bytes"] == 0, 10), f"offsets {what}: and that is noted", stats(z))
+    check(z.stop() == 0, "it stops cleanly", text_of(z.log)[-800:])
+
+
 def many_play():
     z = broker(timeout='"1 s"', check_interval='"2 s"', check_rate=5000, check_max=100)
     create_topic(z.addr, "M", 4)
@@ -299,6 +362,8 @@ def main():
     check_play(z)
     check(z.stop() == 0, "it stops cleanly", text_of(z.log)[-800:])
     restart_play()
+    word_lost_play()
+    lost_files_play()
     many_play()
     limit_play()
     done()

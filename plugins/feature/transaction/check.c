@@ -10,7 +10,8 @@
  *      check_interval, check_max times; then it goes to TRANS_CHECK_MAX_TIME_TOPIC. So does one older than retention_hours.
  *   2. One live producer of the group is asked, another one each time; with none, the check counts nevertheless, as with Apache.
  *   3. At most one batch is under way; while no transaction is open, no timer runs, or one last time in vain.
- *   4. One that waits for long while many came behind it is written anew without a question: the queue can be let go of. */
+ *   4. One that waits for long while many came behind it is written anew without a question: the queue can be let go of.
+ *   5. One that was there at the start is looked for among what was committed (found.c) before anything else is done about it. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,7 @@
 struct due {
     int64_t first, current, physical;
     uint32_t times, what;
+    uint32_t doubt, reserved;
     int64_t ask_ms;
     uint64_t pin;
     struct zl_record record;
@@ -294,6 +296,27 @@ static uint32_t record_read(struct zr_inst *inst, struct due *d)
     return 0;
 }
 
+/* 1: it was committed before a crash, and needs no attention any more. */
+static uint32_t was_committed(struct zr_inst *inst, struct due *d)
+{
+    int64_t end = d->doubt ? committed_end(inst, &d->record, &d->half, d->first) : 0;
+    if (!d->doubt) return 0;
+    pthread_mutex_lock(&inst->lock);
+    struct tx_slot *s = tx_find(&inst->table, d->first);
+    if (s) s->flags &= (uint16_t)~TX_DOUBT;
+    if (end && s && !(s->flags & TX_ENDING)) {
+        tx_settle(&inst->table, s->current);
+        tx_decide(&inst->table, d->first);
+        op_add(inst, s->current);
+        half_count(inst, s, -1);
+        tx_remove(&inst->table, s);
+        if (end > inst->copied_end) inst->copied_end = end;
+    }
+    pthread_mutex_unlock(&inst->lock);
+    if (end) say(inst, ZR_LOG_INFO, "the half message %.*s was committed before the broker ended, which its end did not note any more", (int)d->half.unique.len, d->half.unique.ptr);
+    return end != 0;
+}
+
 /* What becomes of it, by Apache's rules. */
 static uint32_t what_now(struct zr_inst *inst, struct due *d, int64_t next_offset)
 {
@@ -367,7 +390,7 @@ static int64_t batch_take(struct batch *b)
         if (s->flags & (TX_ENDING | TX_CHECKING)) continue;
         s->flags |= TX_CHECKING;
         b->due[b->n++] = (struct due){ .first = s->first, .current = s->current, .physical = s->physical, .times = s->times,
-                                         .ask_ms = s->ask_ms };
+                                         .doubt = s->flags & TX_DOUBT, .ask_ms = s->ask_ms };
     }
     pthread_mutex_unlock(&inst->lock);
     return next_offset;
@@ -381,7 +404,7 @@ static void batch_prepare(struct batch *b, int64_t next_offset)
         zr_status unstored = ZR_OK;
         if (!record_read(inst, d)) {
             unstored = ZR_EIO;
-        } else {
+        } else if (!was_committed(inst, d)) {
             d->what = what_now(inst, d, next_offset);
             if (d->what != WHAT_SKIP) unstored = message_make(b, d) ? ZR_PENDING : ZR_ENOMEM;
         }

@@ -6,7 +6,8 @@
  *
  * What stays true:
  *   1. A half message is settled only after its committed message was stored; if that fails it stays open and the answer says why.
- *   2. The same word said twice (a slow producer and its check-back) is carried out once while the broker lives and remembers it.
+ *   2. The same word said twice (a slow producer and its check-back) is carried out once. While the broker lives it remembers; of what
+ *      was there before the start, a commit is looked for in the log first, on the worker pool (found.c).
  *   3. A half message that was discarded or is not in the table can still be committed, as with Apache. */
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,7 @@ struct end {
     int64_t first;
     int32_t what;
     uint32_t from_check;
+    uint32_t on_lane; /* files cannot be read here */
     uint64_t group_len;
     char group[ZL_RETRY_TOPIC_MAX + 1];
 };
@@ -164,6 +166,8 @@ static void end_commit(struct end *e, const struct zl_record *r, const struct ha
 #define GO 0u
 #define GO_DONE 1u   /* it was said before */
 #define GO_REFUSE 2u /* what was said before is being carried out, or was the opposite */
+#define GO_LOOK 3u   /* it may have been committed before the start */
+#define GO_LATER 4u  /* so it may, but this thread cannot look; nothing is marked */
 
 /* Marks the half message as ending. */
 static uint32_t end_claim(struct end *e)
@@ -173,8 +177,9 @@ static uint32_t end_claim(struct end *e)
     pthread_mutex_lock(&inst->lock);
     struct tx_slot *s = tx_find(&inst->table, e->first);
     if (s && s->flags & TX_ENDING) go = GO_REFUSE;
-    else if (s) s->flags |= TX_ENDING;
-    else if (tx_is_decided(&inst->table, e->first)) go = GO_DONE;
+    else if (!s && tx_is_decided(&inst->table, e->first)) go = GO_DONE;
+    else if (e->what == COMMIT && (s ? s->flags & TX_DOUBT : e->table_offset < inst->half_began)) go = e->on_lane ? GO_LATER : GO_LOOK;
+    if (s && (go == GO || go == GO_LOOK)) s->flags |= TX_ENDING;
     pthread_mutex_unlock(&inst->lock);
     return go;
 }
@@ -188,44 +193,51 @@ static const char *end_disagrees(const struct end *e, const struct zl_record *r,
     return NULL;
 }
 
-static void end_rollback(struct end *e)
+/* Nothing is to be stored; end: where the committed message ends, if there is one. */
+static void end_only(struct end *e, int64_t end)
 {
     struct zr_inst *inst = e->inst;
     if (!running_begin(inst)) {
+        end_unmark(e);
         end_answer(e, CODE_SERVICE_NOT_AVAILABLE, "the broker is stopping");
         return;
     }
-    end_settle(e, 0);
+    end_settle(e, end);
     end_answer(e, CODE_SUCCESS, NULL);
     running_end(inst);
 }
 
-static void end_do(struct end *e, const struct zl_record *r)
+/* 0: not on this thread. */
+static uint32_t end_do(struct end *e, const struct zl_record *r)
 {
     struct zr_inst *inst = e->inst;
     struct half h;
+    int64_t end = 0;
     half_read(r->properties, &h);
     int64_t immunity = e->from_check ? -1 : half_immunity_ms(inst, &h);
     if (immunity >= 0 && wall_ms(inst) - r->born_ms > immunity) {
         end_answer(e, CODE_ILLEGAL_OPERATION, "it is too late: the message asked to be checked from its CHECK_IMMUNITY_TIME_IN_SECONDS on");
-        return;
+        return 1;
     }
     const char *why = end_disagrees(e, r, &h);
     if (why) {
         end_answer(e, CODE_SYSTEM_ERROR, why);
-        return;
+        return 1;
     }
     e->first = half_first(&h, r->queue_offset);
     uint32_t go = end_claim(e);
+    if (go == GO_LATER) return 0;
+    if (go == GO_LOOK) end = committed_end(inst, r, &h, e->first);
     if (go == GO_DONE) end_answer(e, CODE_SUCCESS, NULL);
     else if (go == GO_REFUSE) end_answer(e, CODE_SYSTEM_BUSY, "this transaction is being ended by another request");
-    else if (e->what == COMMIT) end_commit(e, r, &h);
-    else end_rollback(e);
+    else if (e->what == COMMIT && !end) end_commit(e, r, &h);
+    else end_only(e, end);
+    return 1;
 }
 
 /* ---- finding the half record ----------------------------------------------------------------------------------------------- */
 
-/* In memory and where the request says: 1, and it was answered. Else another thread has to look. */
+/* In memory, where the request says, and not in doubt: 1, and it was answered. Else another thread has to look. */
 static uint32_t end_fast(struct end *e)
 {
     struct zr_inst *inst = e->inst;
@@ -238,7 +250,8 @@ static uint32_t end_fast(struct end *e)
     if (e->table_offset < 0 || inst->storage->read(inst->storage_inst, &read, &got) != ZR_OK) return 0;
     uint32_t good = got.what == ZR_READ_FOUND && got.n_pieces == 1 && piece.ptr && zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK &&
                     r.physical_offset == e->log_offset && r.queue_offset == e->table_offset;
-    if (good) end_do(e, &r);
+    e->on_lane = 1;
+    if (good) good = end_do(e, &r);
     if (got.pin) inst->storage->unpin(inst->storage_inst, got.pin);
     return good;
 }
@@ -251,6 +264,7 @@ static void end_job(void *arg)
     struct zl_record r;
     const char *why;
     uint64_t pin = 0;
+    e->on_lane = 0;
     zr_status status = e->log_offset < 0 ? ZR_ENOENT : inst->storage->record_at(inst->storage_inst, e->log_offset, &piece, &pin);
     if (status == ZR_OK && piece.ptr && zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && zl_is(r.topic, HALF_TOPIC)) end_do(e, &r);
     else end_answer(e, CODE_SYSTEM_ERROR, "Find prepared transaction message failed");

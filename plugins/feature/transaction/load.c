@@ -8,7 +8,9 @@
  *   3. A message that was written anew is one transaction with what it was before. Those written by us name the first
  *      (TRAN_PREPARED_QUEUE_OFFSET); those that Apache wrote are known by their unique key. What Apache's ops say about any of
  *      them was said about all.
- *   4. A job reads CHUNK records and lets others go first; the next one goes on. */
+ *   4. What is open here may have been committed in the last op_interval before a crash: TX_DOUBT says so until someone looked
+ *      (found.c), before its producer is asked or when it says so again.
+ *   5. A job reads CHUNK records and lets others go first; the next one goes on. */
 #include <stdlib.h>
 
 #include "transaction.h"
@@ -144,6 +146,8 @@ static void half_found(struct zr_inst *inst, const struct half *h, const struct 
         op_add(inst, offset);
     } else {
         half_open(inst, h, first, offset, r->physical_offset, ask_ms);
+        struct tx_slot *s = tx_find(t, first);
+        if (s) s->flags |= TX_DOUBT;
     }
 }
 
@@ -238,8 +242,14 @@ static void window_set(struct zr_inst *inst, int64_t base, int64_t max)
 
 void load_begin(struct zr_inst *inst)
 {
-    int64_t half_max, op_max, base = queue_begin(inst, inst->half_queue, HALF_TOPIC, &half_max), op = queue_begin(inst, inst->op_queue, OP_TOPIC, &op_max);
+    int64_t half_max, op_max, op_min = 0, base = queue_begin(inst, inst->half_queue, HALF_TOPIC, &half_max), op = queue_begin(inst, inst->op_queue, OP_TOPIC, &op_max);
+    if (inst->broker->offset(inst->host, (struct zr_str)ZR_STR(OFFSETS_GROUP), (struct zr_str)ZR_STR(HALF_TOPIC), 0) < 0) {
+        inst->storage->bounds(inst->storage_inst, inst->op_queue, &op_min, &op_max);
+        op = op_min; /* what is said about halves that are read again is read again */
+        if (base < half_max) say(inst, ZR_LOG_WARN, "the offset of %s was lost or never saved: all of both queues is read", HALF_TOPIC);
+    }
     pthread_mutex_lock(&inst->lock);
+    inst->half_began = half_max;
     inst->saved_half = base;
     inst->saved_op = inst->op_marks.begin = inst->ops_next = op;
     inst->ops_end = op_max;

@@ -20,6 +20,7 @@
 #define TX_NONE UINT32_MAX
 #define TX_ENDING 0x1u   /* its producer's word is being carried out */
 #define TX_CHECKING 0x2u /* it is being written anew, to ask its producer */
+#define TX_DOUBT 0x4u    /* found at the start: it may have been committed before a crash */
 
 struct tx_slot {
     int64_t first, current; /* offsets in the half queue */

@@ -98,6 +98,7 @@ struct zr_inst {
     uint32_t checking;
     uint32_t next_client; /* takes turns among a group's producers */
     /* load.c */
+    int64_t half_began;          /* the half queue's end at the start */
     int64_t load_next, load_end; /* of the half queue */
     int64_t ops_next, ops_end;   /* of the op queue */
     uint32_t loading, n_lost;    /* half messages that found no place in the table */
@@ -132,6 +133,9 @@ void half_open(struct zr_inst *inst, const struct half *h, int64_t first, int64_
 /* It is looked at when its producer is to be asked, or sooner: nothing holds the queue's beginning for long. */
 void half_due(struct zr_inst *inst, struct tx_slot *s, int64_t now_ms);
 void half_count(struct zr_inst *inst, const struct tx_slot *s, int64_t delta); /* open ones: one more, or one less */
+
+/* found.c: where the committed message of a half one ends in the log; 0: there is none. Reads files: not on a connection's thread. */
+int64_t committed_end(struct zr_inst *inst, const struct zl_record *r, const struct half *h, int64_t first);
 
 /* end.c */
 zr_status end_handle(struct zr_inst *inst, const struct zr_request *req);

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* found.c - a crash forgets the words whose ops were not written yet. A commit has left a message in the log, which names its half
+ * record (prepared_offset) and has its unique key: the index finds it. So no commit is carried out twice. */
+#include "transaction.h"
+#include "zl/text.h"
+
+#define FOUND_MAX 64u
+#define DAY_MS 86400000
+#define LEVEL_TOPIC "SCHEDULE_TOPIC_XXXX"
+#define TIMER_TOPIC "rmq_sys_wheel_timer"
+
+struct wanted {
+    struct zr_inst *inst;
+    const struct zl_record *half;
+    const struct half *says;
+    int64_t first;
+};
+
+static uint32_t same_message(const struct wanted *w, const struct zl_record *r, const struct half *says)
+{
+    return r->body_crc == w->half->body_crc && r->born_ms == w->half->born_ms && zl_eq(says->unique, w->says->unique) && zl_eq(says->group, w->says->group);
+}
+
+/* The half record at that position is this transaction's: its first one, or one that was written anew. */
+static uint32_t is_of_ours(const struct wanted *w, int64_t prepared)
+{
+    struct zr_inst *inst = w->inst;
+    struct zr_piece piece;
+    struct zl_record r;
+    struct half h;
+    const char *why;
+    uint64_t pin = 0;
+    uint32_t copied = half_times(w->says) || w->says->first.len;
+    if (prepared == w->half->physical_offset) return 1;
+    zr_status status = inst->storage->record_at(inst->storage_inst, prepared, &piece, &pin);
+    if (status != ZR_OK) return status == ZR_ENOENT && copied && prepared < w->half->physical_offset; /* retention took the first one */
+    uint32_t is = 0;
+    if (zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && zl_is(r.topic, HALF_TOPIC)) {
+        half_read(r.properties, &h);
+        is = same_message(w, &r, &h) && (half_first(&h, r.queue_offset) == w->first || copied || half_times(&h)); /* Apache's copies do not name the first one */
+    }
+    if (pin) inst->storage->unpin(inst->storage_inst, pin);
+    return is;
+}
+
+static int64_t committed_at(const struct wanted *w, int64_t physical)
+{
+    struct zr_inst *inst = w->inst;
+    struct zr_piece piece;
+    struct zl_record r;
+    struct half h;
+    const char *why;
+    uint64_t pin = 0;
+    int64_t end = 0;
+    if (inst->storage->record_at(inst->storage_inst, physical, &piece, &pin) != ZR_OK) return 0;
+    if (zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && (r.sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) == ZR_SYSFLAG_COMMIT) {
+        half_read(r.properties, &h);
+        if (same_message(w, &r, &h) && r.prepared_offset < physical && is_of_ours(w, r.prepared_offset)) end = physical + r.size;
+    }
+    if (pin) inst->storage->unpin(inst->storage_inst, pin);
+    return end;
+}
+
+static int64_t committed_in(const struct wanted *w, struct zr_str topic)
+{
+    int64_t physical[FOUND_MAX], end = 0;
+    struct zr_inst *inst = w->inst;
+    int32_t n = inst->storage->find_key(inst->storage_inst, topic, w->says->unique, ZR_KEY_UNIQUE, w->half->store_ms - DAY_MS, INT64_MAX, physical, FOUND_MAX);
+    for (int32_t i = 0; i < n && !end; i++) end = committed_at(w, physical[i]);
+    return end;
+}
+
+/* One with a delay was held back when it was committed, and what came of that does not name the half record. */
+static uint32_t is_delayed(struct zr_span properties)
+{
+    static const char *const names[] = { "DELAY", "TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS" };
+    for (uint32_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (zl_props_get(properties, names[i]).len) return 1;
+    return 0;
+}
+
+int64_t committed_end(struct zr_inst *inst, const struct zl_record *r, const struct half *h, int64_t first)
+{
+    struct wanted w = { inst, r, h, first };
+    if (!h->unique.len || !h->topic.len) return 0;
+    int64_t end = committed_in(&w, h->topic);
+    if (!end && is_delayed(r->properties)) end = committed_in(&w, (struct zr_str)ZR_STR(LEVEL_TOPIC));
+    if (!end && is_delayed(r->properties)) end = committed_in(&w, (struct zr_str)ZR_STR(TIMER_TOPIC));
+    return end;
+}
