@@ -106,7 +106,7 @@ class Zarya:
 
     def __init__(self, directory=None, broker=True, namesrv=True, namesrv_addr=None, name="broker-a", cluster="DefaultCluster",
                  broker_conf="", storage="", transport="transport-tcp", extra_plugins="", ports=None, features=True, node="",
-                 routing="", listen=(), engine="storage-commitlog"):
+                 routing="", listen=(), engine="storage-commitlog", identity=0):
         """engine: the storage plugin. routing: more settings of routing-remote. listen: more addresses of the broker, in quotes."""
         self.dir = directory or temp_dir()
         self.data = os.path.join(self.dir, "data")
@@ -133,7 +133,7 @@ class Zarya:
             plugins.append(extra_plugins)
         self.conf = os.path.join(self.dir, "zarya.conf")
         with open(self.conf, "w") as f:
-            f.write(f'node = {{ name = "{name}"; cluster = "{cluster}"; id = 0; data = "{self.data}"; ip1 = "127.0.0.1"; {node} }};\n'
+            f.write(f'node = {{ name = "{name}"; cluster = "{cluster}"; id = {identity}; data = "{self.data}"; ip1 = "127.0.0.1"; {node} }};\n'
                     f'broker = {{ {broker_conf} }};\nplugins = (\n  ' + ",\n  ".join(plugins) + "\n);\n")
         self.log = os.path.join(self.dir, "zarya.log")
         self.proc = None

@@ -149,7 +149,14 @@ static int64_t each_minute(void)
     return 60000;
 }
 
-static struct tick ticks[] = { { zb_stats_second, each_second, 0 },
+static void each_second_run(void)
+{
+    zb_stats_second();
+    zb_cold_second();
+    zb_broadcast_second();
+}
+
+static struct tick ticks[] = { { each_second_run, each_second, 0 },
                                { zb_made_minute, each_minute, 0 },
                                { flush_offsets, flush_period, 0 },
                                { scan_clients, scan_period, 0 } };
@@ -178,6 +185,9 @@ const struct zr_handler zb_handlers[] = {
     ROW(310, BOTH, ZR_HANDLER_GUARDED, "SEND_MESSAGE_V2", zb_send_handle),
     ROW(320, BOTH, ZR_HANDLER_GUARDED, "SEND_BATCH_MESSAGE", zb_send_handle),
     ROW(361, MAIN, 0, "LITE_PULL_MESSAGE", zb_pull_handle),
+    ROW(2001, BOTH, ZR_HANDLER_WORKER | ZR_HANDLER_GUARDED, "UPDATE_COLD_DATA_FLOW_CTR_CONFIG", zb_cold_set_handle),
+    ROW(2002, BOTH, ZR_HANDLER_WORKER | ZR_HANDLER_GUARDED, "REMOVE_COLD_DATA_FLOW_CTR_CONFIG", zb_cold_remove_handle),
+    ROW(2003, BOTH, ZR_HANDLER_WORKER, "GET_COLD_DATA_FLOW_CTR_INFO", zb_cold_info_handle),
 };
 const uint32_t zb_n_handlers = sizeof zb_handlers / sizeof zb_handlers[0];
 
@@ -429,6 +439,7 @@ void zk_broker_stop(void)
     for (uint32_t i = 0; i < sizeof ticks / sizeof ticks[0]; i++)
         zk_timer_cancel(ticks[i].timer);
     zb_hold_wake_all(1);
+    zb_cold_release(1);
     jobs_wait();
     zb_doc_write(ZB_DOC_TOPICS);
     zb_doc_write(ZB_DOC_GROUPS);
@@ -445,6 +456,8 @@ void zk_broker_close(void)
     }
     zb_durability_shut();
     zb_hold_close();
+    zb_cold_close();
+    zb_broadcast_close();
     zb_lanes_close();
     zb_durability_close();
     zb_docs_close();

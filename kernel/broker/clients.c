@@ -442,6 +442,30 @@ uint32_t zb_consumer_has(struct zr_str group, const struct zb_peer *peer)
     return m != NULL;
 }
 
+uint32_t zb_consumer_id(struct zr_str group, const struct zb_peer *peer, char *text, uint64_t cap, struct zr_str *ret)
+{
+    pthread_rwlock_rdlock(&zb.clients_lock);
+    const struct zb_member *m = peer->members;
+    while (m && !(m->group->consumers && zl_eq(m->group->name, group)))
+        m = m->next_of_peer;
+    uint32_t found = m && m->client_id.len <= cap;
+    if (found)
+        *ret = zb_text_put(&text, m->client_id);
+    pthread_rwlock_unlock(&zb.clients_lock);
+    return found;
+}
+
+uint32_t zb_consumer_online(struct zr_str group, struct zr_str client_id)
+{
+    uint32_t found = 0;
+    pthread_rwlock_rdlock(&zb.clients_lock);
+    const struct zb_members *g = zb_map_get(&zb.consumers, zb_hash(group), group);
+    for (const struct zb_member *m = g ? g->first : NULL; m && !found; m = m->next)
+        found = zl_eq(m->client_id, client_id);
+    pthread_rwlock_unlock(&zb.clients_lock);
+    return found;
+}
+
 uint32_t zb_clients_ids(struct zr_str group, struct zl_buf *out)
 {
     struct zl_jw w;

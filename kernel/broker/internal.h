@@ -76,7 +76,8 @@ struct zb_settings {
         property_filter;
     uint8_t trace_topic_enable, cluster_topic, broker_topic, trace_on, timer_wheel, reject_transaction,
         reject_pull_consumer;
-    uint8_t server_side_reset;
+    uint8_t server_side_reset, cold_control, broadcast_store;
+    int64_t cold_group_bytes, cold_all_bytes, broadcast_expire_s, broadcast_expire_max_s;
 };
 #define ZB_ROLE_ASYNC_MASTER 0
 #define ZB_ROLE_SYNC_MASTER 1
@@ -391,6 +392,9 @@ void zb_client_closed(struct zr_session *session); /* io; also drops its held pu
 zr_status zb_consumer_find(struct zr_str group, struct zr_str topic, uint32_t *ret_model, uint32_t *ret_type,
                            struct zb_sub **ret_sub);
 uint32_t zb_consumer_has(struct zr_str group, const struct zb_peer *peer);
+/* The client id under which the peer is in the group, copied to text. 0: it is not, or no room. */
+uint32_t zb_consumer_id(struct zr_str group, const struct zb_peer *peer, char *text, uint64_t cap, struct zr_str *ret);
+uint32_t zb_consumer_online(struct zr_str group, struct zr_str client_id);
 zr_status zb_clients_consumers(struct zr_str group, void (*fn)(void *ctx, const struct zr_consumers *c), void *ctx);
 void zb_clients_each_consumers(int32_t (*each)(void *ctx, const struct zr_consumers *c), void *ctx);
 void zb_clients_each_producer(struct zr_str group,
@@ -492,12 +496,15 @@ struct zb_pull {
     struct zb_peer *peer;
     struct zb_lane *lane; /* of the session */
     struct zr_str group, topic_name, type;
+    struct zr_str proxy_client; /* whom a proxy pulls for */
     struct zr_str subscription; /* text of own; gone once it is compiled */
     int64_t offset, commit, sub_version, arrived_ns, suspend_ms;
     int32_t queue_id, max_messages, sys_flag, code;
     struct zb_filter *own;    /* compiled from the request (bit SUBSCRIPTION) */
     uint32_t own_ready, kept; /* own was compiled; this is a heap object that owns its text and token */
     uint32_t stage, on_worker;
+    uint32_t broadcast; /* ZB_BROADCAST_..., 0: of another kind of group */
+    uint32_t was_cold;  /* it waited for what is not in memory: it was held back once, or is read by a worker */
     /* while held: */
     struct zb_topic *topic;
     struct zb_queue *queue;
@@ -508,6 +515,8 @@ struct zb_pull {
     uint64_t due_tick;
     _Atomic uint32_t state; /* ZB_HELD, ZB_TAKEN */
 };
+#define ZB_BROADCAST_CLIENT 1u
+#define ZB_BROADCAST_PROXY 2u
 #define ZB_HELD 1u
 #define ZB_TAKEN 2u
 #define ZB_PULL_FIRST 1u /* commits, takes a reset, may be held */
@@ -515,7 +524,28 @@ struct zb_pull {
 #define ZB_PULL_AGAIN 3u /* woken or overdue: answers, whatever comes */
 zr_status zb_pull_handle(struct zr_inst *inst, const struct zr_request *req);
 void zb_pull_run_again(struct zb_pull *p); /* a taken one, on any thread: answers and frees */
+void zb_pull_run_cold(struct zb_pull *p);  /* one that zb_cold_delay took, when its time is over */
 void zb_pull_free(struct zb_pull *p);      /* a kept one, whose token was used up or dropped */
+
+/* ---- cold reads (cold.c): codes 2001, 2002, 2003 ---- */
+void zb_cold_read(struct zr_str group, uint64_t bytes); /* what a worker had to fetch for the group */
+uint32_t zb_cold_over(struct zr_str group);             /* 1: it has had enough for now */
+uint32_t zb_cold_delay(struct zb_pull *p);              /* takes a kept one for a second. 0: refused */
+void zb_cold_release(uint32_t all);
+void zb_cold_second(void);
+zr_status zb_cold_set_handle(struct zr_inst *inst, const struct zr_request *req);
+zr_status zb_cold_remove_handle(struct zr_inst *inst, const struct zr_request *req);
+zr_status zb_cold_info_handle(struct zr_inst *inst, const struct zr_request *req);
+void zb_cold_close(void);
+
+/* ---- offsets of broadcasting clients (broadcast.c) ---- */
+#define ZB_BROADCAST_SUFFIX "@broadcast" /* behind a group's name: the least offset of its clients */
+/* Where the client's pull has to begin, if it comes another way than its last one did; -1: where it says. */
+int64_t zb_broadcast_begin(struct zb_pull *p, struct zr_queue *queue);
+void zb_broadcast_pulled(struct zb_pull *p, int64_t offset);
+void zb_broadcast_second(void);
+void zb_broadcast_scan(int64_t now_ms);
+void zb_broadcast_close(void);
 
 /* ---- held pulls ---- */
 /* Holds a kept pull. 0: refused, too many are held already. On 1 it is no more the caller's. */

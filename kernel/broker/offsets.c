@@ -350,6 +350,13 @@ static void copies_free(struct copies *c)
     free(c->items);
 }
 
+/* What broadcast.c keeps is no group's. */
+static uint32_t of_broadcast(struct zr_str group)
+{
+    uint64_t n = sizeof ZB_BROADCAST_SUFFIX - 1;
+    return group.len >= n && memcmp(group.ptr + group.len - n, ZB_BROADCAST_SUFFIX, n) == 0;
+}
+
 void zb_offset_each(int32_t (*each)(void *ctx, struct zr_str group, struct zr_str topic, int32_t queue_id,
                                     int64_t offset),
                     void *ctx)
@@ -358,7 +365,7 @@ void zb_offset_each(int32_t (*each)(void *ctx, struct zr_str group, struct zr_st
     int32_t stop = 0;
     copies_take(&c);
     for (uint32_t i = 0; i < c.n && !stop; i++)
-        for (uint32_t q = 0; q < c.items[i].n && !stop; q++)
+        for (uint32_t q = 0; q < c.items[i].n && !stop && !of_broadcast(c.items[i].group); q++)
             if (c.items[i].offsets[q] >= 0)
                 stop = each(ctx, c.items[i].group, c.items[i].topic, (int32_t)q, c.items[i].offsets[q]);
     copies_free(&c);
@@ -476,6 +483,8 @@ static zr_status offset_read(const struct zl_json *e)
     const char *mark = e->key.len ? memrchr(e->key.ptr, '@', e->key.len) : NULL;
     if (!mark)
         return ZR_OK;
+    if (of_broadcast(e->key)) /* topic, group, and a word of ours */
+        mark = memchr(e->key.ptr, '@', e->key.len);
     struct zr_str topic = { e->key.ptr, (uint64_t)(mark - e->key.ptr) };
     struct zr_str group = { mark + 1, e->key.len - topic.len - 1 };
     for (const struct zl_json *q = e->child; q; q = q->next) {

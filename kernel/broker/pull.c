@@ -54,7 +54,7 @@ static struct zb_pull *pull_keep(struct zb_pull *p)
 {
     if (p->kept)
         return p;
-    struct zb_pull *k = malloc(sizeof *k + p->group.len + p->topic_name.len + p->type.len);
+    struct zb_pull *k = malloc(sizeof *k + p->group.len + p->topic_name.len + p->type.len + p->proxy_client.len);
     struct zr_token *token = k ? zk_token_hold(p->token) : NULL;
     if (!token) {
         free(k);
@@ -62,8 +62,8 @@ static struct zb_pull *pull_keep(struct zb_pull *p)
     }
     *k = *p;
     char *at = (char *)(k + 1);
-    struct zr_str *texts[3] = { &k->group, &k->topic_name, &k->type };
-    for (uint32_t i = 0; i < 3; i++) {
+    struct zr_str *texts[4] = { &k->group, &k->topic_name, &k->type, &k->proxy_client };
+    for (uint32_t i = 0; i < 4; i++) {
         if (texts[i]->len)
             memcpy(at, texts[i]->ptr, texts[i]->len);
         texts[i]->ptr = at;
@@ -216,6 +216,8 @@ static uint32_t check_subscription(struct zb_pull *p, struct found *f)
             return 0;
         }
         is_tag = late || sub->is_tag;
+        if (model == ZR_MODEL_BROADCASTING && type == ZR_CONSUME_PASSIVELY && !p->broadcast && ZB_SET(broadcast_store))
+            p->broadcast = ZB_BROADCAST_CLIENT;
         if (!late && is_tag)
             f->filter = zb_filter_ref(sub->filter);
     }
@@ -377,6 +379,27 @@ static void pull_hold(struct zb_pull *p, struct found *f)
                     "[OVERLOAD]too many pulls are held (maxHeldPulls), start flow control for a while");
 }
 
+/* What is asked for is not in memory, and the group has had much of that kind: a push consumer comes again by itself, one that pulls
+ * waits here, once, and then gets a single message. 1: p was used up. */
+static uint32_t pull_cold(struct zb_pull *p, uint32_t stage)
+{
+    uint32_t model = 0, type = ZR_CONSUME_ACTIVELY;
+    struct zb_sub *none = NULL;
+    if (p->was_cold || !zb_cold_over(p->group))
+        return 0;
+    (void)zb_consumer_find(p->group, (struct zr_str){ NULL, 0 }, &model, &type, &none);
+    struct zb_pull *k = type == ZR_CONSUME_ACTIVELY ? pull_keep(p) : NULL;
+    if (k) {
+        k->was_cold = 1;
+        k->max_messages = 1;
+        k->stage = stage == ZB_PULL_FIRST ? ZB_PULL_READ : stage;
+        if (zb_cold_delay(k))
+            return 1;
+    }
+    pull_refuse(k ? k : p, ZB_SYSTEM_BUSY, 0, "This consumer group is reading cold data. It has been flow control");
+    return 1;
+}
+
 static int64_t suggest_of(const struct found *f, uint32_t far_behind)
 {
     if (!ZB_SET(slave_read))
@@ -412,9 +435,12 @@ static void pull_conclude(struct zb_pull *p, uint32_t stage, struct zb_lane *lan
     }
     zk_metric_add(zb.meter.pulls, 1);
     p->stage = stage;
+    zb_broadcast_pulled(p, code == ZB_PULL_OFFSET_MOVED ? r->next_offset : p->offset);
     if (code == ZB_SUCCESS) {
         count_found(c, p, f, r);
         zb_offset_end(p->group, p->topic_name, p->queue_id, r->next_offset, r->n_messages, r->bytes);
+        if (p->on_worker)
+            zb_cold_read(p->group, r->bytes);
     } else {
         atomic_fetch_add_explicit(&c->miss, 1, memory_order_relaxed);
     }
@@ -433,6 +459,7 @@ static void pull_reset(struct zb_pull *p, struct found *f, int64_t reset)
 {
     struct zr_read_result r = { .hdr = ZR_HDR(struct zr_read_result, 0), .next_offset = reset };
     zb.storage->bounds(zb.storage_inst, zb_queue_handle(f->topic, f->queue), &r.min_offset, &r.max_offset);
+    zb_broadcast_pulled(p, reset);
     pull_answer(p, f, ZB_PULL_OFFSET_MOVED, "OFFSET_RESET", suggest_of(f, 0), &r, NULL);
 }
 
@@ -450,12 +477,16 @@ static void pull_run(struct zb_pull *p, uint32_t stage, struct zb_lane *lane)
     if (stage == ZB_PULL_FIRST)
         reset = zb_offset_begin(p->group, p->topic_name, p->queue_id, p->sys_flag & PULL_COMMIT ? p->commit : -1,
                                 ZB_SET(server_side_reset));
+    if (reset < 0 && p->broadcast)
+        reset = zb_broadcast_begin(p, zb_queue_handle(f.topic, f.queue));
     if (reset >= 0) {
         pull_reset(p, &f, reset);
     } else {
         zr_status status = pull_read(p, &f, p->on_worker ? 0 : ZR_READ_NOWAIT, pieces, &r);
         if (status == ZR_OK)
             pull_conclude(p, stage, lane, &f, &r, pieces);
+        else if (status == ZR_EAGAIN && !p->on_worker && pull_cold(p, stage))
+            ;
         else if (status == ZR_EAGAIN && !p->on_worker)
             pull_to_worker(p, stage);
         else
@@ -468,6 +499,11 @@ void zb_pull_run_again(struct zb_pull *p)
 {
     p->on_worker = 0;
     pull_run(p, ZB_PULL_AGAIN, NULL);
+}
+
+void zb_pull_run_cold(struct zb_pull *p)
+{
+    pull_run(p, p->stage, NULL);
 }
 
 /* ---- header ---- */
@@ -487,7 +523,7 @@ static uint32_t number(struct zr_str v, int64_t *ret, uint32_t need)
 /* Returns what was seen of what is needed. */
 static uint32_t header_read(const struct zr_request *req, struct zb_pull *p)
 {
-    uint32_t seen = 0;
+    uint32_t seen = 0, no_suspend = 0;
     int64_t v = 0;
     for (uint32_t i = 0; i < req->n_fields; i++) {
         const struct zr_field *f = &req->fields[i];
@@ -518,8 +554,17 @@ static uint32_t header_read(const struct zr_request *req, struct zb_pull *p)
             p->subscription = f->value;
         } else if (zl_is(f->name, "expressionType")) {
             p->type = f->value;
+        } else if (zl_is(f->name, "requestSource")) {
+            if (zl_is(f->value, "1") && ZB_SET(broadcast_store))
+                p->broadcast = ZB_BROADCAST_PROXY;
+        } else if (zl_is(f->name, "proxyFrowardClientId")) {
+            p->proxy_client = f->value;
+        } else if (zl_is(f->name, "_noSuspend_")) {
+            no_suspend = 1; /* as proxies say it, which hold the pull themselves */
         }
     }
+    if (no_suspend)
+        p->sys_flag &= ~PULL_SUSPEND;
     return seen;
 }
 

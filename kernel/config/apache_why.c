@@ -43,7 +43,7 @@ static const struct {
     { "topics are not compacted here", "compaction* enableCompaction maxOffsetMapSize" },
     { "there are no light message queues here", "enableLmq enableLmqQuota enableMultiDispatch maxLmqConsumeQueueNum" },
     { "what is not in memory is read by workers, and bounded by maxTransferBytesOnMessageInDisk and maxTransferCountOnMessageInDisk",
-      "accessMessageInMemoryHotRatio coldData* timerColdDataCheckIntervalMs sampleSteps sampleCountThreshold maxConsumeQueueScan "
+      "accessMessageInMemoryHotRatio coldDataScanEnable coldCtrStrategyEnable usePIDColdCtrStrategy timerColdDataCheckIntervalMs sampleSteps sampleCountThreshold maxConsumeQueueScan "
       "maxFilterMessageSize travelCqFileNumWhenGetMessage diskFallRecorded pullBatchMaxMessageCount" },
     { "a query's answer has the bounds of feature-query", "defaultQueryMaxNum maxMsgsNumBatch" },
     { "delayed messages are delivered without it",

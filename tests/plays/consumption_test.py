@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Control over what groups consume, by hand-made frames: offsets reset on the server and by clients (222, 220), cloned (314) and
-corrected (308), and requests passed on to a consumer (307, 309)."""
+corrected (308), requests passed on to a consumer (307, 309), what consumers say of themselves (223), cold reads (2001 to 2003), and
+what a slave answers."""
 import os, sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from zarya import *
@@ -157,6 +158,73 @@ def relays(z):
     c.close()
 
 
+def status(z):
+    a, b = beat(z, "s1", "GS"), beat(z, "s2", "GS")
+    tool_ = Conn(z.addr)
+    asked = tool_.send(223, {"topic": "T", "group": "GS"})
+    for c, offset_ in ((a, 3), (b, 4)):
+        came = c.pushed(221, 5)
+        check(came and came[0][0]["extFields"].get("topic") == "T" and came[0][0]["extFields"].get("group") == "GS", "221 asks each client", came)
+        if came:
+            table_ = b'{"consumerTable":{},"messageQueueTable":{{"brokerName":"broker-a","queueId":0,"topic":"T"}:%d}}' % offset_
+            c.sock.sendall(frame(0, {}, table_, flag=1, opaque=came[0][0]["opaque"]))
+    head, body = tool_.answer(asked)
+    want = b'"%s":{{"brokerName":"broker-a","queueId":0,"topic":"T"}:%d}'
+    check(head.get("code") == 0 and body.startswith(b'{"consumerTable":{') and want % (b"s1", 3) in body and want % (b"s2", 4) in body and
+          body.endswith(b'},"messageQueueTable":{}}'), "223: what each says, by its id", (head, body))
+    asked = tool_.send(223, {"topic": "T", "group": "GS", "clientAddr": "s2"})
+    b.read(5)
+    came = b.pushed(221)
+    check(len(came) == 2 and not a.read(0.2) and len(a.pushed(221)) == 1, "or one of them", came)
+    b.sock.sendall(frame(1, {}, b"no", flag=1, opaque=came[-1][0]["opaque"], remark="cannot"))
+    head, body = tool_.answer(asked)
+    check(head.get("code") == 0 and body == b'{"consumerTable":{},"messageQueueTable":{}}', "one that fails is left out", (head, body))
+    asked = tool_.send(223, {"topic": "T", "group": "GS", "clientAddr": "s1"})
+    a.read(5)
+    a.close()
+    check(tool_.answer(asked)[1] == b'{"consumerTable":{},"messageQueueTable":{}}', "one that goes away too")
+    head, _ = tool_.ask(223, {"topic": "T", "group": "None"})
+    check(head.get("code") == 1 and head["remark"] == "No Any Consumer online in the consumer group: [None]", "nobody there", head)
+    b.close()
+
+
+def cold(z):
+    check(remoting(z.addr, 2001, {}, b"G=1048576\nH=nonsense\n")[0].get("code") == 0, "thresholds of cold reads are set")
+    head, body = remoting(z.addr, 2003)
+    info = json.loads(body)
+    check(info == {"runtimeTable": {}, "configTable": {"G": 1048576}, "cgColdReadThreshold": 3145728, "globalColdReadThreshold": 104857600, "globalAcc": 0}, "and shown", info)
+    check(remoting(z.addr, 2002, {}, b"G")[0].get("code") == 0 and json.loads(remoting(z.addr, 2003)[1])["configTable"] == {}, "and removed")
+
+
+def slave():
+    """The answers are those of Apache 5.5.0 with brokerId=1, brokerRole=SLAVE and slaveReadEnable=true."""
+    z = Zarya(broker_conf='brokerRole = "SLAVE"; slaveReadEnable = true;', node="", identity=1).start()
+    q = {"topic": "SELF_TEST_TOPIC", "queueId": 0}
+    pull = {"consumerGroup": "G", **q, "maxMsgNums": 8, "commitOffset": 0, "subVersion": 1, "subscription": "*"}
+    head, _ = remoting(z.addr, 11, {**pull, "queueOffset": 5, "sysFlag": 6, "suspendTimeoutMillis": 20000})
+    check(head.get("code") == 20 and head["extFields"]["suggestWhichBrokerId"] == "0" and head["extFields"]["nextBeginOffset"] == "5",
+          "a slave corrects nobody's offset: the master is to be asked", head)
+    began = time.monotonic()
+    head, _ = remoting(z.addr, 11, {**pull, "queueOffset": 0, "sysFlag": 6, "suspendTimeoutMillis": 1000}, timeout=20)
+    check(head.get("code") == 19 and time.monotonic() - began > 0.9, "it holds pulls", head)
+    busy = "[REJECTREQUEST]system busy, start flow control for a while"
+    head, _ = remoting(z.addr, 310, {"a": "PG", "b": "SELF_TEST_TOPIC", "c": "TBW102", "d": 2, "e": 0, "f": 0, "g": 1, "h": 0, "j": 0, "i": "UNIQ_KEY\x01V\x02"}, b"m")
+    check(head.get("code") == 2 and head["remark"] == busy, "takes no message", head)
+    head, _ = remoting(z.addr, 36, {"group": "G", "offset": 0, "delayLevel": 0})
+    check(head.get("code") == 2 and head["remark"] == busy, "nor one that comes back", head)
+    check(remoting(z.addr, 15, {"consumerGroup": "G", **q, "commitOffset": 3})[0].get("code") == 0 and remoting(z.addr, 14, {"consumerGroup": "G", **q})[0]["extFields"]["offset"] == "3",
+          "offsets are committed to it")
+    head, _ = remoting(z.addr, 222, {"topic": "SELF_TEST_TOPIC", "group": "G", "timestamp": -1, "isForce": "true"})
+    check(head.get("code") == 1 and head["remark"] == "Can not reset offset in slave broker", "but not reset there", head)
+    check(remoting(z.addr, 37, {"producerGroup": "PG", "tranStateTableOffset": 0, "commitLogOffset": 0, "commitOrRollback": 8, "fromTransactionCheck": "false", "msgId": "x"})[0].get("code") == 11,
+          "transactions end at the master")
+    check(z.stop() == 0, "a slave stops cleanly", text_of(z.log)[-800:])
+    closed = Zarya(broker_conf='brokerRole = "SLAVE";', identity=1).start()
+    head, _ = remoting(closed.addr, 11, {**pull, "queueOffset": 0, "sysFlag": 4, "suspendTimeoutMillis": 0})
+    check(head.get("code") == 2 and head["remark"] == busy, "without slaveReadEnable it serves no pulls", head)
+    closed.stop()
+
+
 z = Zarya().start()
 z.wait_registered()
 create_topic(z.addr, "T", 2)
@@ -166,5 +234,8 @@ by_clients(z, at)
 clones(z)
 corrects(z)
 relays(z)
+status(z)
+cold(z)
+slave()
 check(z.stop() == 0 and "Sanitizer" not in text_of(z.log), "zarya stops cleanly", text_of(z.log)[-1500:])
 done()

@@ -148,6 +148,7 @@ static const void *query(struct zr_inst *inst, const char *id)
         add_handlers(admin_runtime_handlers, admin_n_runtime_handlers);
         add_handlers(admin_relay_handlers, admin_n_relay_handlers);
         add_handlers(admin_offset_handlers, admin_n_offset_handlers);
+        add_handlers(admin_status_handlers, admin_n_status_handlers);
     }
     return &requests;
 }

@@ -67,9 +67,9 @@ const char *model_name(uint32_t model);
 
 /* ---- tables of handlers, one a file ---- */
 extern const struct zr_handler admin_topic_handlers[], admin_group_handlers[], admin_stats_handlers[], admin_runtime_handlers[],
-    admin_relay_handlers[], admin_offset_handlers[];
+    admin_relay_handlers[], admin_offset_handlers[], admin_status_handlers[];
 extern const uint32_t admin_n_topic_handlers, admin_n_group_handlers, admin_n_stats_handlers, admin_n_runtime_handlers,
-    admin_n_relay_handlers, admin_n_offset_handlers;
+    admin_n_relay_handlers, admin_n_offset_handlers, admin_n_status_handlers;
 #define ADMIN_HANDLER(number, text, extra, fn) \
     { .hdr = ZR_HDR(struct zr_handler, 0), .code = (number), .serves = ZR_SERVES_BROKER | ZR_SERVES_FAST, \
       .flags = ZR_HANDLER_WORKER | (extra), .name = (text), .handle = (fn) }

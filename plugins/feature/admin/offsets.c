@@ -113,6 +113,23 @@ static int32_t take_mode(void *ctx, struct zr_str key, struct zr_str value)
     return 1;
 }
 
+static int32_t take_role(void *ctx, struct zr_str key, struct zr_str value)
+{
+    uint32_t *slave = ctx;
+    if (!zl_is(key, "brokerRole")) return 0;
+    *slave = zl_is(value, "SLAVE");
+    return 1;
+}
+
+static uint32_t is_slave(struct zr_inst *inst)
+{
+    struct zr_identity id = { .hdr = ZR_HDR(struct zr_identity, 0) };
+    uint32_t slave = 0;
+    inst->broker->identity(inst->host, &id);
+    inst->broker->each_config(inst->host, take_role, &slave);
+    return slave || id.id != 0;
+}
+
 static uint32_t server_side(struct zr_inst *inst)
 {
     uint32_t on = 1;
@@ -207,6 +224,7 @@ static zr_status handle_reset(struct zr_inst *inst, const struct zr_request *req
     int64_t only = admin_ext_i64(req, "queueId", -1), min, max;
     struct admin_topic t;
     r.s = admin_storage(inst, &r.si);
+    if (is_slave(inst) && server_side(inst)) return admin_refuse(inst, req, CODE_SYSTEM_ERROR, "Can not reset offset in slave broker");
     if (!r.s || !admin_topic(inst, r.topic, &t)) return admin_refuse(inst, req, CODE_TOPIC_NOT_EXIST, "Topic %.*s does not exist", (int)r.topic.len, r.topic.ptr);
     if (inst->broker->group(inst->host, r.group, 0, ignore_group, NULL) != ZR_OK) return admin_refuse(inst, req, CODE_GROUP_NOT_EXIST, "Group %.*s does not exist", (int)r.group.len, r.group.ptr);
     if (!server_side(inst)) return reset_by_clients(inst, req, &r, &t);

@@ -84,6 +84,13 @@ func main() {
 		trace(run)
 		return
 	}
+	if len(os.Args) > 3 && os.Args[3] == "vanish" {
+		vanish()
+	}
+	if len(os.Args) > 3 && os.Args[3] == "features" {
+		features()
+		return
+	}
 	delays("GoDelay" + run)
 	p, err := rocketmq.NewProducer(producer.WithNameServer([]string{namesrv}), producer.WithGroupName("PG_go_"+run), producer.WithRetry(2),
 		producer.WithInstanceName("p"+run), producer.WithQueueSelector(producer.NewManualQueueSelector()))
