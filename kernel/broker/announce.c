@@ -146,7 +146,7 @@ void zb_announce(const struct zr_str *names, uint32_t n, void (*fn)(void *ctx, z
             }
         }
     }
-    zb_doc_touch(ZB_DOC_TOPICS, a ? announcement_part : NULL, a);
+    zb_doc_touch_rows(ZB_DOC_TOPICS, names, n, a ? announcement_part : NULL, a);
     registries_tell(names, n, a);
     if (!a) {
         if (fn)
@@ -187,7 +187,7 @@ void zb_announce_new(struct zb_topic *topic)
 
 void zb_announce_removed(struct zr_str name)
 {
-    zb_doc_touch(ZB_DOC_TOPICS, NULL, NULL);
+    zb_doc_touch_rows(ZB_DOC_TOPICS, &name, 1, NULL, NULL);
     for (uint32_t i = 0; i < zk_n_instances; i++)
         if (zk_instances[i]->registry && zk_instances[i]->stage >= ZK_WARM)
             zk_instances[i]->registry->removed(zk_instances[i]->inst, name);

@@ -360,11 +360,11 @@ static uint32_t plugin_loaded(const char *id)
 
 static zr_status state_load(void)
 {
-    uint32_t topics_from, groups_from, offsets_from, topics_changed, groups_changed;
+    uint32_t topics_from, groups_from, offsets_from, topics_changed, groups_changed, topics_journal = 0, groups_journal = 0;
     uint64_t before_topics, before_groups;
-    zr_status status = zb_topics_load(&topics_from);
+    zr_status status = zb_topics_load(&topics_from, &topics_journal);
     if (status == ZR_OK)
-        status = zb_groups_load(&groups_from);
+        status = zb_groups_load(&groups_from, &groups_journal);
     if (status == ZR_OK)
         status = zb_offsets_load(&offsets_from);
     if (status != ZR_OK)
@@ -381,9 +381,9 @@ static zr_status state_load(void)
     if (groups_from != ZB_FROM_ITSELF)
         zb_groups_rebuild();
     groups_changed = zb.groups.n != before_groups || groups_from == ZB_FROM_PART;
-    if (topics_changed)
+    if (topics_changed || topics_journal)
         status = zb_doc_write(ZB_DOC_TOPICS);
-    if (status == ZR_OK && groups_changed)
+    if (status == ZR_OK && (groups_changed || groups_journal))
         status = zb_doc_write(ZB_DOC_GROUPS);
     if (status == ZR_OK && offsets_from == ZB_FROM_PART)
         status = zb_doc_write(ZB_DOC_OFFSETS);
@@ -441,8 +441,8 @@ void zk_broker_stop(void)
     zb_hold_wake_all(1);
     zb_cold_release(1);
     jobs_wait();
-    zb_doc_write(ZB_DOC_TOPICS);
-    zb_doc_write(ZB_DOC_GROUPS);
+    zb_doc_write_last(ZB_DOC_TOPICS);
+    zb_doc_write_last(ZB_DOC_GROUPS);
     zb_doc_write(ZB_DOC_OFFSETS);
 }
 
@@ -451,8 +451,12 @@ void zk_broker_close(void)
 {
     if (zb.up) {
         jobs_wait();
-        if (zb_offsets_dirty())
-            zb_doc_write(ZB_DOC_OFFSETS); /* commits that came between stop and the end of the lanes */
+        if (zb_offsets_dirty()) /* commits that came between stop and the end of the lanes */
+            zb_doc_write(ZB_DOC_OFFSETS);
+        if (zb_doc_dirty(ZB_DOC_TOPICS))
+            zb_doc_write_last(ZB_DOC_TOPICS);
+        if (zb_doc_dirty(ZB_DOC_GROUPS))
+            zb_doc_write_last(ZB_DOC_GROUPS);
     }
     zb_durability_shut();
     zb_hold_close();

@@ -152,7 +152,7 @@ static struct zb_group *group_auto(struct zr_str name)
         return NULL;
     if (zb_made_tell(ZB_MADE_GROUP))
         zk_log(ZR_LOG_INFO, "subscription group %.*s made", (int)name.len, name.ptr);
-    zb_doc_touch(ZB_DOC_GROUPS, NULL, NULL);
+    zb_doc_touch_rows(ZB_DOC_GROUPS, &g->name, 1, NULL, NULL);
     return g;
 }
 
@@ -210,7 +210,7 @@ zr_status zb_group_remove(struct zr_str name)
     pthread_rwlock_unlock(&zb.groups_lock);
     if (!g)
         return ZR_ENOENT;
-    zb_doc_touch(ZB_DOC_GROUPS, NULL, NULL);
+    zb_doc_touch_rows(ZB_DOC_GROUPS, &g->name, 1, NULL, NULL);
     struct zr_event event = {
         .hdr = ZR_HDR(struct zr_event, 0), .group = g->name, .now_ms = zk_wall_ms(), .point = ZR_POINT_GROUP_REMOVED
     };
@@ -297,7 +297,7 @@ int32_t zb_group_forbidden(struct zr_str group, struct zr_str topic, int32_t val
     int32_t mask = f ? f->mask : 0;
     pthread_rwlock_unlock(&zb.groups_lock);
     if (value >= 0)
-        zb_doc_touch(ZB_DOC_GROUPS, NULL, NULL);
+        zb_doc_touch_pair(ZB_DOC_GROUPS, key, group.len);
     return mask;
 }
 
@@ -392,6 +392,59 @@ void zb_groups_print(struct zl_buf *out)
     zb_groups_free(all, n);
 }
 
+static void row_forbidden(struct zl_jw *w, const struct zb_row *r)
+{
+    pthread_rwlock_rdlock(&zb.groups_lock);
+    struct forbidden *f = zb_map_get(&zb.forbidden, zb_hash(r->name), r->name);
+    int32_t mask = f ? f->mask : 0;
+    pthread_rwlock_unlock(&zb.groups_lock);
+    zl_jw_key(w, (struct zr_str){ r->name.ptr, r->group_len });
+    zl_jw_begin(w, '{');
+    zl_jw_key(w, (struct zr_str){ r->name.ptr + r->group_len + 1, r->name.len - r->group_len - 1 });
+    zl_jw_i64(w, mask);
+    zl_jw_end(w, '}');
+}
+
+void zb_groups_print_rows(struct zl_buf *out, const struct zb_row *rows)
+{
+    struct zl_jw w;
+    zl_jw_init(&w, out, 0);
+    zl_jw_begin(&w, '{');
+    zl_jw_key(&w, zl_str("subscriptionGroupTable"));
+    zl_jw_begin(&w, '{');
+    for (const struct zb_row *r = rows; r; r = r->next) {
+        struct zb_group *g = r->group_len ? NULL : zb_group_get(r->name, 0);
+        struct zr_group view;
+        if (!g)
+            continue;
+        zb_group_view(g, &view);
+        zl_jw_key(&w, view.name);
+        zl_group_print(&w, &view);
+        zb_group_unref(g);
+    }
+    zl_jw_end(&w, '}');
+    zl_jw_key(&w, zl_str("removed"));
+    zl_jw_begin(&w, '[');
+    for (const struct zb_row *r = rows; r; r = r->next) {
+        struct zb_group *g = r->group_len ? NULL : zb_group_get(r->name, 0);
+        if (!g && !r->group_len)
+            zl_jw_str(&w, r->name);
+        zb_group_unref(g);
+    }
+    zl_jw_end(&w, ']');
+    zl_jw_key(&w, zl_str("forbiddenTable"));
+    zl_jw_begin(&w, '{');
+    for (const struct zb_row *r = rows; r; r = r->next)
+        if (r->group_len)
+            row_forbidden(&w, r);
+    zl_jw_end(&w, '}');
+    pthread_rwlock_rdlock(&zb.groups_lock);
+    struct zr_data_version version = zb.groups_version;
+    pthread_rwlock_unlock(&zb.groups_lock);
+    zl_version_print(&w, "dataVersion", &version);
+    zl_jw_end(&w, '}');
+}
+
 #define MAX_ATTRIBUTES 64u
 static zr_status group_read(const struct zl_json *node)
 {
@@ -467,7 +520,19 @@ zr_status zb_group_ensure(struct zr_str name)
     return status;
 }
 
-zr_status zb_groups_load(uint32_t *ret_from)
+static uint32_t group_has(struct zr_str name)
+{
+    return zb_map_get(&zb.groups, zb_hash(name), name) != NULL;
+}
+
+/* At a start: nobody uses it yet. */
+static void group_gone(struct zr_str name)
+{
+    zb_group_unref(zb_map_del(&zb.groups, zb_hash(name), name));
+    forbidden_clear(name);
+}
+
+zr_status zb_groups_load(uint32_t *ret_from, uint32_t *ret_journal)
 {
     static const char *const known[] = { "dataVersion", "forbiddenTable", "subscriptionGroupTable", NULL };
     const struct zb_table_doc doc = { .name = "config/subscriptionGroup.json",
@@ -480,7 +545,11 @@ zr_status zb_groups_load(uint32_t *ret_from)
                                       .rest = forbidden_read,
                                       .known = known,
                                       .more = &document_more,
-                                      .version = &zb.groups_version };
+                                      .version = &zb.groups_version,
+                                      .document = ZB_DOC_GROUPS,
+                                      .has = group_has,
+                                      .gone = group_gone,
+                                      .ret_journal = ret_journal };
     return zb_table_load(&doc, ret_from);
 }
 

@@ -119,6 +119,14 @@ struct zb_job {
 void zb_lane_post(struct zb_lane *lane, struct zb_job *job); /* any thread */
 void zb_lane_push(struct zb_lane *lane, struct zb_job *job); /* the same without waking the lane */
 
+/* ---- a changed row of a document ---- */
+struct zb_row {
+    struct zb_row *next;
+    uint64_t seq;
+    struct zr_str name;
+    uint64_t group_len; /* 0: an entry; else name is "group@topic", what a group may not consume */
+};
+
 /* ---- topics ---- */
 struct zb_pull;
 struct zb_queue { /* one queue of a topic; lives as long as the topic's live part */
@@ -181,7 +189,8 @@ uint32_t zb_topic_is_system(struct zr_str name);
 uint32_t zb_topic_unsendable(struct zr_str name);
 void zb_topics_bump(void); /* data version + 1 */
 void zb_topics_print(struct zl_buf *out);
-zr_status zb_topics_load(uint32_t *ret_from); /* ZB_FROM_..., as the next two */
+void zb_topics_print_rows(struct zl_buf *out, const struct zb_row *rows);
+zr_status zb_topics_load(uint32_t *ret_from, uint32_t *ret_journal); /* ZB_FROM_..., as the next two */
 zr_status zb_topics_make_system(void);
 void zb_topics_close(void);
 /* ---- what the tables have in common (table.c) ---- */
@@ -196,6 +205,11 @@ struct zb_table_doc {                                       /* a document of ent
     const char *const *known;                 /* members of the document; NULL-ended */
     struct zl_buf *more;                      /* gets the others, as zl_jw_members takes them */
     struct zr_data_version *version;
+    /* Of a document with a journal; NULL: it has none. */
+    uint32_t document;
+    uint32_t (*has)(struct zr_str name);
+    void (*gone)(struct zr_str name);
+    uint32_t *ret_journal; /* 1: there is one, which ends when the document is written */
 };
 /* Where the document came from; what is not in the first has to be found elsewhere. */
 #define ZB_FROM_ITSELF 0u
@@ -236,7 +250,8 @@ void zb_groups_free(struct zb_group **groups, uint32_t n);
 void zb_group_view(const struct zb_group *group, struct zr_group *ret);
 int32_t zb_group_forbidden(struct zr_str group, struct zr_str topic, int32_t value); /* value < 0: only asks */
 void zb_groups_print(struct zl_buf *out);
-zr_status zb_groups_load(uint32_t *ret_from);
+void zb_groups_print_rows(struct zl_buf *out, const struct zb_row *rows);
+zr_status zb_groups_load(uint32_t *ret_from, uint32_t *ret_journal);
 zr_status zb_group_ensure(struct zr_str name); /* one of default settings, unless it is there */
 zr_status zb_groups_make_system(void);
 void zb_groups_close(void);
@@ -273,9 +288,18 @@ void zb_offsets_close(void);
 /* Has the document written by a worker, soon; several calls become one write. fn (may be NULL) is called once when a
  * write that began after this call ended, well or not, on any thread. */
 void zb_doc_touch(uint32_t doc, void (*fn)(void *ctx, zr_status status), void *ctx);
+/* The same, where no more than these rows changed: a large document's are kept in its journal first. */
+void zb_doc_touch_rows(uint32_t doc, const struct zr_str *names, uint32_t n, void (*fn)(void *ctx, zr_status status), void *ctx);
+void zb_doc_touch_pair(uint32_t doc, struct zr_str key, uint64_t group_len); /* what a group may not consume */
 /* fn when every request until now is on the disk (at once, if it is), or could not be written. */
 void zb_doc_when(uint32_t doc, void (*fn)(void *ctx, zr_status status), void *ctx);
-zr_status zb_doc_write(uint32_t doc); /* now, on this thread */
+zr_status zb_doc_write(uint32_t doc);      /* now, on this thread */
+zr_status zb_doc_write_last(uint32_t doc); /* the same, and no journal is kept from here on */
+uint32_t zb_doc_dirty(uint32_t doc);
+struct zb_doc_print;
+zr_status zb_doc_read_journal(uint32_t doc, struct zb_doc_print print, uint32_t which,
+                              zr_status (*rows)(void *ctx, uint32_t known, struct zr_span rows), void *ctx, uint32_t *ret_known,
+                              uint32_t *ret_any);
 void zb_docs_open(void);
 void zb_docs_close(void);
 

@@ -150,7 +150,7 @@ static zr_status svc_put_group(HOST, const struct zr_group *group)
     conf.hdr = (struct zr_hdr)ZR_HDR(struct zr_group, 0);
     zr_status status = zb_group_store(&conf);
     if (status == ZR_OK)
-        zb_doc_touch(ZB_DOC_GROUPS, NULL, NULL);
+        zb_doc_touch_rows(ZB_DOC_GROUPS, &conf.name, 1, NULL, NULL);
     else
         zk_err_raise(status, 0, "group %.*s: %s", (int)conf.name.len, conf.name.ptr,
                      status == ZR_EFULL ? "maxGroups is reached" : "not possible");

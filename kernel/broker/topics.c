@@ -484,8 +484,7 @@ static struct zl_buf document_more; /* members of the document that others wrote
  * reads it, RocketMQ included, minds the order. */
 #define SORTED_MAX 1024u
 
-/* By hand, in the layout that zl_jw gives elsewhere: the whole table is written for each topic that is made, so with
- * ten thousand topics this is most of what making one costs. */
+/* By hand, in the layout that zl_jw gives elsewhere: the whole table is printed while topics are being made. */
 static void topic_print(struct zl_buf *out, const struct zb_topic *t)
 {
     zl_buf_add(out, "\n\t\t", 3);
@@ -549,6 +548,38 @@ void zb_topics_print(struct zl_buf *out)
     zb_topics_free(all, n);
 }
 
+/* A topic that is removed between the two walks is in both lists: the second one counts. */
+void zb_topics_print_rows(struct zl_buf *out, const struct zb_row *rows)
+{
+    uint32_t n = 0;
+    zl_buf_cstr(out, "{\"topicConfigTable\":{");
+    for (const struct zb_row *r = rows; r; r = r->next) {
+        struct zb_topic *t = zb_topic_get(r->name);
+        if (!t)
+            continue;
+        if (n++)
+            zl_buf_u8(out, ',');
+        topic_print(out, t);
+        zb_topic_unref(t);
+    }
+    zl_buf_cstr(out, "},\"removed\":[");
+    n = 0;
+    for (const struct zb_row *r = rows; r; r = r->next) {
+        struct zb_topic *t = zb_topic_get(r->name);
+        if (!t) {
+            if (n++)
+                zl_buf_u8(out, ',');
+            zl_json_quote(out, r->name);
+        }
+        zb_topic_unref(t);
+    }
+    pthread_rwlock_rdlock(&zb.topics_lock);
+    struct zr_data_version v = zb.topics_version;
+    pthread_rwlock_unlock(&zb.topics_lock);
+    zl_buf_fmt(out, "],\"dataVersion\":{\"counter\":%lld,\"stateVersion\":%lld,\"timestamp\":%lld}}", (long long)v.counter,
+               (long long)v.state_version, (long long)v.timestamp);
+}
+
 #define MAX_ATTRIBUTES 64u
 static zr_status topic_read(const struct zl_json *node)
 {
@@ -581,7 +612,18 @@ static zr_status topic_read(const struct zl_json *node)
     return status;
 }
 
-zr_status zb_topics_load(uint32_t *ret_from)
+static uint32_t topic_has(struct zr_str name)
+{
+    return zb_map_get(&zb.topics, zb_hash(name), name) != NULL;
+}
+
+/* At a start: nobody uses it yet. */
+static void topic_gone(struct zr_str name)
+{
+    zb_topic_unref(zb_map_del(&zb.topics, zb_hash(name), name));
+}
+
+zr_status zb_topics_load(uint32_t *ret_from, uint32_t *ret_journal)
 {
     static const char *const known[] = { "dataVersion", "topicConfigTable", NULL };
     const struct zb_table_doc doc = { .name = "config/topics.json",
@@ -593,7 +635,11 @@ zr_status zb_topics_load(uint32_t *ret_from)
                                       .entry = topic_read,
                                       .known = known,
                                       .more = &document_more,
-                                      .version = &zb.topics_version };
+                                      .version = &zb.topics_version,
+                                      .document = ZB_DOC_TOPICS,
+                                      .has = topic_has,
+                                      .gone = topic_gone,
+                                      .ret_journal = ret_journal };
     return zb_table_load(&doc, ret_from);
 }
 

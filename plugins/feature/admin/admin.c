@@ -30,31 +30,42 @@ zr_status admin_ok(struct zr_inst *inst, const struct zr_request *req)
     return inst->reply->answer(inst->host, req->token, &answer);
 }
 
-struct durable { struct zr_inst *inst; struct zr_token *token; };
+struct durable { struct zr_inst *inst; struct zr_token *token; struct zl_buf body; };
 
 static void on_durable(void *ctx, zr_status status)
 {
     struct durable *d = ctx;
-    struct zr_command answer = { .hdr = ZR_HDR(struct zr_command, 0), .code = CODE_OK };
+    struct zr_command answer = { .hdr = ZR_HDR(struct zr_command, 0), .code = CODE_OK, .body = zl_buf_as_span(&d->body) };
     if (status != ZR_OK) {
         answer.code = CODE_SYSTEM_ERROR;
+        answer.body = (struct zr_span){ NULL, 0 };
         answer.remark = zl_str("it is in effect, but could not be written to the disk yet; that is tried again until it can");
     }
     d->inst->reply->answer(d->inst->host, d->token, &answer);
+    zl_buf_free(&d->body);
     free(d);
 }
 
-zr_status admin_ok_durable(struct zr_inst *inst, const struct zr_request *req, uint32_t document)
+zr_status admin_body_durable(struct zr_inst *inst, const struct zr_request *req, struct zl_buf *body, uint32_t document)
 {
-    if (!ZR_HAS(struct zr_broker_v1, inst->broker, when_durable)) return admin_ok(inst, req);
+    if (body->failed || !ZR_HAS(struct zr_broker_v1, inst->broker, when_durable)) return admin_body(inst, req, body, NULL);
     struct durable *d = malloc(sizeof *d);
     if (!d || !(d->token = inst->reply->hold(inst->host, req->token))) {
+        zl_buf_free(body);
         free(d);
         return ZR_ENOMEM;
     }
     d->inst = inst;
+    d->body = *body;
     inst->broker->when_durable(inst->host, document, on_durable, d);
     return ZR_OK;
+}
+
+zr_status admin_ok_durable(struct zr_inst *inst, const struct zr_request *req, uint32_t document)
+{
+    struct zl_buf none;
+    zl_buf_init(&none, 1);
+    return admin_body_durable(inst, req, &none, document);
 }
 
 zr_status admin_body(struct zr_inst *inst, const struct zr_request *req, struct zl_buf *body, const struct zl_fields *fields)

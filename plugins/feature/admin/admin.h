@@ -36,6 +36,8 @@ zr_status admin_refuse(struct zr_inst *inst, const struct zr_request *req, int32
 zr_status admin_ok(struct zr_inst *inst, const struct zr_request *req);
 /* admin_ok when what was changed in a document (ZR_DOCUMENT_*) is on the disk; a refusal that says so, when it cannot be written. */
 zr_status admin_ok_durable(struct zr_inst *inst, const struct zr_request *req, uint32_t document);
+/* The same with a body, which it frees. */
+zr_status admin_body_durable(struct zr_inst *inst, const struct zr_request *req, struct zl_buf *body, uint32_t document);
 /* Answers 0 with the buffer as body, and frees it. fields may be NULL. */
 zr_status admin_body(struct zr_inst *inst, const struct zr_request *req, struct zl_buf *body, const struct zl_fields *fields);
 struct zr_str admin_ext(const struct zr_request *req, const char *name);

@@ -210,7 +210,7 @@ static zr_status handle_forbidden(struct zr_inst *inst, const struct zr_request 
     zl_jw_kbool(&w, "readable", !(mask & FORBID_READ));
     zl_jw_kstr(&w, "topic", topic);
     zl_jw_end(&w, '}');
-    return admin_body(inst, req, &out, NULL);
+    return readable.len ? admin_body_durable(inst, req, &out, ZR_DOCUMENT_GROUPS) : admin_body(inst, req, &out, NULL);
 }
 
 const struct zr_handler admin_group_handlers[] = {

@@ -2,7 +2,9 @@
 /* state.c - the documents under config/: what Apache 4.9 and 5.5 write is read, what is written is read again, what others wrote is kept; damage costs
  * what was damaged, and never the start. */
 #include "world.h"
+#include <dirent.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct zb_topic *topic(const char *name) { return zb_topic_get(zl_str(name)); }
@@ -576,4 +578,221 @@ Test(state, a_map_survives_growth_and_deletion)
         n++;
     cr_expect(n == m.n && n == 5000 - 1667);
     zb_map_free(&m);
+}
+
+/* ---- large documents: changed rows are kept in a journal ---- */
+#define LARGE 2000u
+
+static void large_document(uint32_t n)
+{
+    struct zl_buf b;
+    zl_buf_init(&b, 1ull << 30);
+    zl_buf_cstr(&b, "{\"dataVersion\":{\"counter\":5,\"stateVersion\":0,\"timestamp\":1},\"topicConfigTable\":{");
+    for (uint32_t i = 0; i < n; i++)
+        zl_buf_fmt(&b, "%s\"Many%u\":{\"perm\":6,\"readQueueNums\":2,\"topicName\":\"Many%u\",\"writeQueueNums\":2}", i ? "," : "", i, i);
+    zl_buf_cstr(&b, "}}");
+    zl_buf_u8(&b, 0);
+    world_file("config/topics.json", (const char *)b.ptr);
+    zl_buf_free(&b);
+}
+
+static zr_status topic_made(const char *name, int32_t queues)
+{
+    struct zr_topic t = { .hdr = ZR_HDR(struct zr_topic, 0), .name = zl_str(name), .read_queues = queues, .write_queues = queues, .perm = 6 };
+    zr_status status = ZR_PENDING;
+    cr_assert(zb_topic_store(&t, NULL, NULL) == ZR_OK);
+    zb_doc_touch_rows(ZB_DOC_TOPICS, &t.name, 1, saved, &status);
+    pthread_mutex_lock(&saved_lock);
+    while (status == ZR_PENDING)
+        pthread_cond_wait(&saved_cond, &saved_lock);
+    pthread_mutex_unlock(&saved_lock);
+    return status;
+}
+
+static uint32_t queues_of(const char *name)
+{
+    struct zb_topic *t = topic(name);
+    uint32_t n = t ? (uint32_t)t->read_queues : 0;
+    zb_topic_unref(t);
+    return n;
+}
+
+static uint32_t journal_files(void)
+{
+    char path[128];
+    uint32_t n = 0;
+    snprintf(path, sizeof path, "%s/zarya/journal", world_dir);
+    DIR *dir = opendir(path);
+    for (struct dirent *e; dir && (e = readdir(dir));)
+        n += strncmp(e->d_name, "topics.", 7) == 0;
+    if (dir)
+        closedir(dir);
+    return n;
+}
+
+/* The data directory as a kill would leave it right now. */
+static void snapshot(const char *to)
+{
+    char cmd[512];
+    snprintf(cmd, sizeof cmd, "rm -rf %s && cp -a %s %s", to, world_dir, to);
+    cr_assert(system(cmd) == 0);
+}
+
+/* The next start finds what the snapshot holds. */
+static void come_back(const char *from)
+{
+    char cmd[512];
+    world_keep();
+    world_stop();
+    snprintf(cmd, sizeof cmd, "rm -rf %s && mv %s %s", world_dir, from, world_dir);
+    cr_assert(system(cmd) == 0);
+}
+
+#define KILLED(name)                                                                                                   \
+    char name[96];                                                                                                     \
+    snprintf(name, sizeof name, "%s-killed", world_dir)
+
+Test(state, a_large_documents_changes_are_kept_in_its_journal_and_outlive_a_kill)
+{
+    large_document(LARGE);
+    world_start();
+    cr_assert(topic_made("First", 3) == ZR_OK);
+    cr_assert(journal_files() == 1);
+    char *before = world_read_file("config/topics.json");
+    cr_assert(before != NULL);
+    for (int i = 0; i < 20; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "J%d", i);
+        cr_assert(topic_made(name, i + 1) == ZR_OK);
+    }
+    cr_assert(topic_made("Many7", 9) == ZR_OK);
+    cr_assert(zb_topic_remove(zl_str("Many8")) == ZR_OK && zb_topic_remove(zl_str("J3")) == ZR_OK);
+    cr_assert(topic_made("Last", 1) == ZR_OK);
+    int64_t counter = zb.topics_version.counter;
+    KILLED(killed);
+    snapshot(killed);
+    char *after = world_read_file("config/topics.json");
+    uint32_t written = strcmp(before, after) != 0; /* a slow machine: the document may have been written behind */
+    free(before);
+    free(after);
+    come_back(killed);
+    world_start();
+    cr_expect(queues_of("First") == 3 && queues_of("J0") == 1 && queues_of("J19") == 20 && queues_of("Many7") == 9 && queues_of("Last") == 1);
+    cr_expect(!topic("Many8") && !topic("J3") && queues_of("Many9") == 2);
+    cr_expect(zb.topics_version.counter >= counter, "%lld < %lld", (long long)zb.topics_version.counter, (long long)counter);
+    char *text = world_read_file("config/topics.json");
+    cr_expect(text && strstr(text, "\"Last\"") && !strstr(text, "\"Many8\"") && (written || strstr(text, "\"J19\"")));
+    free(text);
+    world_keep();
+    world_stop();
+    cr_expect(journal_files() == 0); /* a clean stop leaves the document alone */
+    world_start();
+    cr_expect(queues_of("Many7") == 9 && !topic("Many8"));
+    world_stop();
+}
+
+Test(state, a_journal_that_was_cut_gives_what_is_whole)
+{
+    large_document(LARGE);
+    world_start();
+    cr_assert(topic_made("First", 3) == ZR_OK);
+    cr_assert(topic_made("Whole", 4) == ZR_OK);
+    cr_assert(topic_made("Torn", 5) == ZR_OK);
+    KILLED(killed);
+    snapshot(killed);
+    come_back(killed);
+    char path[160];
+    struct stat st;
+    uint32_t cut = 0;
+    for (int i = 1; i < 5; i++) {
+        snprintf(path, sizeof path, "%s/zarya/journal/topics.%d", world_dir, i);
+        if (stat(path, &st) == 0 && st.st_size > 300)
+            cut += truncate(path, st.st_size - 5) == 0;
+    }
+    cr_assert(cut > 0);
+    world_start();
+    cr_expect(queues_of("First") == 3 && queues_of("Whole") == 4);
+    cr_expect(queues_of("Torn") == 0 || queues_of("Torn") == 5); /* 5: it was in the document already */
+    world_stop();
+}
+
+/* Somebody else wrote the document after the kill: what it says counts, and what it cannot know is not lost. */
+Test(state, a_document_of_somebody_elses_is_believed)
+{
+    large_document(LARGE);
+    world_start();
+    cr_assert(topic_made("First", 3) == ZR_OK);
+    cr_assert(topic_made("New", 4) == ZR_OK && topic_made("Gone", 4) == ZR_OK && topic_made("Many7", 9) == ZR_OK);
+    cr_assert(zb_topic_remove(zl_str("Gone")) == ZR_OK && zb_topic_remove(zl_str("Many8")) == ZR_OK && topic_made("Newer", 1) == ZR_OK);
+    KILLED(killed);
+    snapshot(killed);
+    char *text = world_read_file("config/topics.json");
+    uint32_t behind = text && !strstr(text, "\"New\""); /* else nothing is left to be seen here */
+    free(text);
+    come_back(killed);
+    large_document(LARGE); /* knows Many7 with 2 queues, Many8, and not First */
+    world_start();
+    if (behind)
+        cr_expect(queues_of("New") == 4 && queues_of("Newer") == 1 && queues_of("Many7") == 2 && queues_of("Many8") == 2);
+    cr_expect(!topic("Gone") && !topic("First"));
+    world_stop();
+}
+
+Test(state, a_backup_with_its_journal_is_as_good_as_the_document)
+{
+    large_document(LARGE);
+    world_start();
+    cr_assert(topic_made("First", 3) == ZR_OK);
+    cr_assert(topic_made("Second", 4) == ZR_OK && topic_made("Many7", 9) == ZR_OK && zb_topic_remove(zl_str("Many8")) == ZR_OK);
+    cr_assert(zb_doc_write(ZB_DOC_TOPICS) == ZR_OK);
+    cr_assert(topic_made("Third", 5) == ZR_OK);
+    KILLED(killed);
+    snapshot(killed);
+    come_back(killed);
+    world_file("config/topics.json", "{ noise");
+    world_start();
+    cr_expect(queues_of("First") == 3 && queues_of("Second") == 4 && queues_of("Third") == 5 && queues_of("Many7") == 9 && !topic("Many8"));
+    world_stop();
+}
+
+Test(state, without_a_folder_for_the_journal_the_document_is_written_each_time)
+{
+    large_document(LARGE);
+    world_file("zarya", "a file where a folder has to be");
+    world_start();
+    cr_expect(topic_made("First", 3) == ZR_OK);
+    cr_expect(topic_made("Second", 4) == ZR_OK);
+    char *text = world_read_file("config/topics.json");
+    cr_expect(text && strstr(text, "\"Second\""));
+    free(text);
+    world_stop();
+}
+
+Test(state, groups_of_a_large_document_and_what_they_may_not_consume_are_kept)
+{
+    struct zl_buf b;
+    zl_buf_init(&b, 1ull << 30);
+    zl_buf_cstr(&b, "{\"dataVersion\":{\"counter\":5},\"subscriptionGroupTable\":{");
+    for (uint32_t i = 0; i < LARGE; i++)
+        zl_buf_fmt(&b, "%s\"G%u\":{\"groupName\":\"G%u\"}", i ? "," : "", i, i);
+    zl_buf_cstr(&b, "},\"forbiddenTable\":{\"G1\":{\"T\":4}}}");
+    zl_buf_u8(&b, 0);
+    world_file("config/subscriptionGroup.json", (const char *)b.ptr);
+    zl_buf_free(&b);
+    world_start();
+    cr_assert(group_made("First") == ZR_OK && group_made("Second") == ZR_OK);
+    zb_group_forbidden(zl_str("G2"), zl_str("Secret"), 4);
+    zb_group_forbidden(zl_str("G1"), zl_str("T"), 0);
+    cr_assert(zb_group_remove(zl_str("G3")) == ZR_OK);
+    cr_assert(group_made("Third") == ZR_OK);
+    KILLED(killed);
+    snapshot(killed);
+    come_back(killed);
+    world_start();
+    struct zb_group *g = zb_group_get(zl_str("Second"), 0), *third = zb_group_get(zl_str("Third"), 0);
+    cr_expect(g && third && !zb_group_get(zl_str("G3"), 0));
+    zb_group_unref(g);
+    zb_group_unref(third);
+    cr_expect(zb_group_forbidden(zl_str("G2"), zl_str("Secret"), -1) == 4 && zb_group_forbidden(zl_str("G1"), zl_str("T"), -1) == 0);
+    world_stop();
 }
