@@ -20,10 +20,11 @@ struct pass {
     char why[128];
     int64_t floor;        /* what is empty below is of messages that retention took */
     int64_t *chunks;      /* numbers of those with records, in order */
+    int64_t range_from, range_to; /* the queue's offsets lie in here; what lies outside is of damaged records */
     uint64_t n_chunks, chunk;
     int64_t order;        /* physical offset of the last entry that agrees */
-    uint64_t n_disorder;
-    int64_t disorder_at;
+    uint64_t n_disorder, n_astray;
+    int64_t disorder_at, astray_at;
     uint64_t file;        /* the file that is open */
     int fd;
 };
@@ -216,6 +217,42 @@ static int64_t chunk_next(struct pass *p, int64_t offset)
     return p->chunk < p->n_chunks ? p->chunks[p->chunk] * ZT_CHUNK : INT64_MAX;
 }
 
+static uint64_t chunk_count(struct zt_queue *q, int64_t no, int64_t *ret_first, int64_t *ret_last)
+{
+    uint64_t n = 0;
+    uint32_t agrees;
+    for (int64_t o = no * ZT_CHUNK; o < (no + 1) * ZT_CHUNK; o++) {
+        if (!zt_chunk_bit(q, o, &agrees)) continue;
+        if (n++ == 0) *ret_first = o;
+        *ret_last = o;
+    }
+    return n;
+}
+
+/* Leaves the chunks outside the queue's range out, and takes the queue's greatest offset from the rest. */
+static void range_set(struct pass *p)
+{
+    struct zt_queue *q = p->q;
+    uint64_t kept = 0;
+    int64_t first = -1, last = -1, max = -1;
+    if (!zt_queue_range(p->qs, p->lg, q, &p->range_from, &p->range_to)) p->qs->report->failed = 1;
+    if (p->range_from == 0 && p->range_to == INT64_MAX) return;
+    for (uint64_t i = 0; i < p->n_chunks; i++) {
+        int64_t at = p->chunks[i] * ZT_CHUNK;
+        if (at >= p->range_from && at < p->range_to) {
+            p->chunks[kept++] = p->chunks[i];
+            continue;
+        }
+        p->n_astray += chunk_count(q, p->chunks[i], &first, &last);
+        if (p->astray_at < 0) p->astray_at = first;
+    }
+    p->n_chunks = kept;
+    if (kept) chunk_count(q, p->chunks[kept - 1], &first, &max);
+    atomic_store(&q->max_offset, max);
+    for (uint64_t i = 0; i < q->n_files; i++)
+        if (q->files[i].base / (int64_t)ZS_ENTRY >= p->range_to || (q->files[i].base + p->qs->file_size) / (int64_t)ZS_ENTRY <= p->range_from) q->bad = 1;
+}
+
 static void walk(struct pass *p)
 {
     uint8_t raw[ZT_CHUNK * ZS_ENTRY];
@@ -223,16 +260,18 @@ static void walk(struct pass *p)
     int64_t low = q->n_files ? q->files[0].base / ZS_ENTRY : INT64_MAX, records = chunk_next(p, 0), next;
     if (records < low) low = records;
     if (q->hint && q->hint->min < low) low = q->hint->min;
+    if (low < p->range_from) low = p->range_from;
     if (low == INT64_MAX) return;
     int64_t end = atomic_load(&q->max_offset) + 1;
-    if (q->hint && q->hint->next > end) end = q->hint->next;
-    for (int64_t at = low / ZT_CHUNK * ZT_CHUNK;;) {
+    if (q->hint && q->hint->next > end && q->hint->next <= p->range_to) end = q->hint->next;
+    for (int64_t at = low / ZT_CHUNK * ZT_CHUNK; at < p->range_to;) {
         uint32_t some = window_read(p, at, raw, &next);
         uint32_t agrees;
         if (!some && chunk_next(p, at) != at) { /* nothing in this window: to the next that may hold something */
             int64_t to = chunk_next(p, at);
             if (next != INT64_MAX && next / ZT_CHUNK * ZT_CHUNK < to) to = next / ZT_CHUNK * ZT_CHUNK;
             if (to <= at) to = at + ZT_CHUNK;
+            if (to >= p->range_to) to = INT64_MAX;
             if (to == INT64_MAX) {
                 if (at < end) run_add(p, ZERO, at, end - at, 0);
                 break;
@@ -254,7 +293,7 @@ static void walk(struct pass *p)
         at += ZT_CHUNK;
     }
     if (p->from >= 0 && p->state == ZERO) { /* zeroes behind the last entry are room, unless the queue was known to be longer */
-        int64_t known = q->hint ? q->hint->next : 0;
+        int64_t known = q->hint && q->hint->next <= p->range_to ? q->hint->next : 0;
         int64_t last = atomic_load(&q->max_offset) + 1;
         if (last > known) known = last;
         if (p->from >= known) p->from = p->to = -1;
@@ -280,6 +319,10 @@ static void tell_rest(struct pass *p)
     if (p->n_disorder)
         zt_find(p->qs->report, ZT_LEVEL_NOTE, "queue.order", name, -1, 0, NULL, "topic %s queue %d: from offset %lld on, %llu messages lie before their predecessor in the log",
                 q->topic, q->id, (long long)p->disorder_at, (unsigned long long)p->n_disorder);
+    if (p->n_astray)
+        zt_find(p->qs->report, ZT_LEVEL_NOTE, "queue.astray", name, -1, 0, NULL,
+                "topic %s queue %d: %llu records say an offset far outside the queue, the first %lld: no checksum covers it; they are in the log only",
+                q->topic, q->id, (unsigned long long)p->n_astray, (long long)p->astray_at);
     if (q->n_lag && !v->live)
         zt_find(p->qs->report, ZT_LEVEL_MEND, "queue.behind-log", name, -1, 0, "the next start makes them from the log", "topic %s queue %d: %llu entries were not written yet when the process ended",
                 q->topic, q->id, (unsigned long long)atomic_load(&q->n_lag));
@@ -294,11 +337,15 @@ static void one(void *ctx, uint32_t thread, uint64_t job)
     } *all = ctx;
     (void)thread;
     struct zt_queue *q = all->list[job];
-    struct pass p = { .qs = all->qs, .lg = all->lg, .q = q, .from = -1, .to = -1, .floor = INT64_MAX, .order = -1, .fd = -1 };
+    struct pass p = { .qs = all->qs, .lg = all->lg, .q = q, .from = -1, .to = -1, .floor = INT64_MAX, .order = -1, .fd = -1, .range_to = INT64_MAX, .astray_at = -1 };
     if (q->removed || q->other) return;
     if (q->hint && q->hint->min < q->hint->next && p.qs->v->snap.begin == p.lg->begin) p.floor = q->hint->min;
-    if (chunks_list(&p)) walk(&p);
-    else p.qs->report->failed = 1;
+    if (chunks_list(&p)) {
+        range_set(&p);
+        walk(&p);
+    } else {
+        p.qs->report->failed = 1;
+    }
     tell_rest(&p);
     free(p.chunks);
     if (p.fd >= 0) close(p.fd);

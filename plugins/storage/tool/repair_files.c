@@ -292,15 +292,13 @@ static void swap_in(struct builds *b, const struct build *u)
 }
 
 /* The offsets a queue is to have: from its first message on, to the end that anything knew. */
-static uint32_t bounds(struct zt_repair *r, struct build *u)
+static uint32_t bounds(struct build *u)
 {
     struct zt_queue *q = u->q;
     int64_t next = atomic_load(&q->max_offset) + 1;
     u->hi = q->max > next ? q->max : next;
     u->lo = q->min >= 0 && q->min < u->hi ? q->min : 0;
     u->fd = -1;
-    if (u->hi - u->lo <= (int64_t)q->n_records + (r->c->log.end - r->c->log.begin) / 91 + 1000000) return u->hi > 0;
-    u->hi = next; /* an end that no log of this size can have given */
     return u->hi > u->lo;
 }
 
@@ -311,7 +309,7 @@ void zt_repair_queues(struct zt_repair *r)
     if (!b.at) return zt_repair_fail(r, "queues", -ENOMEM);
     for (struct zt_queue *q = atomic_load(&qs->all); q; q = q->all) {
         struct build u = { .q = q };
-        if (q->bad && !q->removed && !q->other && !zl_starts(zl_str(q->topic), "%LMQ%") && bounds(r, &u)) b.at[b.n++] = u;
+        if (q->bad && !q->removed && !q->other && !zl_starts(zl_str(q->topic), "%LMQ%") && bounds(&u)) b.at[b.n++] = u;
     }
     if (b.n) {
         qsort(b.at, b.n, sizeof *b.at, by_queue);

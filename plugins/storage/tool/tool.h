@@ -227,6 +227,8 @@ static inline uint32_t zt_is_filler(const struct zl_record *r)
 void zt_log_free(struct zt_log *lg);
 /* Is phys in a damaged place? */
 const struct zt_damage *zt_log_damaged(const struct zt_log *lg, int64_t phys);
+/* The offsets that the queue can have: [*ret_from, *ret_to), all if nothing speaks against any. 0: no memory. (queues_range.c) */
+uint32_t zt_queue_range(const struct zt_queues *qs, const struct zt_log *lg, const struct zt_queue *q, int64_t *ret_from, int64_t *ret_to);
 /* Compares the queues' files with what the log said. */
 void zt_queues_compare(struct zt_queues *qs, struct zt_log *lg);
 /* Segment names, relative to the view's folder if they lie in it. */
