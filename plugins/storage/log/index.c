@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* index.c - the hash index by key: RocketMQ's index files, written by a thread of its own that follows the log.
+/* index.c - the hash index by key: RocketMQ's index files, written by a thread of its own that follows the log. Asking it:
+ * index_ask.c.
  *
  * What stays true:
  *   1. Every record below pos that has keys is in the index; pos never moves before its entries are in the file or in memory.
@@ -13,11 +14,8 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define HEAD ZS_INDEX_HEAD
-#define ENTRY ZS_INDEX_ENTRY
 #define LINGER_NS 100000000
 #define FLUSH_NS 10000000000
-#define CATCH_UP_NS 5000000000
 #define STOP_BYTES (64ll << 20) /* a stop waits for no more than this to be indexed */
 
 int64_t zs_index_pos(struct zr_inst *st) { return st->index ? atomic_load(&st->index->pos) : 0; }
@@ -258,6 +256,8 @@ zr_status zs_index_open(struct zr_inst *st, const struct zs_snapshot *snap, uint
     zl_buf_init(&ix->key, 1u << 20);
     ix->slot_count = st->conf.index_slots;
     ix->max_entries = st->conf.index_entries;
+    ix->walk_max = ZS_INDEX_WALK;
+    ix->aside_max = ZS_INDEX_ASIDE;
     st->index = ix;
     ix->cur.fd = ix->mend.w.fd = -1;
     int64_t r = zs_index_list(st);
@@ -338,95 +338,4 @@ void zs_index_clean(struct zr_inst *st, uint64_t *removed)
         ++*removed;
     }
     pthread_mutex_unlock(&ix->lock);
-}
-
-/* ---- asking --------------------------------------------------------------------------------------------------------------------- */
-
-struct asking {
-    struct zr_inst *st;
-    int32_t hash, fd;
-    uint32_t current;
-    int64_t begin_ms, end_ms;
-    int64_t *physical;
-    uint32_t n, cap;
-};
-
-static uint32_t entry_read(struct asking *a, int32_t n, uint8_t *to)
-{
-    struct zs_index *ix = a->st->index;
-    if (a->current && n >= ix->cur.block_from) {
-        memcpy(to, ix->cur.block + (int64_t)(n - ix->cur.block_from) * ENTRY, ENTRY);
-        return 1;
-    }
-    return zl_io_read_all(a->st->io, a->fd, to, ENTRY, zs_index_entry_off(ix, n)) >= 0;
-}
-
-static void chain_walk(struct asking *a, const struct zs_ifile *f, int32_t n)
-{
-    while (n > 0 && n < f->count && a->n < a->cap) {
-        uint8_t e[ENTRY];
-        if (!entry_read(a, n, e)) return;
-        int32_t diff = (int32_t)zl_load32(e + 12), prev = (int32_t)zl_load32(e + 16);
-        int64_t t = f->begin_ms + (int64_t)diff * 1000;
-        if (diff < 0) return;
-        if ((int32_t)zl_load32(e) == a->hash && t + 1000 > a->begin_ms && t <= a->end_ms) {
-            int64_t phys = (int64_t)zl_load64(e + 4);
-            uint32_t i = a->n; /* a key named twice in one message, or a part of the log that is in two files */
-            while (i > 0 && a->physical[i - 1] != phys) i--;
-            if (i == 0) a->physical[a->n++] = phys;
-        }
-        if (prev >= n) return; /* chains only go back */
-        n = prev;
-    }
-}
-
-static void file_ask(struct asking *a, const struct zs_ifile *f)
-{
-    struct zs_index *ix = a->st->index;
-    uint8_t raw[4];
-    int64_t slot = a->hash % ix->slot_count;
-    a->current = ix->cur.open && f == ix->cur.f;
-    if (f->count <= 1 || f->end_ms < a->begin_ms || f->begin_ms > a->end_ms) return;
-    if (a->current) {
-        a->fd = ix->cur.fd;
-        chain_walk(a, f, ix->cur.slots[slot]);
-        return;
-    }
-    int64_t fd = zs_index_file_open(a->st, f);
-    if (fd < 0) return;
-    a->fd = (int32_t)fd;
-    if (zl_io_read_all(a->st->io, a->fd, raw, 4, HEAD + 4 * slot) >= 0) chain_walk(a, f, (int32_t)zl_load32(raw));
-    a->st->io->close(a->st->io->ctx, a->fd);
-}
-
-/* Lets the follower reach what is visible now; gives up after CATCH_UP_NS (an index that is made anew from a long log). */
-static void catch_up(struct zr_inst *st)
-{
-    struct zs_index *ix = st->index;
-    int64_t want = zs_visible(st), until = zs_mono(st) + CATCH_UP_NS;
-    while ((atomic_load(&ix->pos) < want || ix->mending) && !atomic_load(&st->stopping) && atomic_load(&st->threads_on) && !ix->broken) {
-        int64_t left = until - zs_mono(st);
-        if (left <= 0) return;
-        ix->hurry = 1;
-        pthread_cond_signal(&ix->cond);
-        zs_cond_wait_ns(&ix->caught, &ix->lock, left);
-    }
-}
-
-int32_t zs_find_key(struct zr_inst *st, struct zr_str topic, struct zr_str key, uint32_t kind, int64_t begin_ms,
-                    int64_t end_ms, int64_t *physical, uint32_t cap)
-{
-    struct zs_index *ix = st->index;
-    if (!ix) return ZR_ENOTSUP;
-    if (cap > INT32_MAX) cap = INT32_MAX;
-    pthread_mutex_lock(&ix->lock);
-    catch_up(st);
-    struct asking a = { .st = st, .hash = zs_index_hash(ix, topic, key, kind), .begin_ms = begin_ms, .end_ms = end_ms,
-                        .physical = physical, .cap = cap };
-    for (uint64_t i = ix->n; i > 0 && a.n < cap; i--) {
-        file_ask(&a, ix->files[i - 1]);
-        if (ix->files[i - 1]->count > 1 && ix->files[i - 1]->begin_ms < begin_ms) break;
-    }
-    pthread_mutex_unlock(&ix->lock);
-    return (int32_t)a.n;
 }

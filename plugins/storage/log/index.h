@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* index.h - the index by key, seen from its three files: index_file.c (files and the writer of one), index_mend.c (files that
- * are damaged or missing are made anew), index.c (following the log, asking).
+/* index.h - the index by key, seen from its files: index_file.c (files and the writer of one), index_mend.c (files that
+ * are damaged or missing are made anew), index.c (following the log), index_ask.c (asking).
  *
  * File <index_dir>/<yyyyMMddHHmmssSSS, local time of its making>, big-endian:
  *     0 i64 beginTimestamp | 8 i64 endTimestamp | 16 i64 beginPhyOffset | 24 i64 endPhyOffset | 32 i32 slots used
@@ -9,7 +9,8 @@
  *
  * Keys of a record, in this order: topic#UNIQ_KEY, topic#<each word of KEYS>, topic#T#TAGS (since RocketMQ 5.4).
  *
- * LOCKING: index.lock over everything here, also over reads and writes of index files; released between small batches. */
+ * LOCKING: index.lock over everything here, also over reads and writes of index files; released between small batches. A query
+ * holds it for finding and opening a file, not for following a chain. */
 #ifndef ZS_INDEX_H
 #define ZS_INDEX_H
 #include "zs_int.h"
@@ -17,6 +18,10 @@
 #define ZS_INDEX_HEAD 40u
 #define ZS_INDEX_ENTRY 20u
 #define ZS_INDEX_BATCH 256u /* records for one hold of the lock */
+#define ZS_INDEX_BLOCK 2048u /* entries in memory before they are written */
+#define ZS_INDEX_WALK (1u << 20)  /* entries that one query looks at */
+#define ZS_INDEX_FOUND 1024u      /* ... and gives; RocketMQ asks for 64 at most */
+#define ZS_INDEX_ASIDE (1u << 16) /* ... outside its times, one after another, before it looks for a way around them */
 
 struct zs_ifile {
     char name[20];
@@ -68,7 +73,8 @@ struct zs_index {
     _Atomic uint32_t idle;
     uint32_t hurry, repair, broken, mending;
     uint32_t n_put; /* of the record at last, when a key behind these could not be put: it is tried again from there */
-    uint32_t reserved;
+    uint32_t walk_max, aside_max; /* ZS_INDEX_WALK, ZS_INDEX_ASIDE; a test sets less */
+    int64_t walk_told_ns;         /* when it was last said that a query met walk_max */
     struct zs_iwriter cur; /* the newest file, once it is written to */
     struct zs_imend mend;
     struct zs_bares bare;

@@ -16,7 +16,7 @@
 
 #define HEAD ZS_INDEX_HEAD
 #define ENTRY ZS_INDEX_ENTRY
-#define BLOCK 2048u      /* entries in memory before they are written */
+#define BLOCK ZS_INDEX_BLOCK
 #define PAGE_SLOTS 1024u /* slots in a 4 KiB page */
 #define RESERVE_PART 16u /* of the disk, but no more than a segment; entries, small beside their records, go on to a quarter of that */
 

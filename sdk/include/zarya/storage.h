@@ -131,7 +131,8 @@ struct zr_storage_v1 {
     /* The record that begins at a physical offset (checked), as one piece, held by *ret_pin. ZR_ENOENT: none begins there. */
     ZR_ON(worker) zr_status (*record_at)(struct zr_inst *inst, int64_t physical, struct zr_piece *ret_piece, uint64_t *ret_pin);
     /* Physical offsets of records with topic and key (by hash: others may be among them) and store time within [begin, end],
-     * newest first. kind: one of ZR_KEY_. Returns how many; ZR_ENOTSUP < 0 without an index. */
+     * newest first. kind: one of ZR_KEY_. Returns how many; ZR_ENOTSUP < 0 without an index. It looks at a bounded number of
+     * entries: where more lie before those that are given, they are found by asking for the time before. */
     ZR_ON(worker) int32_t (*find_key)(struct zr_inst *inst, struct zr_str topic, struct zr_str key, uint32_t kind, int64_t begin_ms, int64_t end_ms, int64_t *physical, uint32_t cap);
 
     /* ---- state -------------------------------------------------------------------------------------------------------- */

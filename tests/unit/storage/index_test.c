@@ -3,6 +3,8 @@
 #include "host.h"
 #include <dirent.h>
 #include <errno.h>
+#include <time.h>
+#include "index.h"
 
 static struct zr_put put_key(struct world *w, int i)
 {
@@ -501,3 +503,133 @@ Test(index, other_sizes_and_back_lose_no_key)
     world_end(w);
 }
 
+
+/* ---- what a query costs others, and how far it goes ---- */
+
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct world *w;
+    int64_t (*pread)(void *self, int32_t fd, void *buf, uint64_t len, int64_t off);
+    pthread_t asker;
+    uint32_t armed, inside, open, other_done;
+    int32_t n, other_n;
+} gate = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+
+/* The asker's first look into an index file waits until the gate opens. */
+static int64_t gated_pread(void *self, int32_t fd, void *buf, uint64_t len, int64_t off)
+{
+    pthread_mutex_lock(&gate.lock);
+    if (gate.armed && pthread_equal(pthread_self(), gate.asker) && strstr(gate.w->fd_path[fd], "/index/")) {
+        gate.armed = 0;
+        gate.inside = 1;
+        pthread_cond_broadcast(&gate.changed);
+        while (!gate.open) pthread_cond_wait(&gate.changed, &gate.lock);
+    }
+    pthread_mutex_unlock(&gate.lock);
+    return gate.pread(self, fd, buf, len, off);
+}
+
+static void *ask_behind_gate(void *arg)
+{
+    int64_t found[64];
+    (void)arg;
+    pthread_mutex_lock(&gate.lock);
+    gate.asker = pthread_self();
+    gate.armed = 1;
+    pthread_mutex_unlock(&gate.lock);
+    gate.n = ask(gate.w, "U1", found, 64); /* in an old file */
+    return NULL;
+}
+
+static void *ask_beside(void *arg)
+{
+    int64_t found[64];
+    (void)arg;
+    int32_t n = ask(gate.w, "U299", found, 64);
+    put_key(gate.w, 300); /* followed, and found, meanwhile */
+    n += ask(gate.w, "U300", found, 64);
+    pthread_mutex_lock(&gate.lock);
+    gate.other_n = n;
+    gate.other_done = 1;
+    pthread_cond_broadcast(&gate.changed);
+    pthread_mutex_unlock(&gate.lock);
+    return NULL;
+}
+
+static uint32_t gate_wait(const uint32_t *what)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 60;
+    pthread_mutex_lock(&gate.lock);
+    int r = 0;
+    while (!*what && r == 0) r = pthread_cond_timedwait(&gate.changed, &gate.lock, &until);
+    uint32_t there = *what;
+    pthread_mutex_unlock(&gate.lock);
+    return there;
+}
+
+Test(index, a_query_that_takes_long_holds_up_nobody)
+{
+    struct world *w = gate.w = world_new("beside");
+    pthread_t slow, beside;
+    gate.pread = w->io.pread;
+    w->io.pread = gated_pread;
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 300; i++) put_key(w, i);
+    expect_key(w, "U%d", 299, put_key(w, 299).physical_offset); /* all of it is in the index now */
+    pthread_create(&slow, NULL, ask_behind_gate, NULL);
+    cr_assert(gate_wait(&gate.inside));
+    pthread_create(&beside, NULL, ask_beside, NULL);
+    uint32_t passed = gate_wait(&gate.other_done);
+    pthread_mutex_lock(&gate.lock);
+    gate.open = 1;
+    pthread_cond_broadcast(&gate.changed);
+    pthread_mutex_unlock(&gate.lock);
+    pthread_join(slow, NULL);
+    pthread_join(beside, NULL);
+    cr_assert(passed, "the query beside the slow one waited for it");
+    cr_assert_eq(gate.other_n, 3);
+    cr_assert_eq(gate.n, 1);
+    world_end(w);
+}
+
+static int32_t ask_until(struct world *w, int64_t end_ms, int64_t *phys, uint32_t cap)
+{
+    return zs_find_key(w->st, zl_str("T"), zl_str("same"), 0, 0, end_ms, phys, cap);
+}
+
+Test(index, a_query_looks_at_so_many_entries_and_time_leads_to_the_rest)
+{
+    enum { N = 800, STEP = 2000 };
+    const int64_t first = 1700000000000;
+    struct world *w = world_new("bound");
+    int64_t phys[N], found[16];
+    w->conf.index_slots = 1; /* all keys share one chain */
+    w->conf.index_entries = 2 * N + 8;
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < N; i++) {
+        char props[64];
+        atomic_store(&w->wall, first + i * STEP);
+        snprintf(props, sizeof props, "KEYS\001%s\002", i % 20 ? "other" : "same");
+        phys[i] = put_one(w, "T", 0, "x", props).physical_offset;
+    }
+    cr_assert_eq(ask_until(w, INT64_MAX, found, 16), 16);
+    struct zs_index *ix = w->st->index;
+    ix->walk_max = 100;
+    ix->aside_max = 20;
+    cr_assert_eq(ask_until(w, INT64_MAX, found, 16), 5, "the newest 100 entries have five");
+    cr_assert(world_said(w, "asking for the time before"));
+    for (int at = N - 20; at >= 0;) { /* the time before the last one leads to the next, down to the first */
+        int32_t n = ask_until(w, first + at * STEP, found, 16);
+        cr_assert_geq(n, at >= 80 ? 4 : 1, "up to %d: %d", at, n);
+        for (int32_t i = 0; i < n; i++, at -= 20) cr_assert_eq(found[i], phys[at]);
+    }
+    ix->walk_max = 60; /* what lies behind the time that was asked for is not walked to its end */
+    cr_assert_eq(zs_find_key(w->st, zl_str("T"), zl_str("same"), 0, first + 790 * STEP, INT64_MAX, found, 16), 0);
+    world_quiet(w);
+    cr_assert_eq(zs_find_key(w->st, zl_str("T"), zl_str("same"), 0, first + 780 * STEP, INT64_MAX, found, 16), 1);
+    cr_assert_not(world_said(w, "asking for the time before"));
+    world_end(w);
+}
