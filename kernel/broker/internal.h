@@ -502,11 +502,14 @@ void zb_put_remark(const struct zr_put *put, char *to, uint64_t cap);
 /* owners: the topics of the messages, or NULL. */
 void zb_stored_hooks(const struct zr_msg *msgs, struct zb_topic *const *owners, const struct zr_put *puts, uint32_t n);
 struct zb_props { /* what a send looks for in a properties string */
-    struct zr_str tags, uniq, keys, delay, tran, wait, inner_num, timer_out;
+    struct zr_str tags, uniq, keys, delay, tran, wait, inner_num, timer_out, priority;
+    uint32_t sharded, reserved; /* __SHARDINGKEY is there */
     uint32_t timer; /* a delivery time is set */
     uint32_t ours;  /* names that the broker sets or removes are in it */
 };
 void zb_props_scan(struct zr_span props, struct zb_props *ret);
+/* How long a message that failed so often waits, by a group's own policy, ms; -1: it has none. */
+int64_t zb_policy_delay(struct zr_str json, int32_t times);
 struct zb_retry_target {
     struct zr_str topic;
     int32_t queues;

@@ -5,6 +5,9 @@
  * feature-delay works on; without that plugin the message is stored in the retry topic at once, so that nothing is
  * lost and the retry comes early. Runs on a worker: the record may have to come from the disk.
  *
+ * A group with a retry policy of its own (policy.c) has its messages wait by that, to the millisecond: as timed ones, if those are
+ * on. The consumer's own word (delayLevel above 0) goes before it.
+ *
  * A dead letter keeps all that the message had, and tells where it came from and why it is dead (zl_props_dead). */
 #include "broker/internal.h"
 
@@ -47,17 +50,19 @@ static void pair_add(struct zl_buf *out, const char *name, struct zr_str value)
     zl_props_add(out, zl_str(name), value);
 }
 
-/* Properties of the copy. dead NULL: it is none. level 0: none. */
-static void props_build(struct zl_buf *out, const struct zl_record *r, const char *dead, int32_t level)
+/* Properties of the copy. dead NULL: it is none. level 0: none. wait_ms: instead of a level, -1: none. */
+static void props_build(struct zl_buf *out, const struct zl_record *r, const char *dead, int32_t level, int64_t wait_ms)
 {
-    static const char *const without[] = { "WAIT", "DELAY", "DLQ_REASON", NULL };
-    char text[57], number[12];
+    static const char *const plain[] = { "WAIT", "DELAY", "DLQ_REASON", NULL };
+    static const char *const timed[] = { "WAIT", "DELAY", "DLQ_REASON", "TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS", "TIMER_OUT_MS",
+                                         "TIMER_ENQUEUE_MS", "TIMER_DEQUEUE_MS", "TIMER_ROLL_TIMES", "TIMER_DEL_UNIQKEY", NULL };
+    char text[57], number[24];
     struct zr_str origin = zl_props_get(r->properties, "ORIGIN_MESSAGE_ID");
     if (!origin.len)
         origin = (struct zr_str){ text, zl_offset_id(text, &r->store_host, r->physical_offset) };
     uint32_t has_origin = zl_props_get(r->properties, "ORIGIN_MESSAGE_ID").len != 0;
     uint32_t has_retry = zl_props_get(r->properties, "RETRY_TOPIC").len != 0;
-    zl_props_copy(out, r->properties, without);
+    zl_props_copy(out, r->properties, wait_ms >= 0 ? timed : plain);
     if (!has_retry)
         pair_add(out, "RETRY_TOPIC", r->topic);
     if (!has_origin)
@@ -66,6 +71,8 @@ static void props_build(struct zl_buf *out, const struct zl_record *r, const cha
     if (dead) {
         pair_add(out, "DELAY", zl_str("-1"));
         zl_props_dead(out, r->properties, r->topic, dead);
+    } else if (wait_ms >= 0) {
+        pair_add(out, "TIMER_DELAY_MS", (struct zr_str){ number, zl_print_i64(number, wait_ms) });
     } else if (level > 0 && zb.has_delay) {
         pair_add(out, "DELAY", (struct zr_str){ number, zl_print_i64(number, level) });
     }
@@ -88,10 +95,12 @@ static void back_done(void *ctx, zr_status status, const struct zr_put *puts, ui
 }
 
 static zr_status back_store(const struct zr_request *req, const struct send_back *b, const struct zl_record *r,
-                            struct zb_topic *topic, int32_t queue_id, const char *dead)
+                            const struct zb_group *g, struct zb_topic *topic, int32_t queue_id, const char *dead)
 {
     struct zl_buf props;
     int32_t level = b->delay_level > 0 ? b->delay_level : 3 + r->reconsume_times;
+    uint32_t by_policy = !dead && b->delay_level == 0 && zb.has_delay && zb.set.timer_wheel;
+    int64_t wait_ms = by_policy ? zb_policy_delay(g->retry_policy, r->reconsume_times) : -1;
     struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0),
                         .topic = topic->name,
                         .body = r->body,
@@ -105,7 +114,7 @@ static zr_status back_store(const struct zr_request *req, const struct send_back
                         .inner_num = 1,
                         .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")) };
     zl_buf_init(&props, ZL_MAX_PROPERTIES);
-    props_build(&props, r, dead, level);
+    props_build(&props, r, dead, level, wait_ms);
     if (props.failed) {
         zl_buf_free(&props);
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "PROPERTIES_SIZE_EXCEEDED");
@@ -147,7 +156,7 @@ static zr_status back_record(const struct zr_request *req, const struct send_bac
                                 b->group.ptr);
     else
         status = back_store(
-            req, b, &r, target,
+            req, b, &r, g, target,
             dlq || g->retry_queues <= 1 ? 0 : (int32_t)((uint64_t)zk_mono_ns() / 64 % (uint32_t)g->retry_queues), dlq ? reason : NULL);
     zb_topic_unref(target);
     if (pin)

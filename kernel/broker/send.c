@@ -284,6 +284,12 @@ static void prop_take(struct zb_props *p, struct zr_str name, struct zr_str valu
     case 'P': p->ours |= zl_is(name, "POP_CK"); break;
     case 'M': p->ours |= zl_is(name, "MSG_REGION"); break;
     case 'C': p->ours |= zl_is(name, "CLUSTER"); break;
+    case '_':
+        if (zl_is(name, "_SYS_MSG_PRIORITY_"))
+            p->priority = value;
+        else if (zl_is(name, "__SHARDINGKEY"))
+            p->sharded = 1;
+        break;
     default: break;
     }
 }
@@ -308,14 +314,16 @@ static char *put_pair(char *to, struct zr_str name, struct zr_str value)
     return to;
 }
 
-static uint32_t is_dropped(struct zr_str name, uint32_t drop_delay)
-{
-    return zl_is(name, "POP_CK") || zl_is(name, "MSG_REGION") || zl_is(name, "TRACE_ON") || zl_is(name, "CLUSTER") ||
-           (drop_delay && (zl_is(name, "DELAY") || zl_is(name, "DLQ_REASON")));
-}
-
 #define MORE_DLQ 0x1u      /* DELAY becomes -1 */
 #define MORE_NO_DELAY 0x2u /* DELAY goes: nobody here can delay */
+#define MORE_NO_PRIORITY 0x4u
+static uint32_t is_dropped(struct zr_str name, uint32_t more)
+{
+    return zl_is(name, "POP_CK") || zl_is(name, "MSG_REGION") || zl_is(name, "TRACE_ON") || zl_is(name, "CLUSTER") ||
+           ((more & MORE_NO_PRIORITY) && zl_is(name, "_SYS_MSG_PRIORITY_")) ||
+           ((more & (MORE_DLQ | MORE_NO_DELAY)) && (zl_is(name, "DELAY") || zl_is(name, "DLQ_REASON")));
+}
+
 /* The properties as stored: those that came without what is ours, UNIQ_KEY if missing, MSG_REGION, TRACE_ON,
  * CLUSTER. */
 static struct zr_span props_build(struct zb_lane *lane, struct zr_span in, struct zb_props *scan, uint32_t more,
@@ -633,6 +641,20 @@ static zr_status retry_target(struct zb_lane *lane, const struct zr_request *req
     return ZR_OK;
 }
 
+/* A message of priority (5.4) goes to the queue of its number, or to the last one. Transactions, delayed ones and those with a
+ * sharding key have none: MORE_NO_PRIORITY. */
+static uint32_t priority_apply(const struct zb_props *p, const struct zb_topic *topic, int32_t *queue_id)
+{
+    int32_t priority;
+    if (zl_parse_i32(p->priority, &priority) != ZR_OK || priority < 0)
+        return 0;
+    if (zl_eq_nocase(p->tran, "true") || p->delay.len || p->timer || p->sharded)
+        return MORE_NO_PRIORITY;
+    if (topic->write_queues > 0)
+        *queue_id = priority < topic->write_queues ? priority : topic->write_queues - 1;
+    return 0;
+}
+
 static zr_status send_one(struct zb_lane *lane, const struct zr_request *req, const struct header *h,
                           struct zb_topic *topic, int32_t queue_id)
 {
@@ -656,6 +678,8 @@ static zr_status send_one(struct zb_lane *lane, const struct zr_request *req, co
     if ((demands & DEMAND_TRANSACTION) && ZB_SET(reject_transaction))
         return send_refuse(req->token, ZB_NO_PERMISSION, "the broker[%s] sending transaction message is forbidden",
                            zb.ip1);
+    if (scan.priority.len)
+        more |= priority_apply(&scan, target, &queue_id);
     make_room(lane, 1, req->body.len);
     struct zb_send *s = send_begin(lane, req, target, queue_id);
     struct zr_msg *m = msg_begin(lane, req, h, target, queue_id);

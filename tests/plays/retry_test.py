@@ -44,6 +44,21 @@ def last(z, topic, count, seconds=20):
     return got[-1] if got else {"body": b"", "props": {}, "topic": topic, "physical": -1, "reconsume": -1}
 
 
+def by_policy(z):
+    """A group with a policy of its own waits by that: as timed messages, to the millisecond."""
+    policy = {"type": "EXPONENTIAL", "exponentialRetryPolicy": {"initial": 30, "max": 100, "multiplier": 3}}
+    check(remoting(z.addr, 200, {}, json.dumps({"groupName": "GP", "groupRetryPolicy": policy}).encode())[0].get("code") == 0, "a group with a retry policy")
+    send(z, "TP", "patient")
+    m = queue(z, "TP")[-1]
+    for n, wait in enumerate(("30", "90", "100"), 1):
+        check(back(z, "GP", m).get("code") == 0, f"failure {n} is taken back")
+        m = last(z, "%RETRY%GP", n)
+        check(m["reconsume"] == n and m["props"].get("TIMER_DELAY_MS") == wait and "DELAY" not in m["props"], f"and comes after {wait} ms", m)
+    check(back(z, "GP", m, level=1).get("code") == 0, "the consumer's own word goes before it")
+    m = last(z, "%RETRY%GP", 4)
+    check(len(queue(z, "SCHEDULE_TOPIC_XXXX", 0)) == 1 and m["reconsume"] == 4, "by level", m)
+
+
 def until_dead(z):
     send(z, "T", "stubborn", "k1 k2", "TagA")
     m = queue(z, "T")[-1]
@@ -180,7 +195,9 @@ def without_delay():
 z = Zarya(features=("admin", "query", "ordered"), extra_plugins=f'{{ use = "feature-delay"; settings = {{ delay_levels = "{LEVELS}"; }}; }}').start()
 z.wait_registered()
 create_topic(z.addr, "T")
+create_topic(z.addr, "TP", 1)
 until_dead(z)
+by_policy(z)
 rules(z)
 own_send(z)
 lists(z)
