@@ -85,6 +85,31 @@ def wait_for(predicate, seconds=20, every=0.02):
     return None
 
 
+def together(*steps):
+    """Runs steps that wait more than they compute at the same time; returns when all have ended. An exception is a failed check."""
+    def one(step):
+        try:
+            step()
+        except Exception as e:
+            import traceback
+            check(False, "a step runs to its end", "".join(traceback.format_exception(e))[-1200:])
+    threads = [threading.Thread(target=one, args=(s,)) for s in steps]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+
+
+def free_ports(n):
+    """Ports for brokers that start at the same time: none is another's, nor beside it."""
+    ports = []
+    while len(ports) < n:
+        port = free_port()
+        if all(abs(port - p) > 4 for p in ports):
+            ports.append(port)
+    return ports
+
+
 def listening(port):
     try:
         with socket.create_connection(("127.0.0.1", port), 0.5):
