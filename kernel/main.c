@@ -447,7 +447,7 @@ static int run(const struct zk_args *args)
         return fail_with_problems();
     provide_services();
     if (zk_config_take_data_dir() != ZR_OK)
-        return fail_raised("cannot start");
+        return fail_with_problems();
     if (zk_core_start((uint32_t)zk_node.set.workers) != ZR_OK)
         return fail_raised("cannot start");
     zr_status status = create_plugins();

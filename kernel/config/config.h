@@ -21,7 +21,7 @@ struct zk_config_source {
 zr_status zk_config_load(const struct zk_config_source *source);
 /* Known keys that had no effect, and unknown ones, as warnings. After the plugins' settings were filled. */
 void zk_config_warn_imported(void);
-/* Makes the data directory and takes its lock, which ends with the process. Raises. */
+/* Makes the data directory and takes its lock, which ends with the process. What is wrong is noted (zk_problem). */
 zr_status zk_config_take_data_dir(void);
 
 /* The rows of the section `node`. */

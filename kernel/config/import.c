@@ -216,9 +216,11 @@ static void put_data(struct zk_conf *root, uint32_t face, const char *file)
 {
     const struct zl_property *p = pair("storePathRootDir");
     struct zk_conf *node = group_in(root, "node");
-    if (face == ZK_FACE_BROKER && p)
-        zk_conf_put(node, zk_conf_new_str("data", zk_expand(zl_trim(p->value)), file, p->line));
-    else
+    if (face == ZK_FACE_BROKER && p) {
+        struct zk_conf *data = zk_conf_new_str("data", zk_expand(zl_trim(p->value)), file, p->line);
+        data->origin = "storePathRootDir";
+        zk_conf_put(node, data);
+    } else
         zk_conf_put(node, zk_conf_new_str("data", zl_str(zk_conf_fmt("%s/%s", zk_home_dir(), face == ZK_FACE_BROKER ? "store" : "namesrv")), root->file, 0));
 }
 

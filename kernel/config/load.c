@@ -256,6 +256,9 @@ static void finish_node(void)
     zk_node.ip2 = set->ip2.len ? set->ip2 : zk_node.ip1;
 }
 
+/* Where the data directory was said, for the refusals that only taking it brings. */
+static const struct zk_conf *data_said;
+
 static void take_sections(const struct zk_conf *root, const char *file)
 {
     struct zk_rows node_rows = zk_node_rows(), broker_rows = zk_broker_rows();
@@ -264,6 +267,7 @@ static void take_sections(const struct zk_conf *root, const char *file)
     zk_rows_fill(&node_rows, section(root, "node"), file, 0, &zk_node.set, zk_conf_no_effect);
     zk_rows_fill(&broker_rows, section(root, "broker"), file, 0, broker, zk_conf_no_effect);
     zk_node.broker_settings = broker;
+    data_said = section(root, "node") ? zk_conf_get(section(root, "node"), "data") : NULL;
     take_plugins(zk_conf_get(root, "plugins"));
     if (zk_node.n_plugins == 0 && zk_n_problems() == 0)
         zk_problem(file, 0, "no plugin is configured, so there is nothing to do (plugins = ( { use = \"transport-tcp\"; ... }, ... );)");
@@ -300,23 +304,32 @@ zr_status zk_config_load(const struct zk_config_source *source)
     return zk_n_problems() > 0 ? ZR_EINVAL : ZR_OK;
 }
 
+/* As every other mistake in a configuration; where nobody named the directory, the reason is enough. */
+static void data_refused(const char *why)
+{
+    if (data_said)
+        zk_problem(data_said->file, data_said->line, "%s: %s", data_said->origin ? data_said->origin : "node.data", why);
+    else
+        zk_problem("node.data", 0, "%s ($ZARYA_HOME, else ~/.local/share/zarya: it is not configured)", why);
+}
+
 zr_status zk_config_take_data_dir(void)
 {
     const struct zr_io_v1 *io = zk_io();
     const char *run = zk_conf_fmt("%s/run", zk_node.data_dir), *lock = zk_conf_fmt("%s/zarya.lock", run);
     int64_t rc = zl_io_mkdirs(io, run);
     if (rc < 0) {
-        zk_err_raise(ZR_EIO, (int32_t)-rc, "cannot make the data directory %s", run);
+        data_refused(zk_conf_fmt("the data directory %s cannot be made: %s", run, strerrordesc_np((int)-rc)));
         return ZR_EIO;
     }
     int64_t fd = io->open(io->ctx, lock, ZR_IO_READ | ZR_IO_WRITE | ZR_IO_CREATE, 0600);
     rc = fd < 0 ? fd : io->lock(io->ctx, (int32_t)fd); /* the descriptor stays open: the lock ends with the process */
     if (rc == -EAGAIN || rc == -EACCES) {
-        zk_err_raise(ZR_EEXIST, 0, "the data directory %s is in use by another zarya (%s is locked)", zk_node.data_dir, lock);
+        data_refused(zk_conf_fmt("the data directory %s is in use by another zarya (%s is locked)", zk_node.data_dir, lock));
         return ZR_EEXIST;
     }
     if (rc < 0) {
-        zk_err_raise(ZR_EIO, (int32_t)-rc, "cannot lock %s", lock);
+        data_refused(zk_conf_fmt("%s cannot be locked: %s", lock, strerrordesc_np((int)-rc)));
         return ZR_EIO;
     }
     return ZR_OK;

@@ -209,6 +209,16 @@ bad("a folder that everybody may write", "test-open", f"L02: the folder {PLUGINS
 os.chmod(PLUGINS, 0o755)
 check(not os.path.exists(DATA), "none of these checks touched the data directory")
 
+# ---- the data directory, which only a start takes
+write(CONF, f'plugins = (\n{entry("test-a")}\n);\nnode = {{ plugin_dirs = [ "{PLUGINS}" ];\n  data = "{CONF}/below";\n}};\n')
+refused("a data directory that cannot be made", f"{CONF}:5: node.data: the data directory {CONF}/below/run cannot be made: Not a directory", "-c", CONF)
+props = write(os.path.join(DIR, "broker.conf"), f"brokerName=b\nstorePathRootDir={CONF}/store\nlistenPort=0\n")
+refused("the same in a broker.conf", f"{props}:2: storePathRootDir: the data directory {CONF}/store/run cannot be made: Not a directory", "broker", "-c", props)
+conf(entry("test-a"), node="")
+write(CONF, f'node = {{ plugin_dirs = [ "{PLUGINS}" ]; }};\nplugins = (\n{entry("test-a")}\n);\n')
+status, out, err = zarya("-c", CONF, env={"ZARYA_HOME": CONF + "/home"})
+check(status == 1 and f"node.data: the data directory {CONF}/home/run cannot be made: Not a directory ($ZARYA_HOME" in err, "the same where it is not configured", err)
+
 # ---- starts that fail take back what they did
 
 
@@ -254,7 +264,7 @@ p, log = run_until(",\n".join([entry("test-h4"), entry("test-h3"), entry("test-p
                                entry("test-warm", more="optional = true;"), entry("test-needier", more="optional = true;"),
                                entry("feature-none", more="optional = true;")]), "second#1: step activate")
 status, out, err = zarya("-c", CONF)
-check(status == 1 and f"the data directory {DATA} is in use by another zarya" in err, "a second process on one data directory", err)
+check(status == 1 and f"zarya: {CONF}:1: node.data: the data directory {DATA} is in use by another zarya" in err, "a second process on one data directory", err)
 os.kill(p.pid, signal.SIGHUP)
 check(wait_for(lambda: "SIGHUP: the running configuration stays" in text_of(log)), "SIGHUP is noted and ends nothing", text_of(log))
 p.send_signal(signal.SIGTERM)
