@@ -227,6 +227,7 @@ void zk_broker_provide(void)
     zk_service_provide(ZR_SVC_BROKER, &zb_broker_table);
     zk_service_provide(ZR_SVC_STORE, &zb_store_table);
     zk_service_provide(ZR_SVC_DURABILITY, &zb_durability_table);
+    zk_service_provide(ZR_SVC_BITS, &zb_bits_table);
     zk_remoting_events_set(&events);
     zk_remoting_add(zb_handlers, zb_n_handlers, "broker");
     meters_declare(&zb.meter);
@@ -369,6 +370,7 @@ static zr_status state_load(void)
         status = zb_offsets_load(&offsets_from);
     if (status != ZR_OK)
         return status;
+    zb_bits_open();
     zb_filterdata_load();
     before_topics = zb.topics.n;
     before_groups = zb.groups.n;

@@ -11,20 +11,20 @@
  *      after a start until its consumer is back. Dead ones still count for rule 1, and are forgotten after
  *      filterDataCleanTimeSpan.
  *   3. One whose language no plugin knows is kept, without a program, for the day when the plugin is back.
- *   4. The bloom data written are those of Apache's default settings (32 consumers, 20 % error); Apache refuses the whole
- *      file if they are others. Nothing here uses them, and those in a file that is read are not looked at.
+ *   4. The bloom data written are those of bits.c. Bit maps of messages stored before born_ms, or in its millisecond, do not speak for a
+ *      registration; one in a file whose bloom data are of another length or number is born anew (Apache: the whole file).
  *
- * LOCKING. data_lock is a leaf and guards the table. Programs are compiled, and filters are let go, without it, but for the load,
- * which is alone. */
+ * LOCKING. data_lock is a leaf and guards the table, by group and by topic, and the count of judges in use, for which a close
+ * waits. Programs are compiled, and filters are let go, without it, but for the load, which is alone. */
 #include "broker/internal.h"
 
 #define MAX_DATA 100000u
 #define DEAD_AT_LOAD_MS 30000
-#define BLOOM_BITS 112
-#define BLOOM_HASHES 3
 
 struct data {
-    struct data *next; /* of the same group */
+    struct data *next;       /* of the same group */
+    struct data *topic_next; /* of the same topic */
+    struct zr_bits bits;     /* its positions */
     struct zr_str group, topic, text, type;
     int64_t born_ms, dead_ms, version;
     struct zb_filter *filter; /* NULL: rule 3 */
@@ -35,9 +35,17 @@ struct data_group {
     struct data *first;
     struct data_group *next_empty; /* while the long dead are taken out */
 };
+struct data_topic {
+    struct zr_str name;
+    uint64_t hash;
+    struct data *first;
+};
 static pthread_mutex_t data_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct zb_map by_group;
+static pthread_cond_t judged_cond = PTHREAD_COND_INITIALIZER;
+static struct zb_map by_group, by_topic;
 static _Atomic uint32_t n_data;
+static uint32_t loaded, judging; /* judges are given out; calls that have some */
+static uint32_t incomplete;      /* by_topic lacks some, for memory ran out: no judges any more */
 
 /* ---- objects ---- */
 static struct zr_str put(char **at, struct zr_str s)
@@ -60,6 +68,7 @@ static struct data *data_new(struct zr_str group, struct zr_str topic, struct zr
     d->text = put(&at, text);
     d->type = put(&at, type);
     d->born_ms = zk_wall_ms();
+    zb_bits_of(d->group, d->topic, &d->bits);
     return d;
 }
 
@@ -107,6 +116,43 @@ static void group_end_if_empty(struct data_group *g)
     free(g);
 }
 
+static void topic_add(struct data *d)
+{
+    uint64_t hash = zb_hash(d->topic);
+    struct data_topic *t = zb_map_get(&by_topic, hash, d->topic);
+    if (!t && (t = calloc(1, sizeof *t + d->topic.len))) {
+        memcpy(t + 1, d->topic.ptr, d->topic.len);
+        t->name = (struct zr_str){ (const char *)(t + 1), d->topic.len };
+        t->hash = hash;
+        if (zb_map_put(&by_topic, hash, t->name, t) != ZR_OK) {
+            free(t);
+            t = NULL;
+        }
+    }
+    if (!t) {
+        incomplete = 1;
+        return;
+    }
+    d->topic_next = t->first;
+    t->first = d;
+}
+
+static void topic_remove(struct data *d)
+{
+    struct data_topic *t = zb_map_get(&by_topic, zb_hash(d->topic), d->topic);
+    if (!t)
+        return;
+    for (struct data **p = &t->first; *p; p = &(*p)->topic_next)
+        if (*p == d) {
+            *p = d->topic_next;
+            break;
+        }
+    if (t->first)
+        return;
+    zb_map_del(&by_topic, t->hash, t->name);
+    free(t);
+}
+
 /* Puts fresh (may be NULL: takes away) where *at is; what has to be freed comes back. */
 static struct data *replace(struct data **at, struct data *fresh)
 {
@@ -116,6 +162,10 @@ static struct data *replace(struct data **at, struct data *fresh)
     if (fresh)
         fresh->next = old ? old->next : NULL;
     *at = fresh ? fresh : old ? old->next : NULL;
+    if (old)
+        topic_remove(old);
+    if (fresh)
+        topic_add(fresh);
     if (fresh && !old)
         atomic_fetch_add(&n_data, 1);
     else if (!fresh && old)
@@ -142,6 +192,8 @@ static uint32_t register_one(struct data_group *g, const struct zb_sub *s, struc
     }
     if (!old && !fresh)
         return 0;
+    if (fresh && fresh->born_ms < zb_bits_newest_ms())
+        fresh->born_ms = zb_bits_newest_ms(); /* maps were made without it */
     *ret_free = replace(at, fresh);
     return 1;
 }
@@ -217,7 +269,8 @@ void zb_filterdata_gone(struct zr_str group)
 }
 
 /* ---- pulls ---- */
-zr_status zb_filterdata_get(struct zr_str group, struct zr_str topic, int64_t version, struct zb_filter **ret)
+zr_status zb_filterdata_get(struct zr_str group, struct zr_str topic, int64_t version, struct zb_filter **ret,
+                            struct zr_bits *ret_bits)
 {
     zr_status status = ZR_ENOENT;
     *ret = NULL;
@@ -226,78 +279,69 @@ zr_status zb_filterdata_get(struct zr_str group, struct zr_str topic, int64_t ve
     struct data *d = g ? *place_of(g, topic) : NULL;
     if (d)
         status = d->version < version ? ZR_EAGAIN : d->filter ? ZR_OK : ZR_ENOTSUP;
-    if (status == ZR_OK)
+    if (status == ZR_OK) {
         *ret = zb_filter_ref(d->filter);
+        *ret_bits = d->bits;
+        ret_bits->after_ms = d->born_ms;
+    }
     pthread_mutex_unlock(&data_lock);
     return status;
 }
 
+/* ---- judges of bit maps ---- */
+uint32_t zb_filterdata_judges(struct zr_str topic, struct zb_judge *judges, uint32_t cap)
+{
+    uint32_t n = 0;
+    pthread_mutex_lock(&data_lock);
+    struct data_topic *t = loaded && !incomplete ? zb_map_get(&by_topic, zb_hash(topic), topic) : NULL;
+    for (struct data *d = t ? t->first : NULL; d; d = d->topic_next, n++)
+        if (n < cap)
+            judges[n] = (struct zb_judge){ d->filter, d->bits };
+    n = n <= cap ? n : 0;
+    for (uint32_t i = 0; i < n; i++)
+        judges[i].filter = zb_filter_ref(judges[i].filter);
+    judging += n > 0;
+    pthread_mutex_unlock(&data_lock);
+    return n;
+}
+
+void zb_filterdata_judged(struct zb_judge *judges, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        zb_filter_unref(judges[i].filter);
+    pthread_mutex_lock(&data_lock);
+    if (--judging == 0)
+        pthread_cond_broadcast(&judged_cond);
+    pthread_mutex_unlock(&data_lock);
+}
+
 /* ---- bloom data ---- */
-static uint64_t mix(uint64_t h)
-{
-    h = (h ^ (h >> 33)) * 0xff51afd7ed558ccdull;
-    h = (h ^ (h >> 33)) * 0xc4ceb9fe1a85ec53ull;
-    return h ^ (h >> 33);
-}
-
-static uint64_t rotate(uint64_t v, uint32_t by)
-{
-    return v << by | v >> (64 - by);
-}
-
-static uint64_t load_le(const uint8_t *p, uint64_t n)
-{
-    uint64_t v = 0;
-    for (uint64_t i = 0; i < n; i++)
-        v |= (uint64_t)p[i] << (8 * i);
-    return v;
-}
-
-/* The first half of MurmurHash3 x64 128 with seed 0. */
-static uint64_t murmur3(struct zr_str s)
-{
-    const uint64_t c1 = 0x87c37b91114253d5ull, c2 = 0x4cf5ad432745937full;
-    const uint8_t *p = (const uint8_t *)s.ptr;
-    uint64_t h1 = 0, h2 = 0, left = s.len;
-    for (; left >= 16; p += 16, left -= 16) {
-        h1 ^= rotate(load_le(p, 8) * c1, 31) * c2;
-        h1 = (rotate(h1, 27) + h2) * 5 + 0x52dce729;
-        h2 ^= rotate(load_le(p + 8, 8) * c2, 33) * c1;
-        h2 = (rotate(h2, 31) + h1) * 5 + 0x38495ab5;
-    }
-    if (left > 8)
-        h2 ^= rotate(load_le(p + 8, left - 8) * c2, 33) * c1;
-    if (left > 0)
-        h1 ^= rotate(load_le(p, left < 8 ? left : 8) * c1, 31) * c2;
-    h1 ^= s.len;
-    h2 ^= s.len;
-    h1 += h2;
-    h2 += h1;
-    h1 = mix(h1);
-    h2 = mix(h2);
-    return h1 + h2;
-}
-
 static void bloom_print(struct zl_jw *w, const struct data *d)
 {
-    char text[2 * ZB_NAME_MAX + 2];
-    char list[64];
-    int len = snprintf(text, sizeof text, "%.*s#%.*s", (int)d->group.len, d->group.ptr, (int)d->topic.len, d->topic.ptr);
-    uint64_t h = murmur3((struct zr_str){ text, (uint64_t)(len < (int)sizeof text ? len : (int)sizeof text - 1) });
-    uint32_t low = (uint32_t)h, high = (uint32_t)(h >> 32), at = 1;
+    char list[16 * ZR_BITS_POSITIONS];
+    uint32_t at = 1;
     list[0] = '[';
-    for (uint32_t i = 1; i <= BLOOM_HASHES; i++) {
-        uint32_t c = low + i * high;
-        c = c >> 31 ? ~c : c;
-        at += (uint32_t)snprintf(list + at, sizeof list - at, "%s%u", i > 1 ? "," : "", c % BLOOM_BITS);
-    }
+    for (uint32_t i = 0; i < d->bits.n_positions; i++)
+        at += (uint32_t)snprintf(list + at, sizeof list - at, "%s%u", i ? "," : "", d->bits.positions[i]);
     list[at++] = ']';
     zl_jw_key(w, zl_str("bloomFilterData"));
     zl_jw_begin(w, '{');
-    zl_jw_ki64(w, "bitNum", BLOOM_BITS);
+    zl_jw_ki64(w, "bitNum", d->bits.n_bits);
     zl_jw_key(w, zl_str("bitPos"));
     zl_jw_raw(w, (struct zr_str){ list, at });
     zl_jw_end(w, '}');
+}
+
+/* Are its bloom data, as a file has them, of the kind that is made here? */
+static uint32_t bloom_fits(const struct zl_json *node)
+{
+    const struct zl_json *b = zl_json_get(node, "bloomFilterData"), *positions = b ? zl_json_get(b, "bitPos") : NULL;
+    struct zr_bits of = { .n_bits = b ? (uint32_t)zl_json_get_i64(b, "bitNum", 0) : 0 };
+    if (!positions || positions->kind != ZL_JSON_ARRAY)
+        return 0;
+    for (const struct zl_json *p = positions->child; p && of.n_positions <= ZR_BITS_POSITIONS; p = p->next)
+        of.n_positions++;
+    return zb_bits_fit(&of);
 }
 
 /* ---- the document ---- */
@@ -317,7 +361,7 @@ static void data_print(struct zl_jw *w, const struct data *d)
     zl_jw_end(w, '}');
 }
 
-static int by_topic(const void *a, const void *b)
+static int in_order(const void *a, const void *b)
 {
     const struct data *const *x = a, *const *y = b;
     int32_t order = zl_compare((*x)->topic, (*y)->topic);
@@ -398,7 +442,7 @@ void zb_filterdata_print(struct zl_buf *out)
         for (struct data *d = g->first; d; d = d->next)
             list[n++] = d;
     if (list)
-        qsort(list, n, sizeof(struct data *), by_topic);
+        qsort(list, n, sizeof(struct data *), in_order);
     zl_jw_begin(&w, '{');
     zl_jw_key(&w, zl_str("filterDataByTopic"));
     zl_jw_begin(&w, '{');
@@ -434,6 +478,10 @@ static void data_read(const struct zl_json *node)
     d->born_ms = zl_json_get_i64(node, "bornTime", now);
     d->version = zl_json_get_i64(node, "clientVersion", 0);
     d->dead_ms = zl_json_get_i64(node, "deadTime", 0);
+    if (!bloom_fits(node)) {
+        d->dead_ms = d->dead_ms >= d->born_ms && d->dead_ms > 0 ? now : 0;
+        d->born_ms = now;
+    }
     if (d->dead_ms == 0)
         d->dead_ms = now - DEAD_AT_LOAD_MS > d->born_ms ? now - DEAD_AT_LOAD_MS : d->born_ms;
     struct data_group *g = group_of(group, 1);
@@ -464,6 +512,9 @@ static zr_status filters_accept(void *ctx, struct zr_span bytes)
 void zb_filterdata_load(void)
 {
     zr_status status = zk_state_read(zl_str("config/consumerFilter.json"), filters_accept, NULL);
+    pthread_mutex_lock(&data_lock);
+    loaded = 1;
+    pthread_mutex_unlock(&data_lock);
     if (status != ZR_OK && status != ZR_ENOENT)
         zk_log(ZR_LOG_WARN, "config/consumerFilter.json cannot be read, and neither can its .bak; it is begun anew");
 }
@@ -471,10 +522,20 @@ void zb_filterdata_load(void)
 void zb_filterdata_close(void)
 {
     uint64_t at = 0;
+    pthread_mutex_lock(&data_lock);
+    loaded = 0;
+    while (judging)
+        pthread_cond_wait(&judged_cond, &data_lock);
+    pthread_mutex_unlock(&data_lock);
     for (struct data_group *g; (g = zb_map_next(&by_group, &at));) {
         list_free(g->first);
         free(g);
     }
+    at = 0;
+    for (struct data_topic *t; (t = zb_map_next(&by_topic, &at));)
+        free(t);
     zb_map_free(&by_group);
+    zb_map_free(&by_topic);
+    incomplete = 0;
     atomic_store(&n_data, 0);
 }

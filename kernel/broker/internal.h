@@ -25,6 +25,7 @@
 #include "core/core.h"
 #include "plugin/instance.h"
 #include "remoting/remoting.h"
+#include "zarya/bits.h"
 #include "zarya/zarya.h"
 #include "zl/buf.h"
 #include "zl/codec.h"
@@ -69,7 +70,8 @@ struct zb_settings {
     struct zr_str region_id, trace_topic;
     int64_t default_topic_queues, broker_permission, max_message_size, short_polling_ms, flush_offset_ms;
     int64_t max_transfer_count, max_transfer_bytes, sync_flush_timeout_ms, slave_timeout_ms, channel_expired_ms,
-        client_scan_ms, filter_clean_ms;
+        client_scan_ms, filter_clean_ms, bloom_consumers, bloom_error;
+    uint8_t calc_bits;
     int64_t revive_queues, start_accept_ms, offset_version_step, role;
     int64_t max_topics, max_groups, max_progress, max_held, max_clients;
     uint8_t auto_create_topic, auto_create_group, create_sys_group, long_polling, slave_read, lite_pull,
@@ -347,10 +349,25 @@ struct zb_sub;
 void zb_filterdata_register(struct zr_str group, struct zb_sub *const *subs, uint32_t n); /* a heartbeat's */
 void zb_filterdata_gone(struct zr_str group);                                             /* its last member left */
 /* ZR_ENOENT: none is registered; ZR_EAGAIN: one older than version; ZR_ENOTSUP: its language's plugin is missing. */
-zr_status zb_filterdata_get(struct zr_str group, struct zr_str topic, int64_t version, struct zb_filter **ret);
+zr_status zb_filterdata_get(struct zr_str group, struct zr_str topic, int64_t version, struct zb_filter **ret,
+                            struct zr_bits *ret_bits);
+struct zb_judge { /* of a message's bit map: one registration for its topic */
+    struct zb_filter *filter; /* NULL: it cannot be judged here */
+    struct zr_bits bits;
+};
+/* All registrations of a topic. How many; 0: none, more than cap, or they are not to be had. Else zb_filterdata_judged ends it. */
+uint32_t zb_filterdata_judges(struct zr_str topic, struct zb_judge *judges, uint32_t cap);
+void zb_filterdata_judged(struct zb_judge *judges, uint32_t n);
 void zb_filterdata_print(struct zl_buf *out);
 void zb_filterdata_load(void);
 void zb_filterdata_close(void);
+
+/* ---- bit maps of messages (bits.c) ---- */
+extern const struct zr_bits_v1 zb_bits_table;
+void zb_bits_open(void);
+void zb_bits_of(struct zr_str group, struct zr_str topic, struct zr_bits *ret); /* after_ms is the caller's */
+uint32_t zb_bits_fit(const struct zr_bits *b); /* has it the length and the number of positions that are made here? */
+int64_t zb_bits_newest_ms(void); /* store time of the newest message that a map was made of */
 
 /* ---- live clients ---- */
 struct zb_peer { /* a session as the broker core knows it */

@@ -29,6 +29,7 @@ struct found {
     struct zb_group *group;
     struct zb_queue *queue;
     struct zb_filter *filter;
+    struct zr_bits bits; /* of a registered filter; n_bits 0: none */
 };
 
 static void found_end(struct found *f)
@@ -161,11 +162,11 @@ static uint32_t sub_is_late(const struct zb_pull *p, const struct zb_sub *sub)
 }
 
 /* By what the group registered for the topic. 0: go on, with a filter; else the code of the refusal. */
-static int32_t check_registered(struct zb_pull *p, const struct zb_sub *sub, struct zb_filter **ret, const char **why,
+static int32_t check_registered(struct zb_pull *p, const struct zb_sub *sub, struct found *f, const char **why,
                                 char *text, uint64_t cap)
 {
     struct zb_filter *none = NULL;
-    switch (zb_filterdata_get(p->group, p->topic_name, p->sub_version, ret)) {
+    switch (zb_filterdata_get(p->group, p->topic_name, p->sub_version, &f->filter, &f->bits)) {
     case ZR_OK: return 0;
     case ZR_EAGAIN: *why = "the consumer's consumer filter data not latest"; return ZB_FILTER_DATA_NOT_LATEST;
     case ZR_ENOTSUP:
@@ -209,7 +210,7 @@ static uint32_t check_subscription(struct zb_pull *p, struct found *f)
         else if (!late && sub->bad && sub->is_tag)
             code = ZB_SUBSCRIPTION_PARSE_FAILED, why = "parse the consumer's subscription failed";
         else if (!late && !sub->is_tag && ZB_SET(property_filter))
-            code = check_registered(p, sub, &f->filter, &why, missing, sizeof missing);
+            code = check_registered(p, sub, f, &why, missing, sizeof missing);
         if (code) {
             zb_sub_unref(sub);
             pull_refuse(p, code, forbidden, "%s", why);
@@ -333,7 +334,8 @@ static zr_status pull_read(const struct zb_pull *p, const struct found *f, uint3
                            .cap_pieces = MAX_PIECES,
                            .queue_id = p->queue_id,
                            .max_bytes = bytes == DEFAULT_BYTES ? 0 : (uint32_t)bytes,
-                           .flags = flags };
+                           .flags = flags,
+                           .bits = f->bits.n_bits ? &f->bits : NULL };
     req.max_messages = p->max_messages < 1 ? 1 : p->max_messages < most ? (uint32_t)p->max_messages : (uint32_t)most;
     *ret = (struct zr_read_result){ .hdr = ZR_HDR(struct zr_read_result, 0) };
     return zb.storage->read(zb.storage_inst, &req, ret);
@@ -466,7 +468,7 @@ static void pull_reset(struct zb_pull *p, struct found *f, int64_t reset)
 /* Uses p up. */
 static void pull_run(struct zb_pull *p, uint32_t stage, struct zb_lane *lane)
 {
-    struct found f = { NULL, NULL, NULL, NULL };
+    struct found f = { .topic = NULL };
     struct zr_piece pieces[MAX_PIECES];
     struct zr_read_result r;
     int64_t reset = -1;

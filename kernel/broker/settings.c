@@ -44,6 +44,13 @@ const struct zr_option zk_broker_options[] = {
                   "How far each client of a broadcasting group has pulled is remembered, for when it comes by a proxy."),
     ZR_OPTION_ROW(S, create_sys_group, "enableCreateSysGroup", ZR_OPT_BOOL, ZR_OPT_LIVE, "true", NULL, NULL, NULL,
                   "Groups named CID_RMQ_SYS_... are made on demand even without autoCreateSubscriptionGroup."),
+    ZR_OPTION_ROW(S, calc_bits, "enableCalcFilterBitMap", ZR_OPT_BOOL, ZR_OPT_LIVE, "false", NULL, NULL, NULL,
+                  "Messages get a bit map of the consumers by property whose filters they match, if the storage writes "
+                  "extents (enableConsumeQueueExt)."),
+    ZR_OPTION_ROW(S, bloom_consumers, "expectConsumerNumUseFilter", ZR_OPT_I64, 0, "32", "1", "1000000", NULL,
+                  "Consumers by property of one topic that the length of a bit map is made for."),
+    ZR_OPTION_ROW(S, bloom_error, "maxErrorRateOfBloomFilter", ZR_OPT_I64, 0, "20", "1", "99", "%",
+                  "How often a bit map may let a message pass to be looked at in vain."),
     ZR_OPTION_ROW(S, property_filter, "enablePropertyFilter", ZR_OPT_BOOL, ZR_OPT_LIVE, "true", NULL, NULL, NULL,
                   "Consumers may filter by properties (SQL92), if a plugin for it is loaded."),
     ZR_OPTION_ROW(S, filter_clean_ms, "filterDataCleanTimeSpan", ZR_OPT_I64, ZR_OPT_LIVE, "86400000", "0", NULL, "ms",

@@ -37,8 +37,9 @@ static const struct {
       "ha* syncMasterFlushOffsetWhenStartup syncFromLastFile slaveTimeout totalReplicas inSyncReplicas minInSyncReplicas allAckInSyncStateSet "
       "asyncLearner dLeger* preferredLeaderId enableBatchPush enableAutoInSyncReplicas storePathDLedgerCommitLog storePathEpochFile "
       "storePathBrokerIdentity offsetCheckInSlave maxSlaveResendLength maxHaTransferByteInSecond maxChecksumRange" },
-    { "queue extents and batch queues have the form that is found, and records the one that their topic needs",
-      "enableConsumeQueueExt bitMapLengthConsumeQueueExt mappedFileSizeConsumeQueueExt mapperFileSizeBatchConsumeQueue "
+    { "batch queues have the form that is found, records the one that their topic needs, and bit maps the length that "
+      "expectConsumerNumUseFilter and maxErrorRateOfBloomFilter say",
+      "bitMapLengthConsumeQueueExt mapperFileSizeBatchConsumeQueue "
       "searchBcqByCacheEnable autoMessageVersionOnTopicLen maxTopicLength" },
     { "topics are not compacted here", "compaction* enableCompaction maxOffsetMapSize" },
     { "there are no light message queues here", "enableLmq enableLmqQuota enableMultiDispatch maxLmqConsumeQueueNum" },

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Forms of the store that have to be switched on or asked for, both ways with Apache 5.5.0: batch consume queues, the property
-CRC, consume queue extents with bit maps of SQL92 expressions, records of long topics (V2), IPv6 hosts. The directory goes Apache,
+CRC, consume queue extents with bit maps of SQL92 expressions (each broker writes what the other goes by), records of long topics (V2), IPv6 hosts. The directory goes Apache,
 Zarya, Apache, Zarya, Apache; the last stop of each but the last is a kill.
 
 Beside them the documents under config/: what is odd in them goes with the directory, and torn ones cost nothing that the queues
@@ -49,6 +49,62 @@ def hold_sql(addr):
          "subscriptionDataSet": [{"topic": "FormPlain", "subString": SQL, "tagsSet": [], "codeSet": [], "subVersion": 1, "expressionType": "SQL92",
                                   "classFilterMode": False}]}]}).encode())
     return c
+
+
+def live_sql(addr, conn, offset=0):
+    """Names that the registered consumer gets: judged by its filter data, hence by bit maps too."""
+    out = []
+    for _ in range(200):
+        head, body = conn.ask(11, {"consumerGroup": "CG_sql", "topic": "FormPlain", "queueId": 0, "queueOffset": offset, "maxMsgNums": 32, "sysFlag": 0,
+                                   "commitOffset": 0, "suspendTimeoutMillis": 0, "subVersion": 1, "expressionType": "SQL92"})
+        ext = head.get("extFields", {})
+        if head.get("code") == 0:
+            out += [m["body"].decode() for m in records(body)]
+        elif head.get("code") not in (20, 21) or int(ext["nextBeginOffset"]) == offset:
+            return out
+        offset = int(ext["nextBeginOffset"])
+    return out
+
+
+def extents(data, topic="FormPlain"):
+    """Of each entry of the queue: tags code, store time and bit map of its extent, or None."""
+    at = lambda *p: os.path.join(data, *p)
+    out, files = [], {}
+    raw = b"".join(open(at("consumequeue", topic, "0", f), "rb").read() for f in sorted(os.listdir(at("consumequeue", topic, "0"))))
+    for i in range(0, len(raw), 20):
+        _, size, tags = struct.unpack_from(">qiq", raw, i)
+        if size <= 0:
+            break
+        if tags > -2147483649:
+            out.append(None)
+            continue
+        offset, folder = tags + (1 << 63), at("consumequeue_ext", topic, "0")
+        if not files:
+            files = {int(f): open(os.path.join(folder, f), "rb").read() for f in os.listdir(folder)}
+        base = max(b for b in files if b <= offset)
+        n, code, ms, bits = struct.unpack_from(">hqqh", files[base], offset - base)
+        out.append((code, ms, files[base][offset - base + 20:offset - base + 20 + bits]) if n == 20 + bits else "damaged")
+    return out
+
+
+def check_extents(data, known, what):
+    got = extents(data)
+    codes = {"red": 112785, "blue": 3027034}
+    wrong = [(i, u) for i, u in enumerate(got) if u is None or u == "damaged" or u[0] != codes[known.plain[i][1]] or len(u[2]) not in (0, 14)]
+    check(len(got) == len(known.plain) and not wrong, f"{what}: each of {len(known.plain)} entries has its extent", f"{len(got)} {wrong[:3]}")
+    bits = BITS["CG_sql#FormPlain"]
+    said = [(n, fits, all(u[2][b // 8] >> b % 8 & 1 for b in bits)) for u, (n, _, fits, _) in zip(got, known.plain) if u and u != "damaged" and u[2]]
+    check(not [x for x in said if x[1] != x[2]], f"{what}: {len(said)} bit maps say what the expression says", [x for x in said if x[1] != x[2]][:3])
+    return len(said)
+
+
+def bit_positions(data):
+    """Of CG_sql, as consumerFilter.json has them."""
+    doc = json.loads(text_of(os.path.join(data, "config/consumerFilter.json")))
+    return doc["filterDataByTopic"]["FormPlain"]["groupFilterData"]["CG_sql"]["bloomFilterData"]["bitPos"]
+
+
+BITS = {}
 
 
 def hosts(record):
@@ -117,6 +173,11 @@ def pull_from(addr, topic, offset, tag="*", kind="TAG", group="CG_forms"):
     return out
 
 
+def check_live(known, addr, conn, what):
+    got, want = live_sql(addr, conn), [n for n, _, fits, _ in known.plain if fits]
+    check(got == want, f"{what}: the registered consumer gets what its expression says", f"{len(got)} {len(want)} {got[:5]}")
+
+
 class Known:
     def __init__(self):
         self.batches, self.plain, self.long, self.next = [], [], [], 0
@@ -175,8 +236,9 @@ def main():
         skip("forms of the store beside Apache", "maven or javac is missing, or the registry cannot be reached")
         done()
     ports, known = (free_port(), free_port()), Known()
-    z = Zarya(storage='segment_size = "1 MiB"; property_crc = true; property_crc_check = true;', ports=ports, extra_plugins='{ use = "filter-sql92"; }',
-              listen=(f'"[::1]:{ports[0]}"',))
+    z = Zarya(storage='segment_size = "1 MiB"; property_crc = true; property_crc_check = true; queue_extents = true;', ports=ports, extra_plugins='{ use = "filter-sql92"; }',
+              listen=(f'"[::1]:{ports[0]}"',),
+              broker_conf="enableCalcFilterBitMap = true;")
     with open(z.conf) as f:
         text = f.read()
     with open(z.conf, "w") as f:
@@ -197,16 +259,27 @@ def main():
     make_topic(a.addr, LONG)
     c = hold_sql(a.addr)
     known.write(a.addr, "a1")
+    check_live(known, a.addr, c, "Apache")
     c.close()
     a.stop()
+    BITS["CG_sql#FormPlain"] = bit_positions(z.data)
+    by_apache = check_extents(z.data, known, "Apache")
     odd_documents(z.data)
     z.start()
+    c = hold_sql(z.addr)
+    check_live(known, z.addr, c, "Zarya after Apache")
     known.check(z.addr, "Zarya after Apache")
     known.write(z.addr, "z1")
+    check_live(known, z.addr, c, "Zarya")
+    c.close()
     check(z.stop() == 0, "Zarya stops cleanly", text_of(z.log)[-500:])
     odd_kept(z.data)
+    check(bit_positions(z.data) == BITS["CG_sql#FormPlain"], "the same bits", bit_positions(z.data))
+    by_both = check_extents(z.data, known, "Zarya after Apache")
+    check(by_apache > 0 and by_both >= by_apache + 15, "both make bit maps", (by_apache, by_both))
     a = apache()
     c = hold_sql(a.addr)
+    check_live(known, a.addr, c, "Apache after Zarya")
     known.check(a.addr, "Apache after Zarya")
     known.write(a.addr, "a2")
     c.close()
@@ -220,8 +293,10 @@ def main():
     a = apache()
     c = hold_sql(a.addr)
     known.check(a.addr, "Apache after a killed Zarya")
+    check_live(known, a.addr, c, "Apache after a killed Zarya")
     c.close()
     a.stop()
+    check_extents(z.data, known, "Apache after a killed Zarya")
     done()
 
 
