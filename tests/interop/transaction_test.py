@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Transactions of the official Java clients, unchanged: committed, rolled back, asked about; a producer that never answers and comes
 back; one that is killed and another of its group answers; the broker stopped and killed with some open; the directory moved between
-Apache's broker and ours, both ways, stopped and killed.
+Apache's broker and ours, both ways, stopped and killed. All of these at the same time, for most of it is waiting; --full moves the
+directory there and back twice.
 
     transaction_test.py --bench [SECONDS]     transactions a second, ours and Apache's in turns, with the same client"""
 import os, sys
@@ -74,11 +75,11 @@ def bodies(addr, topic):
     return sorted(m["body"].decode() for q in pull_all(addr, topic).values() for m in q)
 
 
-def client_play(version):
+def client_play(version, ports):
     cp = classes(version)
     if not cp:
         return
-    z = Zarya(features=("admin", "ordered", "query", "delay"), extra_plugins=f'{{ use = "feature-transaction"; settings = {{ {QUICK} }}; }}').start()
+    z = Zarya(ports=ports, features=("admin", "ordered", "query", "delay"), extra_plugins=f'{{ use = "feature-transaction"; settings = {{ {QUICK} }}; }}').start()
     z.wait_registered()
     create_topic(z.addr, "TX", 4)
     p = Producer(cp, z.ns, "PG", "TX", "p1")
@@ -113,17 +114,17 @@ def client_play(version):
 APACHE_CONF = "transactionCheckInterval=3000\ntransactionTimeOut=2000\ntransactionCheckMax=1000\ntransactionOpBatchInterval=200\n"
 
 
-def flip_play():
-    """Apache -> ours -> Apache -> ours, each left with some open; the first two stopped, the others killed. One producer lives on."""
+def flip_play(name, steps, all_ports):
+    """A directory goes from one broker to the other, each left with some open and ended as told. One producer lives on."""
     cp = classes("5.5.0")
     if not cp or not apache_server("5.5.0"):
         skip("flip with Apache 5.5.0", "its jars are missing")
         return
-    root, ports = temp_dir(), (free_port(), free_port())
-    ns = Zarya(broker=False).start()
+    root, ports = temp_dir(), all_ports[:2]
+    ns = Zarya(broker=False, ports=all_ports[2:]).start()
     store, want, p, known = os.path.join(root, "data"), [], None, set()
-    for n, (who, how) in enumerate((("Apache", signal.SIGTERM), ("Zarya", signal.SIGTERM), ("Apache", signal.SIGKILL), ("Zarya", signal.SIGKILL), ("Apache", signal.SIGTERM),
-                                    ("Zarya", signal.SIGTERM))):
+    for n, (who, how) in enumerate(steps):
+        step = f"{name}, step {n}, {who}"
         if who == "Apache":
             os.makedirs(os.path.join(root, "apache"), exist_ok=True)
             b = Apache("5.5.0", directory=os.path.join(root, "apache"), namesrv=False, namesrv_addr=ns.ns, store=store, ports=ports, conf=APACHE_CONF).start()
@@ -137,18 +138,18 @@ def flip_play():
             p = Producer(cp, ns.ns, "FPG", "FX", "p1")
         elif n:
             p.tell(f"answer open{n - 1} commit", "answer")
-            check(wait_for(lambda: f"open{n - 1}" in bodies(b.addr, "FX"), 120), f"step {n}, {who}: what the other broker left open is asked about, and commits", (bodies(b.addr, "FX"), p.lines[-3:]))
+            check(wait_for(lambda: f"open{n - 1}" in bodies(b.addr, "FX"), 120), f"{step}: what the other broker left open is asked about, and commits", (bodies(b.addr, "FX"), p.lines[-3:]))
         wait_for(lambda: p.send(f"warm{n}", "rollback"), 60)
         good = p.send(f"done{n}", "commit") and p.send(f"back{n}", "rollback") and p.send(f"open{n}", "unknown")
-        check(good, f"step {n}, {who}: committed, rolled back, and open", p.lines[-4:])
+        check(good, f"{step}: committed, rolled back, and open", p.lines[-4:])
         want += [f"done{n}"] + ([f"open{n - 1}"] if n else [])
         wait_for(lambda: p.checked(f"open{n}"), 40) if n < 2 else None
         time.sleep(1)  # Apache writes what has ended after its transactionOpBatchInterval; a kill before that repeats it
         got = bodies(b.addr, "FX")
-        check(sorted(set(got)) == sorted(want), f"step {n}, {who}: all that was committed is there, nothing else", (got, sorted(want)))
+        check(sorted(set(got)) == sorted(want), f"{step}: all that was committed is there, nothing else", (got, sorted(want)))
         twice = {x for x in got if got.count(x) > 1}
         if who == "Zarya":
-            check(not twice - known, f"step {n}: none twice", twice - known)
+            check(not twice - known, f"{step}: none twice", twice - known)
         known = twice  # Apache's own
         b.stop(how)
     p.quit()
@@ -184,11 +185,19 @@ def main():
         bench(int(sys.argv[at + 1]) if len(sys.argv) > at + 1 else 10)
         done()
     only = [a for a in sys.argv[1:] if not a.startswith("--")]
-    for version in ("5.5.0", "4.9.8"):
+    ports, steps = free_ports(12), []
+    classes("5.5.0")  # the flips' producers are of this one, too
+    for n, version in enumerate(("5.5.0", "4.9.8")):
         if not only or version in only:
-            client_play(version)
-    if not only or "flip" in only:
-        flip_play()
+            steps.append(lambda v=version, p=tuple(ports[2 * n:2 * n + 2]): client_play(v, p))
+    stop, kill = signal.SIGTERM, signal.SIGKILL
+    flips = [("stopped", (("Apache", stop), ("Zarya", stop), ("Apache", stop))), ("killed", (("Apache", kill), ("Zarya", kill), ("Apache", kill)))]
+    if FULL:
+        flips = [(name, way + (("Zarya", way[0][1]), ("Apache", way[0][1]))) for name, way in flips]
+    for n, (name, way) in enumerate(flips):
+        if not only or "flip" in only:
+            steps.append(lambda a=name, w=way, p=tuple(ports[4 + 4 * n:8 + 4 * n]): flip_play(a, w, p))
+    together(*steps)
     done()
 
 

@@ -87,6 +87,8 @@ public class TxPlay {
         p.setNamesrvAddr(args[0]);
         p.setInstanceName(args[3]);
         p.setSendMsgTimeout(10000);
+        p.setHeartbeatBrokerInterval(3000); // it tells another broker of itself, and finds it, within seconds
+        p.setPollNameServerInterval(3000);
         p.setTransactionListener(new Listener());
         p.setExecutorService(new ThreadPoolExecutor(2, 4, 100, TimeUnit.SECONDS, new ArrayBlockingQueue<>(20000)));
         p.start();
