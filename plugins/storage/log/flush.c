@@ -6,6 +6,7 @@
  *      names included.
  *   2. After a flush failed nothing is ever reported flushed again: the kernel may have dropped the dirty pages and marked
  *      them clean, so a later success would be a lie. The store is read-only from then on.
+ *      A folder for whose sync there was no descriptor left was not synced, and nothing was dropped: that flush is tried again.
  *   3. While somebody waits (or always, when consumers see only what is flushed) flushes follow one another without a pause:
  *      the duration of one is the time in which the next batch gathers. Else one comes every flush_interval, and none at all
  *      when nothing was written.
@@ -14,6 +15,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include "zs_pack.h"
+
+#define AGAIN_NS 50000000 /* until a flush that had no descriptor is tried again */
 
 void zs_flush_dirty(struct zr_inst *st)
 {
@@ -89,15 +92,33 @@ static void flush_failed(struct zr_inst *st, int64_t r)
     st->dur->fail(st->host, ZR_MARK_FLUSHED, zl_str(st->why_failed));
 }
 
+/* Nothing tells when the process has a descriptor again. */
+static void flush_later(struct zr_inst *st, int64_t r)
+{
+    int64_t until = zs_mono(st) + AGAIN_NS;
+    if (!st->flush_waits) zs_log(st, ZR_LOG_ERROR, "the log's folder cannot be opened to be made durable: %s; it is tried again", zs_errno_text(r));
+    st->flush_waits = 1;
+    pthread_mutex_lock(&st->flush_lock);
+    for (int64_t left; !atomic_load(&st->stopping) && (left = until - zs_mono(st)) > 0;)
+        zs_cond_wait_ns(&st->flush_cond, &st->flush_lock, left);
+    pthread_mutex_unlock(&st->flush_lock);
+}
+
 static void flush_once(struct zr_inst *st)
 {
     int64_t ms = atomic_load_explicit(&st->last_ms, memory_order_acquire); /* before end: it belongs to a record below it */
     int64_t end = atomic_load(&st->end), from = atomic_load(&st->flushed), t = zs_mono(st);
     int64_t r = zs_flush_range(st, from, end);
+    if ((r == -EMFILE || r == -ENFILE) && !atomic_load(&st->stopping)) {
+        flush_later(st, r);
+        return;
+    }
     if (r < 0) {
         flush_failed(st, r);
         return;
     }
+    if (st->flush_waits) zs_log(st, ZR_LOG_INFO, "the log is durable again");
+    st->flush_waits = 0;
     zs_count(st, ZS_M_FLUSHES, 1);
     zs_observe(st, ZS_M_FLUSH_NS, zs_mono(st) - t);
     pthread_mutex_lock(&st->flush_lock);

@@ -287,6 +287,7 @@ struct zr_inst {
     pthread_cond_t flush_cond, flushed_cond;
     int64_t wanted;
     int64_t flushed_ms;          /* store time of the newest flushed record */
+    uint32_t flush_waits;        /* the flusher's: for a descriptor */
     _Atomic uint32_t flush_idle;
 
     /* queue writer and checkpoint */

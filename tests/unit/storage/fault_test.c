@@ -2,6 +2,7 @@
 /* Disks that are full, that fail, that tear a write; flushes that fail; what is visible when only flushed data is. */
 #include "host.h"
 #include <errno.h>
+#include <sched.h>
 #include <time.h>
 
 static void info_of(struct world *w, struct zr_storage_info *ret)
@@ -171,6 +172,27 @@ Test(fault, a_failed_flush_is_never_taken_back)
     char path[1024];
     file_path(w, path, "abort");
     cr_assert_geq(file_size_of(path), 0, "such a stop is not clean");
+    world_end(w);
+}
+
+/* Clients took all descriptors: that is no disk that failed. */
+Test(fault, a_flush_without_a_descriptor_is_tried_again)
+{
+    struct world *w = world_new("emfile");
+    struct zr_storage_info info;
+    w->conf.sync = 1;
+    cr_assert_eq(world_open(w), ZR_OK);
+    world_fault(w, OP_SYNC_DIR, 0, EMFILE, "commitlog");
+    cr_assert_eq(put_one(w, "T", 0, "x", NULL).status, ZR_OK);
+    info_of(w, &info);
+    zs_want_flushed(w->st, info.positions.written);
+    while (atomic_load(&w->fault[OP_SYNC_DIR].calls) < 2) sched_yield(); /* tried twice */
+    cr_assert_eq(atomic_load(&w->failed), 0);
+    cr_assert_eq(atomic_load(&w->flushed), 0, "nothing is durable yet");
+    world_mend(w);
+    flush_all(w);
+    cr_assert_gt(atomic_load(&w->flushed), 0);
+    cr_assert_eq(max_of(w, "T", 0), 1);
     world_end(w);
 }
 
