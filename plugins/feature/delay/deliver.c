@@ -25,7 +25,7 @@
 
 #define BATCH_BYTES (4u * 1024 * 1024)
 #define HALF_TOPIC "RMQ_SYS_TRANS_HALF_TOPIC"
-#define MAX_WAIT_MS 30000 /* a timer's longest, so that a wall clock that jumps is noticed */
+#define MAX_WAIT_MS 30000 /* a timer's longest: where nobody tells that the clock was set, it is noticed by then */
 #define MAX_RETRY_MS 5000
 
 /* Messages on their way. Shared by the job that publishes it and the answer; the later one ends it. */
@@ -398,6 +398,19 @@ static void job(void *arg)
     batch_send(b);
 }
 
+/* Levels that wait look at their first message again. */
+static void clock_was_set(void *arg)
+{
+    struct zr_inst *inst = arg;
+    for (uint32_t i = 0; i < inst->n_levels; i++) {
+        struct level *l = &inst->levels[i];
+        pthread_mutex_lock(&inst->lock);
+        uint64_t id = l->state == LEVEL_ARMED && !inst->stopping ? l->timer_id : 0;
+        pthread_mutex_unlock(&inst->lock);
+        if (id && inst->timer->cancel(inst->host, id) == ZR_OK) arm_in(l, 0); /* one that fires meanwhile looks anyway */
+    }
+}
+
 /* ---- begin and end -------------------------------------------------------------------------------------------------------- */
 
 static void level_begin(struct zr_inst *inst, struct level *l)
@@ -432,12 +445,15 @@ void deliver_begin(struct zr_inst *inst)
     inst->storage->info(inst->storage_inst, &info);
     inst->began_at = info.positions.written;
     for (uint32_t i = 0; i < inst->n_levels; i++) level_begin(inst, &inst->levels[i]);
+    if (inst->timer->on_clock_set && inst->timer->on_clock_set(inst->host, clock_was_set, inst) != ZR_OK)
+        say(inst, ZR_LOG_WARN, "nobody will tell when the clock is set: delay levels notice it within %d s", MAX_WAIT_MS / 1000);
     if (inst->timed) timer_begin(inst->timed);
     offsets_changed(inst); /* where the file and the queues did not agree */
 }
 
 void deliver_end(struct zr_inst *inst)
 {
+    if (inst->timer->on_clock_set) inst->timer->on_clock_set(inst->host, NULL, inst);
     for (uint32_t i = 0; i < inst->n_levels; i++) {
         struct level *l = &inst->levels[i];
         pthread_mutex_lock(&inst->lock);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* lookup.c - after a crash nobody knows which of the last messages left already. The log does: what left is in it again, with
- * the same unique key, behind the record that held it. The index finds it. So a crash repeats nothing. */
+ * the same unique key, behind the record that held it. The index finds it. So a crash repeats nothing. Store times do not count:
+ * the clock may have been set back between the two. */
 #include "timer.h"
 #include "zl/text.h"
 
 #define FOUND_MAX 64u
-#define DAY_MS 86400000
 
 static uint32_t same(struct zr_span a, struct zr_span b, const char *name) { return zl_eq(zl_props_get(a, name), zl_props_get(b, name)); }
 
@@ -52,7 +52,7 @@ static int64_t found_in(struct zr_inst *inst, struct zr_str topic, const struct 
     int64_t physical[FOUND_MAX], end = 0;
     struct zr_str key = zl_props_get(of->properties, "UNIQ_KEY");
     if (!key.len || !topic.len) return 0;
-    int32_t n = inst->storage->find_key(inst->storage_inst, topic, key, ZR_KEY_UNIQUE, of->store_ms - DAY_MS, INT64_MAX, physical, FOUND_MAX);
+    int32_t n = inst->storage->find_key(inst->storage_inst, topic, key, ZR_KEY_UNIQUE, 0, INT64_MAX, physical, FOUND_MAX);
     for (int32_t i = 0; i < n && !end; i++)
         if (physical[i] < before) end = copy_end(inst, physical[i], of, is);
     return end;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* found.c - a crash forgets the words whose ops were not written yet. A commit has left a message in the log, which names its half
- * record (prepared_offset) and has its unique key: the index finds it. So no commit is carried out twice. */
+ * record (prepared_offset) and has its unique key: the index finds it. So no commit is carried out twice. Store times
+ * do not count: the clock may have been set. */
 #include "transaction.h"
 #include "zl/text.h"
 
 #define FOUND_MAX 64u
-#define DAY_MS 86400000
 #define LEVEL_TOPIC "SCHEDULE_TOPIC_XXXX"
 #define TIMER_TOPIC "rmq_sys_wheel_timer"
 
@@ -65,7 +65,7 @@ static int64_t committed_in(const struct wanted *w, struct zr_str topic)
 {
     int64_t physical[FOUND_MAX], end = 0;
     struct zr_inst *inst = w->inst;
-    int32_t n = inst->storage->find_key(inst->storage_inst, topic, w->says->unique, ZR_KEY_UNIQUE, w->half->store_ms - DAY_MS, INT64_MAX, physical, FOUND_MAX);
+    int32_t n = inst->storage->find_key(inst->storage_inst, topic, w->says->unique, ZR_KEY_UNIQUE, 0, INT64_MAX, physical, FOUND_MAX);
     for (int32_t i = 0; i < n && !end; i++) end = committed_at(w, physical[i]);
     return end;
 }

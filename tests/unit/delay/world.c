@@ -78,8 +78,10 @@ static zr_status on_clock_set(const struct zr_host *h, void (*fn)(void *), void 
 {
     (void)h;
     pthread_mutex_lock(&lock);
-    clock_fn = fn;
-    clock_arg = arg;
+    if (fn || clock_arg == arg) { /* the last one that asks is told: the engine */
+        clock_fn = fn;
+        clock_arg = arg;
+    }
     pthread_mutex_unlock(&lock);
     return ZR_OK;
 }
