@@ -364,21 +364,6 @@ static int32_t found_add(void *ctx, const char *name)
     return 0;
 }
 
-/* What a crash cut is no news; what cannot be read is, and is kept. */
-static uint32_t file_load(struct zb_journal *j, uint64_t number, struct zl_buf *file)
-{
-    char path[PATH_MAX], aside[PATH_MAX + 24];
-    zl_buf_init(file, 2ull * ZB_JOURNAL_MAX);
-    int64_t r = zl_io_load(io(), path_of(j, number, path), file);
-    if (r >= 0)
-        return 1;
-    snprintf(aside, sizeof aside, "%s.damaged", path);
-    io()->rename(io()->ctx, path, aside);
-    zk_log(ZR_LOG_ERROR, "%s cannot be read (errno %d) and is kept as %s: changes in it are lost, if the document does not hold them",
-           path, (int)-r, aside);
-    return 0;
-}
-
 struct pass { /* what the first one looks for */
     struct zb_doc_print print;
     uint64_t known_seq, placed_seq, last;
@@ -424,8 +409,11 @@ zr_status zb_journal_read(struct zb_journal *j, struct zb_doc_print print, uint3
     if (listed < 0 && listed != -ENOENT && listed != -ENOTDIR)
         return failed(j, 0, "list the folder of", listed);
     for (uint32_t i = 0; i < found.n; i++) {
-        if (file_load(j, found.numbers[i], &files[i]))
-            file_look(j, found.numbers[i], &files[i], &pass);
+        zl_buf_init(&files[i], 2ull * ZB_JOURNAL_MAX);
+        int64_t loaded = status == ZR_OK ? zl_io_load(io(), path_of(j, found.numbers[i], dir), &files[i]) : 0;
+        if (loaded < 0) /* not damage, which is read: it may be whole, and holds what was answered for */
+            status = failed(j, found.numbers[i], "read", loaded);
+        file_look(j, found.numbers[i], &files[i], &pass);
         j->total += (int64_t)files[i].len;
     }
     uint64_t from = pass.known ? pass.known_seq : which == ZB_ROWS_ALL ? 0 : pass.placed_seq;

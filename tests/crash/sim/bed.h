@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include "broker/journal.h"
 #include "model.h"
 #include "zarya/io.h"
 #include "zs.h"
@@ -39,11 +40,18 @@ struct doc_write {
     uint32_t doc, begin, end;
     int64_t version;
 };
+struct row_write { /* of a table with a journal */
+    uint32_t row, begin, end;
+    int64_t version;
+};
+#define BED_ROWS 12u
 struct history {
     struct sent *sent;
     struct removal removals[64];
     struct cleaning cleanings[64];
     struct doc_write *docs;
+    struct row_write *rows;
+    uint32_t n_rows, cap_rows;
     char topics[MAX_TOPICS][32];
     uint32_t n_sent, cap_sent, n_removals, n_cleanings, n_docs, cap_docs, n_topics, lives[MAX_TOPICS];
 };
@@ -59,6 +67,10 @@ struct bed {
     int64_t written, flushed;
     uint32_t failed, fail_at, stuck, refused, opened, unopened; /* the last two: how often it did, and did not */
     char fail_why[256];
+    struct zb_journal journal;
+    int64_t row[BED_ROWS];
+    uint64_t row_seq;
+    uint32_t rows_open;
     char lines[32768], error[1024], why[2048];
     void (*timer_fn)(void *);
     void *timer_arg;
@@ -73,6 +85,7 @@ void bed_engine(struct bed *b, enum engine engine);
 uint32_t bed_has_packed(struct bed *b); /* the sim holds a packed segment, so that storage-commitlog would refuse it */
 uint32_t bed_pack(struct bed *b, uint32_t steps); /* of packing or expanding; how many segments were changed */
 int64_t bed_convert(struct bed *b, uint32_t to_plain); /* as `zaryactl store convert`, on a store that is not open */
+int bed_repair(struct bed *b); /* as `zaryactl store check --repair`, on a store that is not open; its exit status */
 void bed_conf(struct zs_conf *c);
 struct bed *bed_new(void);
 void bed_free(struct bed *b);
@@ -91,6 +104,11 @@ zr_status bed_remove(struct bed *b, const char *topic);
 void bed_clean(struct bed *b);
 zr_status bed_doc(struct bed *b, uint32_t doc, int64_t version, uint32_t size);
 zr_status bed_doc_read(struct bed *b, uint32_t doc);
+/* A table with a journal (rows.c). A row's versions only grow. */
+zr_status bed_rows_open(struct bed *b);
+zr_status bed_rows_save(struct bed *b);
+void bed_row(struct bed *b, uint32_t row, int64_t version);
+void bed_rows_close(struct bed *b);
 void bed_read(struct bed *b);  /* everything, in every way; wrong bytes: b->why */
 void bed_indexed(struct bed *b); /* waits until the index has everything */
 

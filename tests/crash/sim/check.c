@@ -223,6 +223,23 @@ static const char *check_delays(struct check *k)
     return NULL;
 }
 
+/* With extents an entry's tags code lies elsewhere: it is the message's all the same. */
+static const char *check_tags(struct check *k)
+{
+    for (uint32_t i = 0; i < k->b->h.n_sent && k->c->conf.extents; i++) {
+        const struct sent *m = &k->b->h.sent[i];
+        int64_t phys, tags;
+        uint32_t size;
+        char tag[16];
+        if (!k->seen[i] || m->delivery || m->end > k->p->at || was_cleaned(k, m) || excused(k, i, TAGS_OFF | MAY_MISS)) continue;
+        struct zr_queue *q = zs_queue(k->c->st, zl_str(k->b->h.topics[m->topic]), m->queue, 0);
+        if (zs_entries(k->c->st, q, m->offset, &phys, &size, &tags, 1) != 1 || phys != m->phys) continue;
+        snprintf(tag, sizeof tag, "t%u", i % 3);
+        if (tags != zl_tags_code(zl_str(tag))) return wrong(k, "message %u of queue %d at %lld has the tags code %lld", i, m->queue, (long long)m->offset, (long long)tags);
+    }
+    return NULL;
+}
+
 struct doc_seen {
     int64_t version;
     uint32_t good;
@@ -265,6 +282,28 @@ static const char *check_docs(struct check *k)
         if (seen.version < least || seen.version > most)
             return wrong(k, "%s has version %lld, not %lld to %lld", names[d], (long long)seen.version, (long long)least, (long long)most);
     }
+    return NULL;
+}
+
+/* Each row: what was answered for, or something newer; and a second start finds the same. */
+static const char *check_rows(struct check *k)
+{
+    const struct history *h = &k->b->h;
+    int64_t least[BED_ROWS] = { 0 }, most[BED_ROWS] = { 0 }, first[BED_ROWS];
+    if (h->n_rows == 0) return NULL;
+    for (uint32_t i = 0; i < h->n_rows; i++) {
+        const struct row_write *w = &h->rows[i];
+        if (w->end <= k->p->at && w->version > least[w->row]) least[w->row] = w->version;
+        if (w->begin <= k->p->at && w->version > most[w->row]) most[w->row] = w->version;
+    }
+    if (bed_rows_open(k->c) != ZR_OK) return wrong(k, "the table does not open: %s", k->c->error);
+    memcpy(first, k->c->row, sizeof first);
+    for (uint32_t i = 0; i < BED_ROWS; i++)
+        if (first[i] < least[i] || first[i] > most[i])
+            return wrong(k, "row %u has version %lld, not %lld to %lld", i, (long long)first[i], (long long)least[i], (long long)most[i]);
+    if (k->seed & 1) bed_row(k->c, 3, ++first[3]);
+    if (bed_rows_open(k->c) != ZR_OK) return wrong(k, "the table does not open again: %s", k->c->error);
+    if (memcmp(first, k->c->row, sizeof first) != 0) return wrong(k, "a second start finds other rows");
     return NULL;
 }
 
@@ -369,7 +408,9 @@ const char *bed_check(const struct bed *b, struct sim *state, const struct promi
     if (!bad) bad = check_ends(k);
     if (!bad) bad = find_keys(k);
     if (!bad) bad = check_delays(k);
+    if (!bad) bad = check_tags(k);
     if (!bad) bad = check_docs(k);
+    if (!bad) bad = check_rows(k);
     bed_pack(c, seed & 1 ? 2 : 0);
     if (!bad) bad = append_some(k);
     if (ret_lines) snprintf(ret_lines, cap_lines, "%s", c->lines);

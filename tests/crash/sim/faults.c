@@ -167,7 +167,7 @@ static struct bed *run_work(const struct work *w, sim_hook hook, void *ctx, stru
             if (b->h.sent[i].end != NEVER) b->h.sent[i].begin = b->h.sent[i].end = 0;
         for (uint32_t i = 0; i < b->h.n_removals; i++) b->h.removals[i].begin = b->h.removals[i].end = 0;
         for (uint32_t i = 0; i < b->h.n_cleanings; i++) b->h.cleanings[i].begin = 0;
-        b->h.n_docs = 0;
+        b->h.n_docs = b->h.n_rows = 0;
         b->lines[0] = 0;
     }
     walk_begin(start, b->sim, NULL, 0, NULL);

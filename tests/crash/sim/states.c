@@ -147,6 +147,8 @@ static void history_after(struct bed *to, const struct bed *from, const struct p
     *h = from->h;
     h->docs = NULL;
     h->n_docs = h->cap_docs = 0;
+    h->rows = NULL;
+    h->n_rows = h->cap_rows = 0;
     h->sent = malloc((h->cap_sent ? h->cap_sent : 1) * sizeof *h->sent);
     for (uint32_t i = 0; i < h->n_sent; i++) {
         const struct sent *m = &from->h.sent[i];
@@ -412,6 +414,8 @@ static const struct mutation mutations[] = {
     { "root not synced", "abort's name is not made durable: a crash looks like a clean stop", "/data", "/data/", 0, 1, "single" },
     { "documents not synced", "JSON documents are renamed before their bytes are on disk", "/config/", NULL, 1, 0, "documents" },
     { "documents' folder not synced", "renamed documents are not made durable", "/config", NULL, 0, 1, "documents" },
+    { "journal not synced", "changed rows are answered for before they are on disk", "/zarya/journal/", NULL, 1, 0, "journal" },
+    { "journal's names not synced", "a new file of the journal is not made durable", "/zarya/journal", NULL, 0, 1, "journal" },
     { "packed segments not synced", "the plain form goes before the packed one's bytes are on disk", ".zst", NULL, 1, 0, "packing" },
     { "expanded segments not synced", "the packed form goes before the plain one's bytes are on disk", ".tmp", ".zst", 1, 0, "expanding" },
     { "changed names not synced", "the old form goes before the new one's name is durable", "/commitlog", NULL, 0, 1, "packed: expanding" },
