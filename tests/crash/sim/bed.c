@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bed.c - see bed.h: the host of the store, and what clients do to it. */
-#include "zarya/bits.h"
 #include "bed.h"
 #include <errno.h>
 #include <sched.h>
@@ -11,7 +10,6 @@
 #include <time.h>
 #include "config/node.h"
 #include "core/core.h"
-#include "tool.h"
 #include "zarya/durability.h"
 #include "zarya/err.h"
 #include "zarya/log.h"
@@ -161,18 +159,6 @@ static const struct zr_durability_v1 dur_table = { ZR_HDR(struct zr_durability_v
 static const struct zr_timer_v1 timer_table = { ZR_HDR(struct zr_timer_v1, 0), timer_mono, timer_wall, timer_at, timer_cancel, NULL };
 static const struct zr_work_v1 work_table = { ZR_HDR(struct zr_work_v1, 0), work_run, work_spawn, work_join };
 
-/* Maps for some of the messages of a batch, so that units are of two sizes. */
-static uint32_t maps_make(const struct zr_host *host, struct zr_str topic, struct zr_bits_map *maps, uint32_t n)
-{
-    (void)host, (void)topic;
-    for (uint32_t i = 0; i < n; i++) {
-        maps[i].n_bytes = maps[i].properties.len % 2 ? 14 : 0;
-        memset(maps[i].bytes, 0x5A, maps[i].n_bytes);
-    }
-    return 1;
-}
-static const struct zr_bits_v1 bits_table = { .hdr = ZR_HDR(struct zr_bits_v1, 0), .maps = maps_make };
-
 static const void *host_query(const struct zr_host *host, const char *id)
 {
     struct bed *b = bed_of(host);
@@ -182,7 +168,6 @@ static const void *host_query(const struct zr_host *host, const char *id)
     if (!strcmp(id, ZR_SVC_DURABILITY)) return &dur_table;
     if (!strcmp(id, ZR_SVC_TIMER)) return &timer_table;
     if (!strcmp(id, ZR_SVC_WORK)) return &work_table;
-    if (!strcmp(id, ZR_SVC_BITS)) return &bits_table;
     return NULL;
 }
 
@@ -198,7 +183,6 @@ void bed_conf(struct zs_conf *c)
         .checkpoint_interval_ms = 3,
         .segment_size = 16384,
         .queue_file_size = 400, /* 20 entries */
-        .extent_file_size = 600,
         .max_message_size = 6000,
         .index_slots = 32,
         .index_entries = 64,
@@ -537,23 +521,6 @@ int64_t bed_convert(struct bed *b, uint32_t to_plain)
     int64_t r = zp_convert(&c);
     if (r < 0) converted(b, -1, r, 0, 0);
     return r;
-}
-
-int bed_repair(struct bed *b)
-{
-    const struct zt_options opt = { .threads = 1, .segment_size = b->conf.segment_size, .queue_file_size = b->conf.queue_file_size,
-                                    .index_slots = b->conf.index_slots, .index_entries = b->conf.index_entries };
-    char *said = NULL;
-    size_t n = 0, at = strlen(b->lines);
-    FILE *err = open_memstream(&said, &n);
-    if (!err) abort();
-    zt_io_set(&b->sim->io, err, err);
-    int rc = zt_cmd_repair(ROOT, &opt);
-    zt_io_set(NULL, NULL, NULL);
-    fclose(err);
-    snprintf(b->lines + at, sizeof b->lines - at, "[repair: %d]\n%s", rc, said);
-    free(said);
-    return rc;
 }
 
 /* ---- documents of the kernel ------------------------------------------------------------------------------------------------------ */

@@ -375,30 +375,6 @@ static void inner(struct bed *b)
     bed_flush(b);
 }
 
-/* Extents beside the queues: files of some twenty units, written, cut, read, and gone with their topic. */
-static void extents(struct bed *b)
-{
-    bed_close(b);
-    b->conf.extents = !getenv("NOEXT");
-    for (int r = 0; r < 4; r++) {
-        if (bed_open(b) != ZR_OK) return;
-        some(b, "E", 2, 17, 90);
-        bed_flush(b);
-        some(b, "F", 1, 5, 300);
-        bed_read(b);
-        if (r < 3) bed_close(b);
-    }
-    bed_remove(b, "F");
-    some(b, "F", 1, 4, 200);
-    bed_flush(b);
-}
-static void extents_recovery(struct bed *b)
-{
-    b->conf.extents = !getenv("NOEXT");
-    recovery(b);
-    bed_read(b);
-}
-
 /* More queues than are synced one by one. */
 static void crowd(struct bed *b)
 {
@@ -663,53 +639,6 @@ static void convert_remains(struct bed *b)
     some(b, "A", 2, 4, 300);
 }
 
-/* ---- zaryactl store check --repair ---------------------------------------------------------------------------------------------- */
-
-/* A queue's file in part zero, another one's gone; the index gone; the checkpoint cut; one message of the log damaged, which is lost. */
-static void hurt(struct bed *b)
-{
-    static const uint8_t zeros[400];
-    sim_hook hook = b->sim->hook;
-    struct sent *m = &b->h.sent[11];
-    char segment[128];
-    uint8_t *at = sim_find(b->sim, ROOT "/commitlog/00000000000000000000")->data;
-    snprintf(segment, sizeof segment, ROOT "/commitlog/%020lld", (long long)(m->phys / b->conf.segment_size * b->conf.segment_size));
-    if (sim_find(b->sim, segment)) at = sim_find(b->sim, segment)->data;
-    uint8_t flipped = at[m->phys % b->conf.segment_size + 100] ^ 0x41;
-    write_file(b->sim, segment, &flipped, 1, m->phys % b->conf.segment_size + 100);
-    m->end = NEVER;
-    write_file(b->sim, ROOT "/consumequeue/A/0/00000000000000000000", zeros, 120, 60);
-    b->sim->hook = NULL;
-    b->sim->io.unlink(b->sim, ROOT "/consumequeue/A/1/00000000000000000000");
-    b->sim->io.sync_dir(b->sim, ROOT "/consumequeue/A/1");
-    int64_t fd = b->sim->io.open(b->sim, ROOT "/checkpoint", ZR_IO_READ | ZR_IO_WRITE, 0);
-    b->sim->io.ftruncate(b->sim, (int32_t)fd, 11);
-    b->sim->io.fsync(b->sim, (int32_t)fd);
-    b->sim->io.close(b->sim, (int32_t)fd);
-    b->sim->hook = hook;
-}
-static void repaired(struct bed *b)
-{
-    int rc = bed_repair(b);
-    if (rc != 0 && !b->sim->hook) { /* with nothing in its way it leaves a clean store */
-        printf("FAILED: --repair ends with %d\n%s\n", rc, b->lines);
-        fflush(stdout);
-        abort();
-    }
-    if (bed_open(b) != ZR_OK) return;
-    some(b, "R", 2, 5, 300);
-}
-static void repairing(struct bed *b)
-{
-    some(b, "A", 2, 40, 700);
-    some(b, "B", 1, 5, 90);
-    bed_flush(b);
-    bed_indexed(b);
-    bed_close(b);
-    hurt(b);
-    repaired(b);
-}
-
 const struct work works[] = {
     { "single", single, 0, NULL },
     { "single, sync", single, 1, NULL },
@@ -760,9 +689,6 @@ const struct work works[] = {
     { "a retention without queues", no_queues, 0, "retention", 1 },
     { "inner batches", inner, 0, NULL, 0 },
     { "recovery of inner batches", recovery, 0, "inner batches", 0 },
-    { "extents", extents, 0, NULL, 0 },
-    { "recovery of extents", extents_recovery, 0, "extents", 0 },
-    { "restart of extents after a kill, sync", extents_recovery, 1, "extents", 0, 0, 1 },
     { "a crowd of queues", crowd, 0, NULL, 1 },
     { "packing", packing, 0, NULL, 0, 1 },
     { "packing, sync", packing, 1, NULL, 0, 1 },
@@ -785,8 +711,6 @@ const struct work works[] = {
     { "packed: convert resumed", convert_resumed, 0, "packed: convert", 0, 0 },
     { "packed: reading", packed_reading, 0, NULL, 1, 1 },
     { "packed: both forms", packed_twins, 0, NULL, 1, 1 },
-    { "repair", repairing, 0, NULL, 0, 0 },
-    { "repair again", repaired, 0, "repair", 0, 0 },
     { "packed: remains of a convert", convert_remains, 0, NULL, 1, 0 },
 };
 const uint32_t n_works = LEN(works);
