@@ -2,7 +2,7 @@
 """Crash states: what a power cut or a kill may leave of the store, at every place of 60 workloads, each with the real
 recovery run on it (sim/README.md); and the proof that this test can fail.
 
-    states_test.py [--full]      20,000 different states, 13 defects on purpose; --full: 1,000,000 states, and two more that
+    states_test.py [--full]      20,000 different states, 15 defects on purpose; --full: 1,000,000 states, and two more that
                                 take long to show. In an optimised build: faults_test.py and corrupt_test.py run the same recovery
                                 under the address sanitizer."""
 import os, subprocess, sys
