@@ -258,17 +258,33 @@ static uint32_t hooks_let_pass(struct zr_session *s, struct zr_request *req)
 }
 
 /* Codes that a plugin of ours serves; the answer to them says which one is missing. */
+#define MAX_SERVED 40u
+static const struct { const char *plugin; int32_t codes[MAX_SERVED]; /* 0-ended */ } served[] = {
+    { "feature-admin", { 17, 18, 21, 25, 26, 28, 43, 200, 201, 202, 203, 204, 207, 208, 215, 222, 223, 225, 300, 303, 305, 306, 307, 308, 309, 314, 321,
+                         328, 329, 343, 345, 351, 352, 353 } },
+    { "feature-delay", { 45, 60, 61, 370 } },
+    { "feature-ordered", { 41, 42 } },
+    { "feature-query", { 12, 33 } },
+    { "feature-reply", { 324, 325 } },
+    { "feature-transaction", { 37, 323 } },
+};
+
+static const char *plugin_of(int32_t code)
+{
+    for (uint32_t i = 0; i < sizeof served / sizeof *served; i++)
+        for (uint32_t k = 0; served[i].codes[k]; k++)
+            if (served[i].codes[k] == code)
+                return served[i].plugin;
+    return NULL;
+}
+
 static void unknown_answer(const struct zr_session *s, struct zr_token *token, int32_t code)
 {
-    static const struct { int32_t code; const char *plugin; } served[] = {
-        { 12, "feature-query" },   { 33, "feature-query" },        { 37, "feature-transaction" },
-        { 41, "feature-ordered" }, { 42, "feature-ordered" },      { 323, "feature-transaction" },
-    };
-    for (uint32_t i = 0; i < sizeof served / sizeof *served; i++)
-        if (served[i].code == code && (s->serves & (ZR_SERVES_BROKER | ZR_SERVES_FAST))) {
-            zk_answer_code(token, CODE_NOT_SUPPORTED, " request type %d not supported: it needs the plugin %s, which is not loaded", code, served[i].plugin);
-            return;
-        }
+    const char *plugin = s->serves & (ZR_SERVES_BROKER | ZR_SERVES_FAST) ? plugin_of(code) : NULL;
+    if (plugin) {
+        zk_answer_code(token, CODE_NOT_SUPPORTED, " request type %d not supported: it needs the plugin %s, which is not loaded", code, plugin);
+        return;
+    }
     zk_answer_code(token, CODE_NOT_SUPPORTED, " request type %d not supported", code);
 }
 

@@ -6,6 +6,26 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from zarya import *
 
 
+STATUS = """
+import java.util.*;
+import org.apache.rocketmq.common.message.MessageQueue;
+import org.apache.rocketmq.tools.admin.DefaultMQAdminExt;
+public class Status {
+    public static void main(String[] a) throws Exception {
+        DefaultMQAdminExt admin = new DefaultMQAdminExt();
+        admin.setNamesrvAddr(a[0]);
+        admin.start();
+        Map<String, Map<MessageQueue, Long>> all = admin.getConsumeStatus(a[1], a[2], a[3]);
+        for (Map.Entry<String, Map<MessageQueue, Long>> e : all.entrySet())
+            for (Map.Entry<MessageQueue, Long> q : e.getValue().entrySet())
+                System.out.println("status " + all.size() + " " + e.getKey() + " " + q.getKey().getBrokerName() + " " + q.getKey().getQueueId() + " " + q.getValue());
+        admin.shutdown();
+        System.exit(0);
+    }
+}
+"""
+
+
 def mqadmin(ns, *args):
     home = temp_dir()
     os.makedirs(home + "/conf", exist_ok=True)
@@ -14,7 +34,7 @@ def mqadmin(ns, *args):
     r = subprocess.run(["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Drocketmq.namesrv.addr={ns}", f"-Duser.home={home}",
                         f"-Drmq.logback.configurationFile={home}/conf/rmq.tools.logback.xml", *JAVA_OPENS, "-cp", CP,
                         "org.apache.rocketmq.tools.command.MQAdminStartup", *args],
-                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=120, env={**os.environ, "ROCKETMQ_HOME": home})
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=120, cwd=home, env={**os.environ, "ROCKETMQ_HOME": home})
     return r.stdout
 
 
@@ -49,6 +69,36 @@ def run(ns, addr):
     check(uniq, "sendMessage prints the unique id")
 
 
+def consumer_status(ns, addr):
+    """What a tool asks a real consumer through the broker: its running info (307), to consume a message at once (309), and, with the
+    command that mqadmin has but does not list, how far it is (221 by 223)."""
+    folder = temp_dir()
+    here = os.path.dirname(os.path.abspath(__file__))
+    r = subprocess.run(["javac", "-nowarn", "-cp", CP, "-d", folder, os.path.join(here, "java/Retry.java")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    check(r.returncode == 0, "Retry.java compiles", r.stdout)
+    create_topic(addr, "Direct", 1)
+    java = ["java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", *JAVA_OPENS, "-cp", folder + ":" + CP]
+    c = start(java + ["Retry", ns, "dead", "Direct", "DirectG", "100"], tempfile.mkstemp(dir=folder)[1])
+    wait_for(lambda: "started" in text_of(c.log), 60)
+    head, _ = remoting(addr, 310, {"a": "PG", "b": "Direct", "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": int(time.time() * 1000), "h": 0, "i": "UNIQ_KEY\x01D1\x02", "j": 0}, b"directly")
+    id_ = head["extFields"]["msgId"]
+    check(wait_for(lambda: "try directly 0 Direct" in text_of(c.log), 60), "the consumer gets the message", text_of(c.log)[-500:])
+    client = json.loads(remoting(addr, 38, {"consumerGroup": "DirectG"})[1])["consumerIdList"][0]
+    says(ns, "consumerStatus -g", ["consumerStatus", "-g", "DirectG"], re.escape(client), r"V5_5_0")
+    out = mqadmin(ns, "consumerStatus", "-g", "DirectG", "-i", client, "-s")  # its stacks may name exceptions
+    bad = [w for w in (r"#Consumer Properties#", r"PROP_CONSUME_TYPE\s*: CONSUME_PASSIVELY", r"^Direct\s+broker-a\s+0\s", r"#Consumer jstack#") if not re.search(w, out, re.M)]
+    check(not bad, "mqadmin consumerStatus -i -s", f"missing {bad} in: {out[:3000]}")
+    before = text_of(c.log).count("try directly")
+    out = says(ns, "queryMsgById -g -d", ["queryMsgById", "-i", id_, "-t", "Direct", "-g", "DirectG", "-d", client], r"consumeResult=CR_LATER")
+    check(text_of(c.log).count("try directly") > before, "consumed once more, at once", out)
+    with open(folder + "/Status.java", "w") as f:
+        f.write(STATUS)
+    r = subprocess.run(java + [folder + "/Status.java", ns, "Direct", "DirectG", client], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
+    check(re.search(r"^status 1 " + re.escape(client) + r" broker-a 0 \d+$", r.stdout, re.M), "getConsumeStatus: how far the consumer says it is", r.stdout[-1500:])
+    c.kill()
+    c.wait()
+
+
 def commit_offset(addr):
     """The group becomes known by a heartbeat, and has consumed one message of queue 2."""
     beat = {"clientID": "127.0.0.1@admin", "producerDataSet": [], "consumerDataSet": [
@@ -77,6 +127,7 @@ def main():
     z = Zarya().start()
     z.wait_registered()
     run(z.ns, z.addr)
+    consumer_status(z.ns, z.addr)
     check(z.stop() == 0, "zarya stops cleanly", text_of(z.log)[-800:])
     done()
 

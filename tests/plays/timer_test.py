@@ -154,6 +154,19 @@ def tell_play(z):
     check(head.get("code") == 0 and json.loads(body)["timingCount"]["T"]["count"] == 1, "code 61: pending messages by topic", body)
     r = zaryactl("--data", z.data, "--json", "delay", "stats")
     check('"pending"' in r.stdout and '"levels"' in r.stdout, "zaryactl delay stats", r.stdout[:500])
+    figures(z)
+
+
+def figures(z):
+    """The timer's figures in the broker's runtime info."""
+    ask_all = lambda: json.loads(remoting(z.addr, 28)[1])["table"]
+    first = ask_all()
+    for n in range(40):
+        ask(z.addr, timed("Figures", 0, b"f%d" % n, n, TIMER_DELAY_SEC=1))
+    # Rates are over the time since the last question, so the one after both has some of each.
+    both = wait_for(lambda: len(bodies(z.addr, "Figures")) >= 40 and ask_all(), 20) or first
+    check(float(both["timerEnqueueTps"]) > 0 and float(both["timerDequeueTps"]) > 0, "code 28: how fast timed messages come and go", both)
+    check(both["timerOffsetBehind"] == "0" and int(both["timerReadBehind"]) <= 2, "and that the timer is not behind", both)
 
 
 def without_play():

@@ -128,15 +128,21 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
     inst->broker = host->query(host, ZR_SVC_BROKER);
     inst->store = host->query(host, ZR_SVC_STORE);
     inst->timer = host->query(host, ZR_SVC_TIMER);
+    inst->metrics = host->query(host, ZR_SVC_METRICS);
     if (!inst->reply || !inst->broker || !inst->store || !inst->timer) {
         free(inst);
         return ZR_ENOTSUP;
     }
+    pthread_mutex_init(&inst->timed_lock, NULL);
     *ret = inst;
     return ZR_OK;
 }
 
-static void destroy(struct zr_inst *inst) { free(inst); }
+static void destroy(struct zr_inst *inst)
+{
+    pthread_mutex_destroy(&inst->timed_lock);
+    free(inst);
+}
 
 /* The tables of all files in one; filled once, on the first query. */
 static struct zr_handler all_handlers[64];

@@ -2,7 +2,9 @@
 /* admin.h - what the files of feature-admin share: the instance, answers, and the JSON of RocketMQ's admin bodies. */
 #ifndef ADMIN_H
 #define ADMIN_H
+#include <pthread.h>
 #include "zarya/broker.h"
+#include "zarya/metrics.h"
 #include "zarya/plugin.h"
 #include "zarya/reply.h"
 #include "zarya/store.h"
@@ -29,6 +31,10 @@ struct zr_inst {
     const struct zr_broker_v1 *broker;
     const struct zr_store_v1 *store;
     const struct zr_timer_v1 *timer;
+    const struct zr_metrics_v1 *metrics; /* NULL: there are none */
+    pthread_mutex_t timed_lock;          /* guards what code 28 knew when it was asked last; a leaf */
+    int64_t timed_ns;
+    double timed_enqueued, timed_delivered;
 };
 
 /* ---- answers (admin.c) ---- */

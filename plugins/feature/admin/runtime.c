@@ -109,9 +109,48 @@ static void print_idle_pools(struct zl_jw *w)
         zl_jw_kstr(w, key, zl_str("0"));
     }
     static const char *const constants[][2] = { { "EndTransactionQueueSize", "0" }, { "EndTransactionThreadPoolQueueCapacity", "100000" }, { "dispatchMaxBuffer", "0" },
-        { "pageCacheLockTimeMills", "0" }, { "startAcceptSendRequestTimeStamp", "0" }, { "timerReadBehind", "0" }, { "timerOffsetBehind", "0" }, { "timerCongestNum", "0" },
-        { "timerEnqueueTps", "0.0" }, { "timerDequeueTps", "0.0" }, { "remainTransientStoreBufferNumbs", "2147483647" }, { "brokerActive", "true" } };
+        { "pageCacheLockTimeMills", "0" }, { "startAcceptSendRequestTimeStamp", "0" },
+        { "timerCongestNum", "0" }, { "remainTransientStoreBufferNumbs", "2147483647" }, { "brokerActive", "true" } };
     for (uint32_t i = 0; i < sizeof constants / sizeof *constants; i++) zl_jw_kstr(w, constants[i][0], zl_str(constants[i][1]));
+}
+
+/* ---- the timer, as feature-delay's metrics tell of it; without that plugin all is 0 ---- */
+struct timed { double read_behind, offset_behind, enqueued, delivered; };
+
+static void take_metric(void *ctx, struct zr_str name, struct zr_str instance, uint32_t kind, struct zr_str doc, double value)
+{
+    struct timed *t = ctx;
+    (void)instance, (void)kind, (void)doc;
+    if (!zl_starts(name, "zarya_timer_")) return;
+    if (zl_is(name, "zarya_timer_read_behind")) t->read_behind = value;
+    else if (zl_is(name, "zarya_timer_offset_behind")) t->offset_behind = value;
+    else if (zl_is(name, "zarya_timer_enqueued_total")) t->enqueued = value;
+    else if (zl_is(name, "zarya_timer_delivered_total")) t->delivered = value;
+}
+
+/* Rates are those since the last time that somebody asked; a second at least lies between two. */
+static void print_timer(struct zr_inst *inst, struct zl_jw *w)
+{
+    struct timed now = { 0, 0, 0, 0 };
+    double in = 0, out = 0;
+    int64_t ns = inst->timer->mono_ns(inst->host);
+    if (inst->metrics) inst->metrics->each(inst->host, take_metric, &now);
+    pthread_mutex_lock(&inst->timed_lock);
+    double seconds = (double)(ns - inst->timed_ns) / 1e9;
+    if (inst->timed_ns) {
+        in = (now.enqueued - inst->timed_enqueued) / (seconds < 1 ? 1 : seconds);
+        out = (now.delivered - inst->timed_delivered) / (seconds < 1 ? 1 : seconds);
+    }
+    if (!inst->timed_ns || seconds >= 1) {
+        inst->timed_ns = ns;
+        inst->timed_enqueued = now.enqueued;
+        inst->timed_delivered = now.delivered;
+    }
+    pthread_mutex_unlock(&inst->timed_lock);
+    kfmt(w, "timerReadBehind", "%lld", (long long)now.read_behind);
+    kfmt(w, "timerOffsetBehind", "%lld", (long long)now.offset_behind);
+    kfmt(w, "timerEnqueueTps", "%.1f", in);
+    kfmt(w, "timerDequeueTps", "%.1f", out);
 }
 
 /* "V5_5_0" of an ordinal. */
@@ -148,6 +187,7 @@ static zr_status handle_runtime(struct zr_inst *inst, const struct zr_request *r
     print_traffic(&w, &stats);
     print_store(&w, &info);
     print_idle_pools(&w);
+    print_timer(inst, &w);
     zl_jw_end(&w, '}');
     zl_jw_end(&w, '}');
     return admin_body(inst, req, &out, NULL);

@@ -82,7 +82,20 @@ static uint32_t services_ask(struct zr_inst *inst)
     inst->io = h->query(h, ZR_SVC_IO);
     inst->durability = h->query(h, ZR_SVC_DURABILITY);
     inst->reply = h->query(h, ZR_SVC_REPLY);
+    inst->metrics = h->query(h, ZR_SVC_METRICS);
     return inst->io && inst->durability && inst->reply && inst->store && inst->broker && inst->timer && inst->work && inst->state && inst->log;
+}
+
+/* feature-admin reads them by name, for code 28. */
+static void metrics_declare(struct zr_inst *inst)
+{
+    static const struct zr_metric rows[METRICS_N] = {
+        [METRIC_READ_BEHIND] = { ZR_HDR(struct zr_metric, 0), "zarya_timer_read_behind", "s", "How far the timer is behind the clock with what is due.", ZR_METRIC_GAUGE, 0 },
+        [METRIC_OFFSET_BEHIND] = { ZR_HDR(struct zr_metric, 0), "zarya_timer_offset_behind", "messages", "Timed messages that the timer has not taken up yet.", ZR_METRIC_GAUGE, 0 },
+        [METRIC_ENQUEUED] = { ZR_HDR(struct zr_metric, 0), "zarya_timer_enqueued_total", "messages", "Timed messages that the timer took up.", ZR_METRIC_COUNTER, 0 },
+        [METRIC_DELIVERED] = { ZR_HDR(struct zr_metric, 0), "zarya_timer_delivered_total", "messages", "Timed messages that were delivered.", ZR_METRIC_COUNTER, 0 },
+    };
+    if (inst->metrics && inst->metrics->declare(inst->host, rows, METRICS_N, &inst->first_metric) != ZR_OK) inst->metrics = NULL;
 }
 
 static void destroy(struct zr_inst *inst)
@@ -110,6 +123,7 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
         destroy(inst);
         return ZR_ENOMEM;
     }
+    if (inst->timed) metrics_declare(inst);
     *ret = inst;
     return ZR_OK;
 }

@@ -12,6 +12,7 @@
 #include "zarya/hooks.h"
 #include "zarya/io.h"
 #include "zarya/log.h"
+#include "zarya/metrics.h"
 #include "zarya/plugin.h"
 #include "zarya/reply.h"
 #include "zarya/state.h"
@@ -53,6 +54,12 @@ struct settings {
     uint8_t timer_enable, recall_enable, recall_key_with_topic;
 };
 
+#define METRIC_READ_BEHIND 0u
+#define METRIC_OFFSET_BEHIND 1u
+#define METRIC_ENQUEUED 2u
+#define METRIC_DELIVERED 3u
+#define METRICS_N 4u
+
 struct timer;
 
 struct zr_inst {
@@ -68,6 +75,8 @@ struct zr_inst {
     const struct zr_reply_v1 *reply;
     struct timer *timed; /* NULL: switched off */
     const struct zr_log_v1 *log;
+    const struct zr_metrics_v1 *metrics; /* NULL: there are none */
+    uint32_t first_metric, reserved;
     const struct zr_storage_v1 *storage; /* from activate on */
     struct zr_inst *storage_inst;
     uint32_t n_levels;

@@ -91,6 +91,20 @@ static void clock_look(struct timer *t, int64_t now, uint32_t told)
     timer_dirty(t);
 }
 
+static void numbers_tell(struct timer *t, int64_t now, int64_t pending, int64_t enqueued, int64_t delivered)
+{
+    struct zr_inst *inst = t->inst;
+    int64_t min, max = 0;
+    if (!inst->metrics) return;
+    inst->storage->bounds(inst->storage_inst, t->queue, &min, &max);
+    inst->metrics->set(inst->host, inst->first_metric + METRIC_READ_BEHIND, pending > 0 && now > t->read_ms ? (now - t->read_ms) / 1000 : 0);
+    inst->metrics->set(inst->host, inst->first_metric + METRIC_OFFSET_BEHIND, max > t->cursor ? max - t->cursor : 0);
+    inst->metrics->add(inst->host, inst->first_metric + METRIC_ENQUEUED, enqueued - t->told_enqueued);
+    inst->metrics->add(inst->host, inst->first_metric + METRIC_DELIVERED, delivered - t->told_delivered);
+    t->told_enqueued = enqueued;
+    t->told_delivered = delivered;
+}
+
 static void numbers_show(struct timer *t)
 {
     pthread_mutex_lock(&t->count_lock);
@@ -99,7 +113,9 @@ static void numbers_show(struct timer *t)
     t->shown_read_ms = t->read_ms;
     t->shown_log = t->log.pushed;
     t->shown_cursor = t->cursor;
+    int64_t pending = t->shown_pending, enqueued = (int64_t)t->n_enqueued, delivered = (int64_t)t->n_delivered;
     pthread_mutex_unlock(&t->count_lock);
+    numbers_tell(t, wall_ms(t->inst), pending, enqueued, delivered);
 }
 
 static int64_t wait_ms(struct timer *t, int64_t now)

@@ -84,6 +84,7 @@ struct timer {
     int64_t n_enqueued, n_delivered, n_rolled, n_recalled, n_dropped, late_max_ms;
     int64_t metrics_counter;
     uint32_t shown_heap, shown_loaded;
+    int64_t told_enqueued, told_delivered; /* to zarya.metrics/1; the engine's own */
     int64_t shown_read_ms, shown_log, shown_cursor, shown_pending;
 };
 
