@@ -442,6 +442,7 @@ static int run(const struct zk_args *args)
     if (zk_config_load(&args->source) != ZR_OK)
         return fail_with_problems();
     zk_log_set((uint32_t)zk_node.set.log_level + ZR_LOG_ERROR, (uint32_t)zk_node.set.log_format);
+    zk_log_start();
     zk_core_provide_services();
     if (zk_plugins_find() != ZR_OK)
         return fail_with_problems();
@@ -464,6 +465,7 @@ static int run(const struct zk_args *args)
     warn_open_admin();
     if (zk_control_start(zk_node.data_dir) != ZR_OK)
         zk_log(ZR_LOG_WARN, "zaryactl's verbs for this process are missing: %s", zk_err_text());
+    zk_log_flush(); /* both may go to one terminal: in the order in which it happened */
     print_boot_lines(args->source.face);
     zk_log(ZR_LOG_INFO, "started: %u plugins, data in %s", zk_n_instances, zk_node.data_dir);
     wait_for_end();

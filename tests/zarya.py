@@ -64,10 +64,10 @@ def _end_all():
 atexit.register(_end_all)
 
 
-def start(cmd, log, env=None, cwd=None):
+def start(cmd, log, env=None, cwd=None, stderr=subprocess.STDOUT):
     """Starts a process in a group of its own, its output in a file."""
     out = open(log, "ab")
-    p = subprocess.Popen(cmd, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})},
+    p = subprocess.Popen(cmd, stdout=out, stderr=stderr, stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})},
                          cwd=cwd, start_new_session=True)
     p.log = log
     _started.append(p)

@@ -71,9 +71,12 @@ void zk_problems_clear(void)
 static void show(struct zl_buf *b, const char *mark)
 {
     struct zr_str rest = zl_buf_as_str(b), line;
+    char text[8192];
     while (rest.len > 0 && zl_split(&rest, '\n', &line))
-        if (line.len > 0)
-            fprintf(stderr, "zarya: %s%.*s\n", mark, (int)line.len, line.ptr);
+        if (line.len > 0) {
+            int n = snprintf(text, sizeof text, "zarya: %s%.*s\n", mark, (int)(line.len < 8000 ? line.len : 8000), line.ptr);
+            zk_log_raw(text, (uint32_t)n); /* behind what was logged before */
+        }
 }
 
 void zk_problems_show(void)

@@ -8,11 +8,17 @@
 #include "zl/buf.h"
 #include "zl/text.h"
 
-/* ---- log. Text or JSON lines on stderr (one write each), with time, level, instance, generation. ---- */
+/* ---- log. Text or JSON lines on stderr, with time, level, instance, generation. Nobody who logs waits for the log's reader: from
+ * zk_log_start on a thread of its own writes, and what finds no room is counted. ---- */
 void zk_log(uint32_t level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void zk_log_set(uint32_t level, uint32_t json);
 void zk_log_set_level(uint32_t level);
 const char *zk_log_level_name(uint32_t level); /* "error" ... "debug" */
+void zk_log_start(void);     /* after signals are blocked; until then whoever logs, writes */
+uint32_t zk_log_flush(void); /* waits until what was logged is out, at most 2 s; 0: it is not */
+void zk_log_stop(void);      /* flushes and ends the thread; at exit at the latest */
+/* Finished text (at most 8 KiB, with its line end) on the same way, for what is no line of log. */
+void zk_log_raw(const char *text, uint32_t n);
 
 /* ---- errors: the record of this thread (zarya.err/1). ---- */
 void zk_err_clear(void);

@@ -7,6 +7,10 @@
 /* One line of log from `who`; generation 0 is not shown. */
 void zk_log_line(uint32_t level, const char *who, uint32_t generation, struct zr_str text, const struct zr_field *fields, uint32_t n_fields);
 uint32_t zk_log_level(void);
+/* The longest line, with its end. */
+#define ZK_LOG_LINE_MAX 8192u
+/* The line that tells how many are missing, into `to` (ZK_LOG_LINE_MAX bytes); its length. */
+uint32_t zk_log_format_dropped(char *to, uint64_t n);
 
 /* The error record of this thread from a finished record. */
 void zk_err_take(const struct zr_error *error);

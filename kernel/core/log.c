@@ -1,26 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* log.c - one line of log at a time, as text or as a JSON line, on stderr.
+/* log.c - one line of log at a time, as text or as a JSON line. How lines get to stderr is log_out.c's.
  *
  * What stays true:
- *   1. A line is built on the caller's stack and leaves in one write, so lines of different threads never mix.
- *   2. A line is at most LINE_MAX_BYTES long; what does not fit is cut and the cut is visible ("...").
+ *   1. A line is built on the caller's stack and handed on whole, so lines of different threads never mix.
+ *   2. A line is at most ZK_LOG_LINE_MAX long; what does not fit is cut and the cut is visible ("...").
  *   3. No line end, control character or broken quote in a text can forge a second line.
  *   4. Nothing here takes a lock or allocates: it may be called with any lock held. */
 #include "core/core_int.h"
-#include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
-#include <unistd.h>
 
-#define LINE_MAX_BYTES 8192u
 #define CUT_MARK "..."
 
 static _Atomic uint32_t log_level = ZR_LOG_INFO;
 static _Atomic uint32_t log_json;
 
-struct line { char text[LINE_MAX_BYTES]; uint32_t len, cut; };
+struct line { char text[ZK_LOG_LINE_MAX]; uint32_t len, cut; };
 
 const char *zk_log_level_name(uint32_t level)
 {
@@ -31,7 +28,7 @@ const char *zk_log_level_name(uint32_t level)
 /* Room is kept for the cut mark, two closing characters of JSON and the line end. */
 static void line_add(struct line *l, const char *bytes, uint64_t n)
 {
-    uint64_t room = LINE_MAX_BYTES - 8u - l->len;
+    uint64_t room = ZK_LOG_LINE_MAX - 8u - l->len;
     if (n > room) {
         n = room;
         l->cut = 1;
@@ -117,10 +114,10 @@ static void line_as_json(struct line *l, uint32_t level, const char *who, uint32
     line_quoted(l, zl_str(who));
     line_add(l, number, (uint64_t)snprintf(number, sizeof number, ",\"generation\":%u,\"text\":", generation));
     /* Six bytes each are the worst case of an escaped character. */
-    uint64_t fits = (LINE_MAX_BYTES - 512u) / 6u;
+    uint64_t fits = (ZK_LOG_LINE_MAX - 512u) / 6u;
     line_quoted(l, text.len > fits ? (struct zr_str){ text.ptr, fits } : text);
     for (uint32_t i = 0; i < n_fields; i++) {
-        if (l->len + 6u * (fields[i].name.len + fields[i].value.len) + 16u > LINE_MAX_BYTES - 16u)
+        if (l->len + 6u * (fields[i].name.len + fields[i].value.len) + 16u > ZK_LOG_LINE_MAX - 16u)
             break;
         line_cstr(l, ",");
         line_quoted(l, fields[i].name);
@@ -131,22 +128,33 @@ static void line_as_json(struct line *l, uint32_t level, const char *who, uint32
     l->len++;
 }
 
+static void line_make(struct line *l, uint32_t level, const char *who, uint32_t generation, struct zr_str text, const struct zr_field *fields, uint32_t n_fields)
+{
+    l->len = l->cut = 0;
+    if (atomic_load_explicit(&log_json, memory_order_relaxed))
+        line_as_json(l, level, who, generation, text, fields, n_fields);
+    else
+        line_as_text(l, level, who, generation, text, fields, n_fields);
+    l->text[l->len++] = '\n';
+}
+
+uint32_t zk_log_format_dropped(char *to, uint64_t n)
+{
+    char text[160];
+    struct line l;
+    snprintf(text, sizeof text, "log: %llu lines were left out here, because it was not read or could not be written", (unsigned long long)n);
+    line_make(&l, ZR_LOG_WARN, "kernel", 0, zl_str(text), NULL, 0);
+    memcpy(to, l.text, l.len);
+    return l.len;
+}
+
 void zk_log_line(uint32_t level, const char *who, uint32_t generation, struct zr_str text, const struct zr_field *fields, uint32_t n_fields)
 {
     struct line l;
     if (level > atomic_load_explicit(&log_level, memory_order_relaxed))
         return;
-    l.len = l.cut = 0;
-    if (atomic_load_explicit(&log_json, memory_order_relaxed))
-        line_as_json(&l, level, who, generation, text, fields, n_fields);
-    else
-        line_as_text(&l, level, who, generation, text, fields, n_fields);
-    l.text[l.len++] = '\n';
-    int saved = errno;
-    /* A log that cannot be written must not stop the service; there is nobody left to tell. */
-    if (write(STDERR_FILENO, l.text, l.len) < 0)
-        errno = saved;
-    errno = saved;
+    line_make(&l, level, who, generation, text, fields, n_fields);
+    zk_log_raw(l.text, l.len);
 }
 
 void zk_log(uint32_t level, const char *fmt, ...)

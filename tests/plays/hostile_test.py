@@ -168,6 +168,26 @@ def many_names(z):
     alive(z, "after made-up groups")
 
 
+def held_log():
+    """A log that nobody reads (a terminal that is held, a pager): it starts, serves, and ends when it is told to."""
+    z = Zarya(node='log_level = "debug";')
+    r, w = os.pipe()
+    os.set_blocking(w, False)
+    try:
+        while True:
+            os.write(w, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(w, True)
+    z.proc = start([os.path.join(BUILD, "bin/zarya"), "-c", z.conf], z.log, stderr=w)
+    check(wait_for(lambda: listening(z.port) and listening(z.ns_port)), "a log that nobody reads does not hold up a start")
+    create_topic(z.addr, "Hostile")
+    alive(z, "while nobody reads the log")
+    status = z.stop()
+    check(status == 0, "nor the end", status)
+    os.close(r)
+    os.close(w)
+
+
 def idle_connections(z):
     """In a process of its own, since descriptors are limited here too."""
     n = 10000
@@ -190,6 +210,7 @@ def idle_connections(z):
 
 
 def main():
+    held_log()
     z = Zarya().start(build=PLAIN)
     create_topic(z.addr, "Hostile")
     create_topic(z.addr, "Big", 1)

@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -318,6 +319,133 @@ Test(log, one_line_whatever_the_text)
     cr_expect(strstr(text, "\"level\":\"warn\",\"instance\":\"kernel\",\"generation\":0,\"text\":\"two\\u000alines \\\"quoted\\\"\"}\n"));
     cr_expect_null(strstr(text, "not written"));
     close(fd);
+}
+
+/* A reader that does not read, until it is told to. */
+struct reader { int pipe[2], saved; char *text; uint64_t len; pthread_t thread; };
+
+static void reader_begin(struct reader *r)
+{
+    cr_assert_eq(pipe(r->pipe), 0);
+    r->saved = dup(2);
+    dup2(r->pipe[1], 2);
+    r->text = malloc(8u << 20);
+    r->len = 0;
+}
+
+static void *reader_read(void *arg)
+{
+    struct reader *r = arg;
+    for (ssize_t n; (n = read(r->pipe[0], r->text + r->len, (8u << 20) - 1 - r->len)) > 0;)
+        r->len += (uint64_t)n;
+    r->text[r->len] = 0;
+    return NULL;
+}
+
+static void reader_end(struct reader *r)
+{
+    dup2(r->saved, 2);
+    close(r->pipe[1]);
+    pthread_join(r->thread, NULL);
+    close(r->pipe[0]);
+}
+
+/* Lines of one thread are numbered; returns how many are there, in order and whole, and how many the log says are not. */
+static uint64_t count_lines(const char *text, uint32_t thread, uint64_t *ret_left_out)
+{
+    uint64_t n = 0, next = 0, left_out = 0;
+    for (const char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
+        unsigned who;
+        unsigned long long number;
+        char one[256]; /* sscanf measures the whole text each time */
+        snprintf(one, sizeof one, "%.*s", (int)(end - line < 255 ? end - line : 255), line);
+        const char *from = strstr(one, "kernel: ");
+        cr_assert(from, "a line is no line: %s", one);
+        if (sscanf(from, "kernel: thread %u line %llu xxxx", &who, &number) == 2) {
+            cr_assert_eq(end[-1], 'x');
+            if (who == thread) {
+                cr_assert_geq(number, next);
+                next = number + 1;
+                n++;
+            }
+        } else if (sscanf(from, "kernel: log: %llu lines were left out here", &number) == 1) {
+            left_out += number;
+        } else {
+            cr_assert_fail("what line is this: %s", one);
+        }
+    }
+    if (ret_left_out)
+        *ret_left_out = left_out;
+    return n;
+}
+
+#define LOG_LINES 40000u
+static void log_lines(uint32_t thread, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        zk_log(ZR_LOG_INFO, "thread %u line %u xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", thread, i);
+}
+
+Test(log, who_logs_does_not_wait_for_the_reader, .timeout = 60)
+{
+    struct reader r;
+    uint64_t left_out;
+    reader_begin(&r);
+    zk_log_start();
+    log_lines(0, LOG_LINES); /* some 4 MiB, and nobody reads: with a write by the caller this does not come back */
+    cr_expect_eq(zk_log_flush(), 0u);
+    pthread_create(&r.thread, NULL, reader_read, &r);
+    cr_expect_eq(zk_log_flush(), 1u);
+    log_lines(1, 10);
+    zk_log_stop();
+    reader_end(&r);
+    uint64_t there = count_lines(r.text, 0, &left_out);
+    cr_expect_lt(there, LOG_LINES);
+    cr_expect_eq(there + left_out, LOG_LINES);
+    cr_expect_eq(count_lines(r.text, 1, NULL), 10u);
+    free(r.text);
+}
+
+static void *log_some(void *arg)
+{
+    log_lines((uint32_t)(uintptr_t)arg, 1500);
+    return NULL;
+}
+
+Test(log, lines_of_many_threads_all_come_in_order, .timeout = 60)
+{
+    struct reader r;
+    pthread_t threads[8];
+    uint64_t left_out;
+    reader_begin(&r);
+    pthread_create(&r.thread, NULL, reader_read, &r);
+    zk_log_start();
+    for (uintptr_t i = 0; i < 8; i++)
+        pthread_create(&threads[i], NULL, log_some, (void *)i);
+    for (uint32_t i = 0; i < 8; i++)
+        pthread_join(threads[i], NULL);
+    zk_log_stop();
+    log_lines(8, 1); /* by itself again */
+    reader_end(&r);
+    for (uint32_t i = 0; i < 8; i++)
+        cr_expect_eq(count_lines(r.text, i, &left_out), 1500u);
+    cr_expect_eq(left_out, 0u);
+    cr_expect_eq(count_lines(r.text, 8, NULL), 1u);
+    free(r.text);
+}
+
+Test(log, a_stop_does_not_wait_for_ever, .timeout = 60)
+{
+    struct reader r;
+    signal(SIGPIPE, SIG_IGN); /* as the daemon */
+    reader_begin(&r);
+    zk_log_start();
+    log_lines(0, 2000); /* more than a pipe takes */
+    zk_log_stop();
+    log_lines(1, 1); /* goes nowhere, and does not hang */
+    cr_expect_eq(zk_log_flush(), 1u); /* nothing to wait for */
+    close(r.pipe[0]);                 /* the writer, which lives until the process ends, gets no further */
+    free(r.text);
 }
 
 /* ---- state documents ---- */
