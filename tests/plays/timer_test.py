@@ -220,6 +220,32 @@ def million_play():
     check(z.stop() == 0, "it stops cleanly")
 
 
+def files_of_timer(data):
+    """All that the timer keeps but its messages."""
+    found = [os.path.join(data, "timerlog", f) for f in os.listdir(os.path.join(data, "timerlog"))]
+    return [p for p in found + [os.path.join(data, x) for x in ("timerwheel", "config/timercheck", "config/timermetrics", "config/timermetrics.bak")] if os.path.exists(p)]
+
+
+def each(change, *names):
+    """A damage to those files of the timer, or to all."""
+    def damage(data):
+        for p in files_of_timer(data):
+            if not names or os.path.basename(p) in names or os.path.basename(os.path.dirname(p)) in names:
+                change(p)
+    return damage
+
+
+def zero(path):
+    size = os.path.getsize(path)
+    os.truncate(path, 0)
+    os.truncate(path, size)
+
+
+def rubbish(path):
+    with open(path, "r+b") as f:
+        f.write(os.urandom(min(os.path.getsize(path), 1 << 20)))
+
+
 def restart_play(z, how, damage, what):
     """Some due soon, some later; stopped in the middle of the first ones."""
     topic = "R" + str(abs(hash(what)) % 100000)
@@ -257,15 +283,26 @@ if __name__ == "__main__":
     recall_play(z)
     tell_play(z)
     many_play(z)
-    restart_play(z, lambda z: check(z.stop() == 0, "it stops cleanly"), None, "a stop in the middle of a second")
-    restart_play(z, Zarya.kill, None, "a kill in the middle of a second")
-    rm = lambda name: lambda data: shutil.rmtree(os.path.join(data, name), True) or (os.path.isfile(os.path.join(data, name)) and os.unlink(os.path.join(data, name)))
-    restart_play(z, Zarya.kill, rm("timerlog"), "a kill, and the timer log removed")
-    restart_play(z, lambda z: check(z.stop() == 0, "it stops cleanly"), rm("timerwheel"), "a stop, and the wheel removed")
-    restart_play(z, lambda z: check(z.stop() == 0, "it stops cleanly"), tear, "a stop, and the timer log damaged")
-    restart_play(z, Zarya.kill, zero_wheel, "a kill, and the wheel damaged")
-    restart_play(z, Zarya.kill, rm("config/timercheck"), "a kill, and timercheck removed")
     check(z.stop() == 0, "it stops cleanly")
+    stop, kill = lambda z: check(z.stop() == 0, "it stops cleanly"), Zarya.kill
+    half = lambda p: os.truncate(p, os.path.getsize(p) // 2)
+    cases = [(stop, None, "a stop in the middle of a second"), (kill, None, "a kill in the middle of a second"),
+             (kill, each(os.unlink, "timerlog"), "a kill, and the timer log removed"), (stop, each(os.unlink, "timerwheel"), "a stop, and the wheel removed"),
+             (stop, tear, "a stop, and the timer log damaged"), (kill, zero_wheel, "a kill, and the wheel damaged"),
+             (kill, each(os.unlink, "timercheck"), "a kill, and timercheck removed"), (stop, each(zero, "timercheck"), "a stop, and timercheck zeroed"),
+             (stop, each(rubbish, "timercheck"), "a stop, and timercheck full of rubbish"), (kill, each(lambda p: os.truncate(p, 20), "timercheck"), "a kill, and timercheck cut"),
+             (kill, each(zero, "timerlog"), "a kill, and the timer log zeroed"), (stop, each(half, "timerlog"), "a stop, and the timer log's file cut"),
+             (stop, each(os.unlink), "a stop, and all of the timer's files removed"), (kill, each(zero), "a kill, and all of them zeroed"),
+             (stop, each(rubbish), "a stop, and all of them full of rubbish"), (kill, each(half), "a kill, and all of them cut")]
+    ports = free_ports(8)
+
+    def some(n):
+        z = Zarya(features=("admin", "ordered", "query", "delay"), ports=(ports[2 * n], ports[2 * n + 1])).start()
+        for how, damage, what in cases[n::4]:
+            restart_play(z, how, damage, what)
+        check(z.stop() == 0, "it stops cleanly")
+
+    together(*(lambda n=n: some(n) for n in range(4)))  # they wait for their messages' times
     without_play()
     sync_play()
     million_play()

@@ -14,6 +14,8 @@
 #include "zl/io.h"
 #include "zl/text.h"
 
+#define CLOCK_SET_MS (400ll * 86400000) /* further than that nobody sets a clock back while the broker is down */
+
 struct linking { struct timer *t; int64_t least_ms, last_pos, first_physical, last_physical; uint64_t n; uint32_t skipped; };
 
 static int32_t link_unit(void *ctx, int64_t pos, const struct unit *u)
@@ -116,6 +118,20 @@ static void check_load(struct timer *t)
     timercheck_decode(bytes, len, &t->check);
 }
 
+/* What timercheck says is done is not looked at again; so it has to be possible. One that is empty says nothing. */
+static void check_judge(struct timer *t)
+{
+    const struct timercheck *c = &t->check;
+    int64_t min = 0, max = 0, log_end = tlog_begin(&t->log) + (int64_t)t->log.n_files * t->log.file_size;
+    t->inst->storage->bounds(t->inst->storage_inst, t->queue, &min, &max);
+    if (c->read_ms >= 0 && c->read_ms <= wall_ms(t->inst) + CLOCK_SET_MS && c->log_flushed >= 0 && (c->log_flushed <= log_end || !t->log.n_files) &&
+        c->queue_offset >= 0 && c->queue_offset <= max)
+        return;
+    say(t->inst, ZR_LOG_WARN, "config/timercheck is damaged (done up to %lld ms, log %lld, queue %lld): every message in the timer log is looked up before it leaves",
+        (long long)c->read_ms, (long long)c->log_flushed, (long long)c->queue_offset);
+    t->check = (struct timercheck){ .counter = 0 };
+}
+
 static zr_status log_load(struct timer *t, struct linking *k, uint32_t *ret_whole)
 {
     zl_buf_clear(&t->path);
@@ -123,6 +139,7 @@ static zr_status log_load(struct timer *t, struct linking *k, uint32_t *ret_whol
     zl_buf_u8(&t->path, 0);
     zr_status status = t->path.failed ? ZR_ENOMEM : tlog_open(&t->log, t->io, (const char *)t->path.ptr, t->inst->settings->timer_log_file_size);
     if (status != ZR_OK) return status;
+    check_judge(t);
     int64_t begin = scan_begin(t);
     k->skipped = begin > tlog_begin(&t->log);
     int64_t end = tlog_scan(&t->log, begin, link_unit, k);
