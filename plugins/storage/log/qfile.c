@@ -210,6 +210,10 @@ static int64_t open_or_make(struct zr_inst *st, struct zr_queue *q, int64_t no, 
     }
     if (fd < 0) return fd;
     int64_t r = st->io->fstat(st->io->ctx, (int32_t)fd, &stat);
+    if (r >= 0 && stat.size > 0 && q->first_file == ZS_NONE) { /* of a topic of that name whose files could not be deleted */
+        r = st->io->ftruncate(st->io->ctx, (int32_t)fd, 0);
+        stat.size = 0;
+    }
     if (r >= 0 && stat.size < (uint64_t)st->conf.queue_file_size) {
         r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->conf.queue_file_size);
         int64_t filler = atomic_load(&q->min) - no * per_file(st); /* the queue begins within this file */

@@ -494,6 +494,7 @@ static zr_status found_mend(struct zr_inst *st, const struct found *f)
         r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->segs.size);
         st->io->close(st->io->ctx, (int32_t)fd);
     }
+    if (r >= 0) r = st->io->sync_dir(st->io->ctx, zs_dir_of(st, f->base)); /* one whose making failed never got a durable name */
     if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be mended: %s", path, zs_errno_text(r));
     zs_log(st, ZR_LOG_WARN, "%s had %llu bytes instead of %lld: given its full length; what was lost is reported when it is met",
            path, (unsigned long long)f->size, (long long)st->segs.size);
