@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* bed.c - see bed.h: the host of the store, and what clients do to it. */
+#include "zarya/bits.h"
 #include "bed.h"
 #include <errno.h>
 #include <sched.h>
@@ -159,6 +160,18 @@ static const struct zr_durability_v1 dur_table = { ZR_HDR(struct zr_durability_v
 static const struct zr_timer_v1 timer_table = { ZR_HDR(struct zr_timer_v1, 0), timer_mono, timer_wall, timer_at, timer_cancel, NULL };
 static const struct zr_work_v1 work_table = { ZR_HDR(struct zr_work_v1, 0), work_run, work_spawn, work_join };
 
+/* Maps for some of the messages of a batch, so that units are of two sizes. */
+static uint32_t maps_make(const struct zr_host *host, struct zr_str topic, struct zr_bits_map *maps, uint32_t n)
+{
+    (void)host, (void)topic;
+    for (uint32_t i = 0; i < n; i++) {
+        maps[i].n_bytes = maps[i].properties.len % 2 ? 14 : 0;
+        memset(maps[i].bytes, 0x5A, maps[i].n_bytes);
+    }
+    return 1;
+}
+static const struct zr_bits_v1 bits_table = { .hdr = ZR_HDR(struct zr_bits_v1, 0), .maps = maps_make };
+
 static const void *host_query(const struct zr_host *host, const char *id)
 {
     struct bed *b = bed_of(host);
@@ -168,6 +181,7 @@ static const void *host_query(const struct zr_host *host, const char *id)
     if (!strcmp(id, ZR_SVC_DURABILITY)) return &dur_table;
     if (!strcmp(id, ZR_SVC_TIMER)) return &timer_table;
     if (!strcmp(id, ZR_SVC_WORK)) return &work_table;
+    if (!strcmp(id, ZR_SVC_BITS)) return &bits_table;
     return NULL;
 }
 
@@ -183,6 +197,7 @@ void bed_conf(struct zs_conf *c)
         .checkpoint_interval_ms = 3,
         .segment_size = 16384,
         .queue_file_size = 400, /* 20 entries */
+        .extent_file_size = 600,
         .max_message_size = 6000,
         .index_slots = 32,
         .index_entries = 64,

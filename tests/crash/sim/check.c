@@ -223,6 +223,23 @@ static const char *check_delays(struct check *k)
     return NULL;
 }
 
+/* With extents an entry's tags code lies elsewhere: it is the message's all the same. */
+static const char *check_tags(struct check *k)
+{
+    for (uint32_t i = 0; i < k->b->h.n_sent && k->c->conf.extents; i++) {
+        const struct sent *m = &k->b->h.sent[i];
+        int64_t phys, tags;
+        uint32_t size;
+        char tag[16];
+        if (!k->seen[i] || m->delivery || m->end > k->p->at || was_cleaned(k, m) || excused(k, i, TAGS_OFF | MAY_MISS)) continue;
+        struct zr_queue *q = zs_queue(k->c->st, zl_str(k->b->h.topics[m->topic]), m->queue, 0);
+        if (zs_entries(k->c->st, q, m->offset, &phys, &size, &tags, 1) != 1 || phys != m->phys) continue;
+        snprintf(tag, sizeof tag, "t%u", i % 3);
+        if (tags != zl_tags_code(zl_str(tag))) return wrong(k, "message %u of queue %d at %lld has the tags code %lld", i, m->queue, (long long)m->offset, (long long)tags);
+    }
+    return NULL;
+}
+
 struct doc_seen {
     int64_t version;
     uint32_t good;
@@ -391,6 +408,7 @@ const char *bed_check(const struct bed *b, struct sim *state, const struct promi
     if (!bad) bad = check_ends(k);
     if (!bad) bad = find_keys(k);
     if (!bad) bad = check_delays(k);
+    if (!bad) bad = check_tags(k);
     if (!bad) bad = check_docs(k);
     if (!bad) bad = check_rows(k);
     bed_pack(c, seed & 1 ? 2 : 0);

@@ -375,6 +375,30 @@ static void inner(struct bed *b)
     bed_flush(b);
 }
 
+/* Extents beside the queues: files of some twenty units, written, cut, read, and gone with their topic. */
+static void extents(struct bed *b)
+{
+    bed_close(b);
+    b->conf.extents = 1;
+    for (int r = 0; r < 4; r++) {
+        if (bed_open(b) != ZR_OK) return;
+        some(b, "E", 2, 17, 90);
+        bed_flush(b);
+        some(b, "F", 1, 5, 300);
+        bed_read(b);
+        if (r < 3) bed_close(b);
+    }
+    bed_remove(b, "F");
+    some(b, "F", 1, 4, 200);
+    bed_flush(b);
+}
+static void extents_recovery(struct bed *b)
+{
+    b->conf.extents = 1;
+    recovery(b);
+    bed_read(b);
+}
+
 /* More queues than are synced one by one. */
 static void crowd(struct bed *b)
 {
@@ -689,6 +713,9 @@ const struct work works[] = {
     { "a retention without queues", no_queues, 0, "retention", 1 },
     { "inner batches", inner, 0, NULL, 0 },
     { "recovery of inner batches", recovery, 0, "inner batches", 0 },
+    { "extents", extents, 0, NULL, 0 },
+    { "recovery of extents", extents_recovery, 0, "extents", 0 },
+    { "restart of extents after a kill, sync", extents_recovery, 1, "extents", 0, 0, 1 },
     { "a crowd of queues", crowd, 0, NULL, 1 },
     { "packing", packing, 0, NULL, 0, 1 },
     { "packing, sync", packing, 1, NULL, 0, 1 },
