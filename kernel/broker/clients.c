@@ -82,7 +82,7 @@ struct zb_sub *zb_sub_new(const struct zr_subscription *conf)
     s->bad = status != ZR_OK;
     s->missing = status == ZR_ENOTSUP;
     if (s->bad)
-        zk_log(ZR_LOG_WARN, "subscription to %.*s with \"%.*s\": %s", (int)s->topic.len, s->topic.ptr,
+        zk_log(ZR_LOG_WARN, "subscription to %.*s with \"%.*s\": %s", (int)(s->topic.len > 300 ? 300 : s->topic.len), s->topic.ptr,
                (int)(s->text.len > 200 ? 200 : s->text.len), s->text.ptr, why);
     return s;
 }
@@ -643,6 +643,12 @@ void zb_clients_each_producer(struct zr_str group,
 }
 
 /* ---- silence ---- */
+static int by_address(const void *a, const void *b)
+{
+    const struct zr_session *x = *(struct zr_session *const *)a, *y = *(struct zr_session *const *)b;
+    return x < y ? -1 : x > y;
+}
+
 void zb_clients_scan(int64_t now_ms)
 {
     struct told told = { NULL, 0 };
@@ -658,12 +664,16 @@ void zb_clients_scan(int64_t now_ms)
                     told.sessions[told.n++] = zk_session_hold(m->peer->session);
     }
     pthread_rwlock_unlock(&zb.clients_lock);
+    if (told.n > 1) /* a client of many groups is one client */
+        qsort(told.sessions, told.n, sizeof *told.sessions, by_address);
     for (uint32_t i = 0; i < told.n; i++) {
         struct zr_session_info info = { .hdr = ZR_HDR(struct zr_session_info, 0) };
-        zk_session_info(told.sessions[i], &info);
-        zk_log(ZR_LOG_INFO, "%.*s sent no heartbeat for %lld ms: disconnected", (int)info.peer_name.len,
-               info.peer_name.ptr, (long long)ZB_SET(channel_expired_ms));
-        zk_session_close(told.sessions[i]); /* session_closed does the rest */
+        if (i + 1 == told.n || told.sessions[i] != told.sessions[i + 1]) {
+            zk_session_info(told.sessions[i], &info);
+            zk_log(ZR_LOG_INFO, "%.*s sent no heartbeat for %lld ms: disconnected", (int)info.peer_name.len,
+                   info.peer_name.ptr, (long long)ZB_SET(channel_expired_ms));
+            zk_session_close(told.sessions[i]); /* session_closed does the rest */
+        }
         zk_session_release(told.sessions[i]);
     }
     free(told.sessions);

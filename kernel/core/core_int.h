@@ -12,6 +12,14 @@ uint32_t zk_log_level(void);
 /* The line that tells how many are missing, into `to` (ZK_LOG_LINE_MAX bytes); its length. */
 uint32_t zk_log_format_dropped(char *to, uint64_t n);
 
+/* How much one place may log (log_limit.c): a format of zk_log, or an instance by its name. Both live as long as the process. */
+#define ZK_LOG_FORMAT 0u
+#define ZK_LOG_INSTANCE 1u
+uint32_t zk_log_pass(uint32_t kind, uint32_t level, const char *text, uint64_t bytes); /* 0: not this line; it is counted */
+uint32_t zk_log_owes(void);      /* is there a count that was not told? */
+void zk_log_tell_left_out(void); /* tells all counts */
+void zk_log_wake(void);          /* the log's thread looks what there is to do */
+
 /* The error record of this thread from a finished record. */
 void zk_err_take(const struct zr_error *error);
 

@@ -168,7 +168,9 @@ void zk_log(uint32_t level, const char *fmt, ...)
     va_end(ap);
     if (n < 0)
         return;
-    zk_log_line(level, "kernel", 0, (struct zr_str){ text, (uint64_t)n < sizeof text ? (uint64_t)n : sizeof text - 1 }, NULL, 0);
+    struct zr_str line = { text, (uint64_t)n < sizeof text ? (uint64_t)n : sizeof text - 1 };
+    if (zk_log_pass(ZK_LOG_FORMAT, level, fmt, line.len))
+        zk_log_line(level, "kernel", 0, line, NULL, 0);
 }
 
 void zk_log_set(uint32_t level, uint32_t json)

@@ -29,6 +29,7 @@
 #define BATCH_BYTES 4096u /* what a pipe takes in one piece, so that lines of other processes do not come in between */
 #define STOP_NS 2000000000ll
 #define CRASH_NS 1000000000ll
+#define TELL_NS 10000000000ll /* how long a count of left out lines (log_limit.c) may wait */
 
 #define DIRECT 0u /* whoever logs, writes */
 #define RING 1u
@@ -43,6 +44,7 @@ static _Atomic uint32_t waiters; /* who waits for an empty ring */
 static sem_t wake, emptied;
 static pthread_t writer;
 static uint64_t drops_behind; /* writer only: where the line about dropped ones belongs; 0: nowhere yet */
+static int64_t tell_at;       /* writer only: when counts of left out lines are told; 0: there are none */
 static uint32_t torn;         /* writer only: a write failed within a line */
 static uint32_t metric_dropped;
 
@@ -137,12 +139,26 @@ static void tell_drops(uint64_t at)
         zk_metric_add(metric_dropped, (int64_t)n);
 }
 
+/* Counts of lines that log_limit.c left out are told together, some time after the first of them. */
+static void tell_left_out(void)
+{
+    if (!zk_log_owes()) {
+        tell_at = 0;
+    } else if (tell_at == 0) {
+        tell_at = zk_mono_ns() + TELL_NS;
+    } else if (zk_mono_ns() >= tell_at) {
+        tell_at = 0;
+        zk_log_tell_left_out();
+    }
+}
+
 static void write_what_is_there(void)
 {
     struct batch b;
     uint64_t at = atomic_load_explicit(&out, memory_order_relaxed), n;
     for (;;) {
         tell_drops(at);
+        tell_left_out();
         if ((n = gather(at, &b)) == 0)
             return;
         if (!write_lines(b.text, b.len))
@@ -161,6 +177,16 @@ static void tell_waiters(void)
         sem_post(&emptied);
 }
 
+static struct timespec at_time(int64_t ns) { return (struct timespec){ ns / 1000000000, ns % 1000000000 }; }
+
+static void sleep_until_woken(void)
+{
+    struct timespec deadline = at_time(tell_at);
+    while ((tell_at ? sem_clockwait(&wake, CLOCK_MONOTONIC, &deadline) : sem_wait(&wake)) != 0)
+        if (errno == ETIMEDOUT)
+            return;
+}
+
 static void *write_until_stopped(void *arg)
 {
     (void)arg;
@@ -169,15 +195,21 @@ static void *write_until_stopped(void *arg)
         tell_waiters();
         /* Whoever publishes a line after this store sees it; a line published before is seen by the load. */
         atomic_store(&asleep, 1);
+        tell_left_out();
         if (atomic_load(head_at(atomic_load(&out))) == 0)
-            while (sem_wait(&wake) != 0)
-                ;
+            sleep_until_woken();
         atomic_store(&asleep, 0);
     }
     return NULL;
 }
 
 /* ---- logging -------------------------------------------------------------------------------------------------------------------- */
+
+void zk_log_wake(void)
+{
+    if (atomic_load(&asleep) && atomic_exchange(&asleep, 0))
+        sem_post(&wake);
+}
 
 static void put(const char *text, uint32_t n)
 {
@@ -190,8 +222,7 @@ static void put(const char *text, uint32_t n)
     } while (!atomic_compare_exchange_weak(&taken, &at, at + need));
     copy_in(at + HEAD_BYTES, text, n);
     atomic_store(head_at(at), n);
-    if (atomic_load(&asleep) && atomic_exchange(&asleep, 0))
-        sem_post(&wake);
+    zk_log_wake();
 }
 
 void zk_log_raw(const char *text, uint32_t n)
@@ -208,16 +239,10 @@ void zk_log_raw(const char *text, uint32_t n)
 
 /* ---- beginning and end ---------------------------------------------------------------------------------------------------------- */
 
-static struct timespec after(int64_t ns)
-{
-    int64_t at = zk_mono_ns() + ns;
-    return (struct timespec){ at / 1000000000, at % 1000000000 };
-}
-
 /* 1: what was logged before the call is out. Only calls that a signal handler may make, on this C library: semaphores are futexes. */
 static uint32_t wait_until_out(int64_t ns)
 {
-    struct timespec deadline = after(ns);
+    struct timespec deadline = at_time(zk_mono_ns() + ns);
     uint64_t wanted = atomic_load(&taken);
     while (atomic_load(&out) < wanted) {
         atomic_fetch_add(&waiters, 1);
@@ -280,6 +305,7 @@ void zk_log_stop(void)
 {
     if (atomic_load(&mode) != RING)
         return;
+    zk_log_tell_left_out();
     if (!wait_until_out(STOP_NS)) {
         atomic_store(&mode, LOST); /* the writer waits for the reader, and ends with the process */
         return;

@@ -16,7 +16,13 @@ static uint32_t svc_log_level(const struct zr_host *host)
 static void svc_log_write(const struct zr_host *host, uint32_t level, struct zr_str text, const struct zr_field *fields, uint32_t n_fields)
 {
     const struct zk_instance *in = zk_instance_of(host);
-    zk_log_line(level, in->as, in->generation, text, fields, fields ? n_fields : 0);
+    uint64_t bytes = text.len;
+    if (level > zk_log_level())
+        return;
+    for (uint32_t i = 0; fields && i < n_fields; i++)
+        bytes += fields[i].name.len + fields[i].value.len;
+    if (zk_log_pass(ZK_LOG_INSTANCE, level & 7u, in->as, bytes))
+        zk_log_line(level, in->as, in->generation, text, fields, fields ? n_fields : 0);
 }
 
 static void svc_err_raise(const struct zr_host *host, const struct zr_error *error)

@@ -168,6 +168,18 @@ def many_names(z):
     alive(z, "after made-up groups")
 
 
+def fills_the_log(z):
+    """Says again and again what is worth a line of log."""
+    before, conn = os.path.getsize(z.log), Conn(z.addr, 30)
+    subs = [{"topic": "Hostile", "subString": "((", "expressionType": "SQL92"} for _ in range(8000)]
+    body = json.dumps({"clientID": "e", "consumerDataSet": [{"groupName": "CGlog", "subscriptionDataSet": subs}], "producerDataSet": []}).encode()
+    answers = [conn.ask(34, {}, body)[0].get("code") for _ in range(4)]
+    conn.close()
+    grown = os.path.getsize(z.log) - before
+    check(None not in answers and 0 < grown < 1 << 20, "32,000 subscriptions that are no good leave at most 1 MiB in the log", f"{answers}, {grown} bytes")
+    alive(z, "after them")
+
+
 def held_log():
     """A log that nobody reads (a terminal that is held, a pager): it starts, serves, and ends when it is told to."""
     z = Zarya(node='log_level = "debug";')
@@ -217,10 +229,11 @@ def main():
     alive(z, "at the start")
     others(z, "by themselves")
     base = rss(z.proc.pid)
-    for case in (wrong_frames, slow_sender, never_reads, many_names, idle_connections, half_frames):
+    for case in (wrong_frames, slow_sender, never_reads, many_names, fills_the_log, idle_connections, half_frames):
         case(z)
     alive(z, "at the end")
     check(z.proc.poll() is None and z.stop() == 0, "zarya lives and stops cleanly", text_of(z.log)[-800:])
+    check(re.search(r'log: \d+ more lines like "subscription to .*" were left out', text_of(z.log)), "and the log says how many it left out", text_of(z.log)[-800:])
     print(f"# memory above the {base} KiB at rest:")
     for what, kib in table:
         print(f"#   {what:55s} {kib:8d} KiB")

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "config/node.h"
 #include "core/core.h"
+#include "core/core_int.h"
 #include "plugin/instance.h"
 #include "zl/io.h"
 
@@ -382,8 +383,11 @@ static uint64_t count_lines(const char *text, uint32_t thread, uint64_t *ret_lef
 #define LOG_LINES 40000u
 static void log_lines(uint32_t thread, uint32_t n)
 {
-    for (uint32_t i = 0; i < n; i++)
-        zk_log(ZR_LOG_INFO, "thread %u line %u xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", thread, i);
+    char text[128];
+    for (uint32_t i = 0; i < n; i++) {
+        snprintf(text, sizeof text, "thread %u line %u xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", thread, i);
+        zk_log_line(ZR_LOG_INFO, "kernel", 0, zl_str(text), NULL, 0); /* zk_log would leave most of them out */
+    }
 }
 
 Test(log, who_logs_does_not_wait_for_the_reader, .timeout = 60)
@@ -403,6 +407,34 @@ Test(log, who_logs_does_not_wait_for_the_reader, .timeout = 60)
     cr_expect_lt(there, LOG_LINES);
     cr_expect_eq(there + left_out, LOG_LINES);
     cr_expect_eq(count_lines(r.text, 1, NULL), 10u);
+    free(r.text);
+}
+
+/* One place that logs much: bounded, counted, and another place is not touched. */
+Test(log, one_place_does_not_fill_the_log, .timeout = 60)
+{
+    struct reader r;
+    unsigned long long left_out = 0;
+    uint32_t there = 0;
+    reader_begin(&r);
+    pthread_create(&r.thread, NULL, reader_read, &r);
+    zk_log_start();
+    for (uint32_t i = 0; i < 20000; i++)
+        zk_log(ZR_LOG_WARN, "somebody said %s", "something that is not so long, but longer than nothing");
+    zk_log(ZR_LOG_WARN, "somebody else said %s", "something");
+    zk_log_stop();
+    reader_end(&r);
+    for (const char *at = r.text; (at = strstr(at, "somebody said something")); at++)
+        there++;
+    const char *told = strstr(r.text, "more lines like \"somebody said %s\" were left out");
+    cr_assert_not_null(told);
+    while (told > r.text && told[-1] != ':')
+        told--;
+    cr_expect_eq(sscanf(told, "%llu", &left_out), 1);
+    cr_expect_eq(there + left_out, 20000u);
+    cr_expect_lt(r.len, 1u << 20);
+    cr_expect_gt(there, 1000u); /* a burst is let through */
+    cr_expect(strstr(r.text, "somebody else said something"));
     free(r.text);
 }
 
