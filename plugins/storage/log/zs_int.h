@@ -286,6 +286,7 @@ struct zr_inst {
     pthread_mutex_t flush_lock;
     pthread_cond_t flush_cond, flushed_cond;
     int64_t wanted;
+    int64_t gather_to;           /* the flusher waits for this position, or for some time to pass; 0: it does not */
     int64_t flushed_ms;          /* store time of the newest flushed record */
     uint32_t flush_waits;        /* the flusher's: for a descriptor */
     _Atomic uint32_t flush_idle;
