@@ -104,6 +104,22 @@ def bit_positions(data):
     return doc["filterDataByTopic"]["FormPlain"]["groupFilterData"]["CG_sql"]["bloomFilterData"]["bitPos"]
 
 
+def check_tool(data):
+    """zaryactl store check knows the folder: right, damaged, mended."""
+    said = lambda *more: subprocess.run([tool("zaryactl-store"), "check", data, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60).stdout
+    found = "extents, the first of them here"
+    before = said()
+    check("queues " in before and found not in before, "store check finds nothing wrong with the extents", before[-600:])
+    name = "consumequeue_ext/FormPlain/0/00000000000000000000"
+    with open(os.path.join(data, name), "r+b") as f:
+        f.seek(34)
+        f.write(bytes(100))
+    damaged = said()
+    check(f"{name} at 34" in damaged and found in damaged, "store check names a damaged extent by file and place", damaged[-600:])
+    mended = said("--repair")
+    check("consumequeue_ext/FormPlain/0: moved aside" in mended and found not in said(), "store check --repair moves them aside", mended[-600:])
+
+
 BITS = {}
 
 
@@ -297,6 +313,7 @@ def main():
     c.close()
     a.stop()
     check_extents(z.data, known, "Apache after a killed Zarya")
+    check_tool(z.data)
     done()
 
 

@@ -21,6 +21,7 @@ int zt_check_run(struct zt_check *c, const char *dir, const struct zt_options *o
     for (struct zt_queue *q = atomic_load(&c->queues->all); q; q = q->all) /* Apache deletes a topic's folder and says so nowhere */
         q->removed = q->n_files == 0 && !q->hint && !zt_docs_topic(&c->docs, zl_str(q->topic));
     zt_queues_compare(c->queues, &c->log);
+    zt_extents_tell(c->queues);
     zt_index_tell(&c->index, &c->log);
     zt_docs_agree(&c->docs, c->queues, &c->log);
     if (atomic_load(&c->queues->full)) {

@@ -4,6 +4,7 @@
  * The reading of the log (log.c) sets the bits, through a cache of entry windows for each thread. queues_compare.c then walks the
  * files and tells what does not agree. */
 #include "tool.h"
+#include "ext.h"
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -235,6 +236,7 @@ void zt_queue_record(struct zt_queues *qs, struct zt_windows *w, struct zt_queue
     }
     if (atomic_fetch_or(&at->chunk->record[word], bit) & bit) atomic_fetch_add(&q->n_doubled, 1);
     if (agrees) atomic_fetch_or(&at->chunk->agrees[word], bit);
+    if (agrees) zt_extent_compare(qs, q, &e, r);
     while (offset > max && !atomic_compare_exchange_weak(&q->max_offset, &max, offset)) {}
 }
 
@@ -337,6 +339,7 @@ int zt_queues_load(struct zt_queues *qs, struct zt_view *v, struct zt_report *re
     struct zt_names names;
     qs->v = v;
     qs->report = report;
+    zs_ext_load(v->st);
     if (!zs_path(path, "%s/consumequeue", v->dir)) return ZT_CANNOT;
     int64_t r = zt_names_load(&names, path);
     if (r < 0 && r != -ENOENT) {

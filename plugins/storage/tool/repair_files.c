@@ -318,7 +318,10 @@ void zt_repair_queues(struct zt_repair *r)
             if (e < 0) zt_repair_fail(r, b.at[i].q->topic, e);
         }
         if (!r->failed) log_walk(&b);
-        for (uint64_t i = 0; i < b.n && !r->failed; i++) swap_in(&b, &b.at[i]);
+        for (uint64_t i = 0; i < b.n && !r->failed; i++) {
+            swap_in(&b, &b.at[i]);
+            zt_extents_aside(r, b.at[i].q);
+        }
     }
     free(b.at);
 }

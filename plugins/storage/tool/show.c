@@ -202,7 +202,7 @@ static const char *entry_state(struct zt_view *v, struct zs_scan *s, const struc
     if (e->phys < atomic_load(&v->st->begin)) return "expired";
     if (!zt_record_at(v, s, e->phys, &r, &why)) return "no valid record is there";
     if (r.queue_id != q->id || r.queue_offset != offset || !zl_is(r.topic, q->topic) || (int32_t)r.size != e->size) return "another record is there";
-    return "ok";
+    return zt_extent_text(v, q, e);
 }
 
 static int show_queue(struct zt_view *v, struct out *o, const struct zt_show *what, int64_t n)

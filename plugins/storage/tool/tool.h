@@ -149,6 +149,8 @@ struct zt_queue {
     uint32_t bad;               /* the files do not say what the log says */
     uint32_t removed;           /* the topic is gone on purpose */
     uint32_t other;             /* entries of another kind (BatchCQ) */
+    uint64_t n_extents_bad;     /* entries whose extent is missing or wrong; under lock, as the next */
+    int64_t extent_bad;         /* the first of them: its address */
     int32_t id;
     uint32_t topic_len;
     char topic[];
@@ -174,6 +176,12 @@ uint32_t zt_entry_at(struct zt_queues *qs, struct zt_windows *w, struct zt_queue
 void zt_queue_record(struct zt_queues *qs, struct zt_windows *w, struct zt_queue *q, const struct zl_record *r);
 uint32_t zt_chunk_bit(struct zt_queue *q, int64_t offset, uint32_t *ret_agrees);
 void zt_queue_file(const struct zt_queue *q, char *to, int64_t base); /* relative path */
+
+/* ---- extents.c ---- */
+/* A record's entry: does its extent, if it has one, say what the record says? */
+void zt_extent_compare(struct zt_queues *qs, struct zt_queue *q, const struct zs_entry *e, const struct zl_record *r);
+void zt_extents_tell(struct zt_queues *qs); /* once the log was read: a finding for each queue, which is then bad */
+const char *zt_extent_text(const struct zt_view *v, const struct zt_queue *q, const struct zs_entry *e); /* static */
 
 /* ---- log.c ---- */
 struct zt_damage {
@@ -329,6 +337,7 @@ int64_t zt_aside(struct zt_repair *r, const char *rel, uint32_t keep);
 int64_t zt_aside_sync(const struct zt_repair *r, const char *path);
 void zt_repair_log(struct zt_repair *r);    /* damaged places get records that stand for nothing */
 void zt_repair_queues(struct zt_repair *r); /* bad queues anew from the log */
+void zt_extents_aside(struct zt_repair *r, const struct zt_queue *q); /* of a queue that was made anew */
 void zt_repair_docs(struct zt_repair *r);
 /* The lock of a store; of this process from then on. ZT_CANNOT: said on stderr. */
 int zt_lock_take(const char *dir);
