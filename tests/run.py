@@ -107,6 +107,7 @@ def tests(full):
         if os.path.basename(prog) in TSAN and os.access(prog, os.X_OK):
             yield "tsan " + os.path.basename(prog), [prog, "--jobs", "2"], 240
     yield "lint acknowledgement", [sys.executable, os.path.join(ROOT, "tests/lint/acknowledgement.py")], 60
+    yield "lint walls", [sys.executable, os.path.join(ROOT, "tests/lint/walls_test.py")], 120
     more = ["--full"] if full else []
     for folder, limit in (("plays", 300), ("crash", 300), ("interop", 900)):
         for prog in sorted(glob.glob(os.path.join(ROOT, f"tests/{folder}/*_test.py"))):

@@ -39,35 +39,66 @@ def breach(rule, where, text):
     print(f"{where}: error: wall {rule}: {text}", flush=True)
 
 
+SCANNED = (".c", ".h", ".cc", ".re", ".y", ".l")
+COMMENT = r"(?:\s|/\*.*?\*/)*"
+DIRECTIVE = re.compile(r"^" + COMMENT + r"(?:#|%:|\?\?=)" + COMMENT + r"(include|include_next|import|embed)\b" + COMMENT + r"(.*)")
+WRITTEN = re.compile(r'([<"])([^>"]+)[>"]')
+
+
 def includes_of(path):
+    """(line, < or ", name) of each; a name that is not written out (a macro) comes as ("?", text), which no rule allows."""
     with open(os.path.join(ROOT, path), encoding="utf-8") as f:
-        for n, line in enumerate(f, 1):
-            m = re.match(r'\s*#\s*include\s*([<"])([^>"]+)[>"]', line)
-            if m:
-                yield n, m.group(1), m.group(2)
+        text = f.read()
+    while "\\\n" in text:  # a directive may go on in the next line; the count of lines stays
+        text = re.sub(r"\\\n([^\n]*)", r"\1\n", text, count=1)
+    for n, line in enumerate(text.split("\n"), 1):
+        m = DIRECTIVE.match(line)
+        if m:
+            w = WRITTEN.match(m.group(2))
+            yield (n, w.group(1), w.group(2)) if w and m.group(1) == "include" else (n, "?", m.group(2) or m.group(1))
 
 
 def sources(folder):
     for base, dirs, files in os.walk(os.path.join(ROOT, folder)):
         dirs[:] = sorted(d for d in dirs if not d.startswith("."))
         for f in sorted(files):
-            if f.endswith((".c", ".h", ".cc", ".re", ".y", ".l")):
+            if f.endswith(SCANNED):
                 yield os.path.relpath(os.path.join(base, f), ROOT)
 
 
+def climbs(name):
+    return ".." in name.split("/") or name.startswith("/")
+
+
 def is_libc(name):
-    return name in LIBC or name.startswith(LIBC_DIRS)
+    return not climbs(name) and (name in LIBC or name.startswith(LIBC_DIRS))
+
+
+def is_ours(name):
+    """The public headers and the static helper library."""
+    return not climbs(name) and name.startswith(("zarya/", "zl/"))
 
 
 def allowed(name, own):
-    return any(name == o or (o.endswith("/") and name.startswith(o)) for o in own)
+    return not climbs(name) and any(name == o or (o.endswith("/") and name.startswith(o)) for o in own)
+
+
+def within(path, folders):
+    return any(path.startswith(f + "/") for f in folders)
 
 
 def local(path, name, folders):
-    """An include in quotes, found in the file's own folder tree; or generated from a grammar or lexer file there."""
-    places = [os.path.dirname(path)] + folders
+    """An include in quotes, of a file that lies in one of the folders, wherever the way to it goes; or that is generated from a
+    grammar or lexer file there. What is included is a file that is looked through too."""
     stem = name[:-2] if name.endswith(".h") else name
-    return any(os.path.exists(os.path.join(ROOT, p, n)) for p in places for n in (name, stem + ".y", stem + ".l"))
+    if name.startswith("/") or not name.endswith(SCANNED):
+        return False
+    for place in [os.path.dirname(path)] + folders:
+        for n in (name, stem + ".y", stem + ".l"):
+            found = os.path.realpath(os.path.join(ROOT, place, n))
+            if os.path.exists(found):
+                return within(os.path.relpath(found, os.path.realpath(ROOT)), folders)  # the first is what the compiler takes
+    return False
 
 
 def check_includes():
@@ -77,26 +108,26 @@ def check_includes():
         own = [o for d, lst in OWN.items() if own_dir == d for o in lst]
         shared = [s for d, lst in SHARED.items() if path.startswith(d + "/") for s in lst]
         for n, kind, name in includes_of(path):
-            if name.startswith("zarya/") or name.startswith("zl/") or is_libc(name) or allowed(name, own):
+            if is_ours(name) or is_libc(name) or allowed(name, own):
                 continue
             if kind == '"' and local(path, name, [own_dir] + shared):
                 continue
             breach(1, f"{path}:{n}", f"a plugin includes only <zarya/*.h>, libc, sdk/lib and its own libraries, not {name}")
     for path in sources("kernel"):
         for n, kind, name in includes_of(path):
-            if name.startswith(("zarya/", "zl/")) or is_libc(name) or allowed(name, KERNEL_OWN):
+            if is_ours(name) or is_libc(name) or allowed(name, KERNEL_OWN):
                 continue
             if kind == '"' and local(path, name, ["kernel"]):
                 continue
             breach(2, f"{path}:{n}", f"the kernel includes no plugin and no third-party library but libconfig, not {name}")
     for path in sources("sdk/lib"):
         for n, kind, name in includes_of(path):
-            if name.startswith(("zarya/", "zl/")) or is_libc(name) or allowed(name, SDK_LIB_OWN) or (kind == '"' and local(path, name, ["sdk/lib"])):
+            if is_ours(name) or is_libc(name) or allowed(name, SDK_LIB_OWN) or (kind == '"' and local(path, name, ["sdk/lib"])):
                 continue
             breach(1, f"{path}:{n}", f"sdk/lib includes only <zarya/*.h>, libc and libdeflate, not {name}")
     for path in sources("sdk/include"):
         for n, kind, name in includes_of(path):
-            if name not in ("stdint.h", "stddef.h") and not name.startswith("zarya/"):
+            if name not in ("stdint.h", "stddef.h") and (climbs(name) or not name.startswith("zarya/")):
                 breach(3, f"{path}:{n}", f"a public header includes only <stdint.h>, <stddef.h> and its sisters, not {name}")
 
 
