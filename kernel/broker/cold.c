@@ -147,6 +147,12 @@ static void period_end(int64_t now_ms)
     }
 }
 
+static void release_work(void *arg)
+{
+    (void)arg;
+    zb_cold_release(0);
+}
+
 void zb_cold_second(void)
 {
     int64_t now_ms = zk_wall_ms();
@@ -155,8 +161,10 @@ void zb_cold_second(void)
         seconds = 0;
         period_end(now_ms);
     }
+    uint32_t due = delayed && delayed->due_tick <= (uint64_t)zk_mono_ns();
     pthread_mutex_unlock(&cold_lock);
-    zb_cold_release(0);
+    if (due) /* not here: a tick holds a lock */
+        (void)zb_work(release_work, NULL);
 }
 
 /* ---- requests ---- */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* cold.c - cold reads of groups: codes 2001 to 2003, and who is held back. */
+#include <time.h>
 #include "world.h"
 
 static struct answer a;
@@ -111,6 +112,28 @@ Test(cold, one_that_pulls_waits_and_gets_a_single_message)
     answer_free(&a);
     cr_expect(cold_pull(c, "Other", "4", &n) == 0 && n == 3, "a group below its threshold");
     cr_expect(cold_pull(c, "CID_RMQ_SYS_X", "4", &n) == 0 && cold_pull(c, "CID_RMQ_SYS_X", "4", &n) == 0 && n == 3);
+    world_stop();
+}
+
+Test(cold, the_wait_ends_after_a_second_by_itself)
+{
+    uint32_t n;
+    start(1);
+    struct client *c = client_open(0);
+    fill(c, 2);
+    threshold(c, "G=1");
+    cr_expect(cold_pull(c, "G", "4", &n) == 0);
+    int64_t began = zk_mono_ns();
+    store.again = 1;
+    int32_t o = pull_put(c, "G", "T", "0", "0", "4", "0");
+    client_turn(c);
+    while (!client_take(c, o, &a)) { /* the broker's tick, as it comes */
+        nanosleep(&(struct timespec){ 0, 10000000 }, NULL);
+        zb_cold_second();
+        world_pump();
+    }
+    cr_expect(a.code == 0 && answer_records(&a) == 1 && zk_mono_ns() - began >= 1000000000);
+    answer_free(&a);
     world_stop();
 }
 
