@@ -51,14 +51,18 @@ public class Play {
 
     // seek interrupts the client's own pull of the queue. A pull that is interrupted while it asks for its place among the requests
     // counts as a failed send, for which the client closes its channel to the broker; what other threads, ours among them, have
-    // under way on it then fails. So one seek right after another can fail by itself, with any broker.
+    // under way on it then fails. So one seek right after another can fail by itself, with any broker. Counted, 30 s of seeks one after
+    // another with client 5.5.0 on a loaded machine: Apache's own broker 5.5.0 1 of 8,300, ours on TCP 1 of 10,080, ours on nng's TCP 5
+    // of 11,040; all with this one exception, and no other. So this one alone is tried again.
     static void seek(DefaultLitePullConsumer c, MessageQueue q) throws Exception {
         for (int i = 0;; i++) {
             try {
                 c.seek(q, 0);
                 return;
             } catch (org.apache.rocketmq.client.exception.MQClientException e) {
-                if (!(e.getCause() instanceof org.apache.rocketmq.remoting.exception.RemotingSendRequestException) || i == 3) throw e;
+                Throwable why = e.getCause();
+                if (why == null || why.getClass() != org.apache.rocketmq.remoting.exception.RemotingSendRequestException.class
+                    || !why.getMessage().matches("send request to <.*> failed") || i == 3) throw e;
             }
         }
     }
