@@ -113,15 +113,25 @@ static void empty_folder(const char *path)
     zk_io()->list(zk_io()->ctx, path, remove_file, &f);
 }
 
-/* A folder of our own for the private copies of plugins when the data directory must not be touched. */
+/* A folder of our own for the private copies of plugins where the data directory must not be touched, or runs no programs. */
 static const char *temp_folder(void)
 {
-    const char *tmp = getenv("TMPDIR");
-    char *path = (char *)zk_conf_fmt("%s/zarya-check-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (mkdtemp(path))
-        return path;
-    zk_err_raise(ZR_EIO, errno, "cannot make a folder %s", path);
+    const char *places[] = { getenv("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm" };
+    for (uint32_t i = 0; i < sizeof places / sizeof *places; i++) {
+        if (!places[i] || !*places[i] || zk_library_noexec(places[i]))
+            continue;
+        char *path = (char *)zk_conf_fmt("%s/zarya-check-XXXXXX", places[i]);
+        if (mkdtemp(path))
+            return path;
+    }
+    zk_err_raise(ZR_EIO, 0, "neither $TMPDIR nor /tmp, /var/tmp or /dev/shm takes a folder that code can be loaded from (mounted noexec, full or read-only?)");
     return NULL;
+}
+
+static void drop_temp_folder(const char *folder)
+{
+    empty_folder(folder);
+    zk_io()->rmdir(zk_io()->ctx, folder);
 }
 
 /* Everything that a start looks at, and nothing that it does. `show` is run with the plugins loaded. */
@@ -140,8 +150,7 @@ static int check_all(const struct zk_args *args, void (*show)(const struct zk_ar
         return fail_raised("the plugins cannot be loaded");
     if (load_plugins(folder) == ZR_OK)
         failed = 0;
-    empty_folder(folder);
-    zk_io()->rmdir(zk_io()->ctx, folder);
+    drop_temp_folder(folder);
     zk_config_warn_imported();
     zk_problems_show();
     if (!failed)
@@ -249,8 +258,7 @@ static int show_schema(const struct zk_args *args)
     zk_plugins_installed(schema_of, &s);
     zl_buf_cstr(&s.out, "}}\n");
     out_text(&s.out);
-    empty_folder(s.folder);
-    zk_io()->rmdir(zk_io()->ctx, s.folder);
+    drop_temp_folder(s.folder);
     zk_problems_show();
     return 0;
 }
@@ -433,7 +441,10 @@ static zr_status create_plugins(void)
         return ZR_EIO;
     }
     empty_folder(folder); /* of a process that ended in the middle; the lock says that nobody is in there */
-    zr_status status = load_plugins(folder);
+    const char *temp = zk_library_noexec(folder) ? temp_folder() : NULL;
+    zr_status status = load_plugins(temp ? temp : folder);
+    if (temp)
+        drop_temp_folder(temp);
     return status == ZR_OK ? zk_plugins_create() : status;
 }
 

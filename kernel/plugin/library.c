@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define COPY_STEP (256u << 10)
@@ -111,11 +112,20 @@ static zr_status take_descriptor(const struct zk_manifest *m, const struct zr_pl
     return ZR_OK;
 }
 
-static zr_status open_copy(const char *copy, const struct zk_manifest *m, struct zr_plugin *ret)
+uint32_t zk_library_noexec(const char *folder)
+{
+    struct statvfs fs;
+    return statvfs(folder, &fs) == 0 && (fs.f_flag & ST_NOEXEC);
+}
+
+static zr_status open_copy(const char *folder, const char *copy, const struct zk_manifest *m, struct zr_plugin *ret)
 {
     void *handle = dlopen(copy, RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
-        zk_err_raise(ZR_EINVAL, 0, "L13: %s cannot be loaded: %s", m->path, without_name(dlerror(), copy));
+        const char *why = without_name(dlerror(), copy);
+        if (zk_library_noexec(folder))
+            why = zk_conf_fmt("its private copy is made in %s, which is mounted noexec", folder);
+        zk_err_raise(ZR_EINVAL, 0, "L13: %s cannot be loaded: %s", m->path, why);
         return ZR_EINVAL;
     }
     union { void *object; const struct zr_plugin *(*call)(uint32_t); } entry;
@@ -138,7 +148,7 @@ zr_status zk_library_load(const struct zk_manifest *m, const char *folder, struc
     }
     status = check_copy(copy, m);
     if (status == ZR_OK)
-        status = open_copy(copy, m, ret);
+        status = open_copy(folder, copy, m, ret);
     if (status != ZR_OK || !keep_copies())
         zk_io()->unlink(zk_io()->ctx, copy);
     *ret_generation = generation;

@@ -34,6 +34,9 @@ void zk_plugins_installed(void (*each)(void *ctx, const struct zk_manifest *m), 
  * Raises the rule that refuses it. *ret_generation is unique in the life of the process. */
 zr_status zk_library_load(const struct zk_manifest *m, const char *folder, struct zr_plugin *ret, uint32_t *ret_generation);
 
+/* 1: nothing in that folder can be loaded as code (its file system is mounted noexec). */
+uint32_t zk_library_noexec(const char *folder);
+
 /* ---- order ---------------------------------------------------------------------------------------------------------------- */
 
 struct zk_order_item {

@@ -219,6 +219,24 @@ write(CONF, f'node = {{ plugin_dirs = [ "{PLUGINS}" ]; }};\nplugins = (\n{entry(
 status, out, err = zarya("-c", CONF, env={"ZARYA_HOME": CONF + "/home"})
 check(status == 1 and f"node.data: the data directory {CONF}/home/run cannot be made: Not a directory ($ZARYA_HOME" in err, "the same where it is not configured", err)
 
+# ---- folders that no code can be loaded from (hardened machines mount /tmp and /var so)
+NOEXEC = os.path.join(DIR, "noexec")
+os.mkdir(NOEXEC)
+MOUNT = ["unshare"] + ([] if os.geteuid() == 0 else ["-Ur"]) + ["-m", "sh", "-ec", 'mount -t tmpfs -o noexec none "$0"; exec "$@"', NOEXEC]
+if subprocess.run(MOUNT + ["true"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+    conf(entry("test-a"))
+    env = {**os.environ, "HOME": DIR, "ZARYA_HOME": DATA, "TMPDIR": NOEXEC}
+    r = subprocess.run(MOUNT + [ZARYA, "-c", CONF, "--check"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30, env=env)
+    check(r.returncode == 0 and "the configuration is good" in r.stdout, "--check with a TMPDIR that is mounted noexec goes elsewhere", r.stdout)
+    write(CONF, f'node = {{ data = "{NOEXEC}/data"; plugin_dirs = [ "{PLUGINS}" ]; }};\nplugins = (\n{entry("test-a")}\n);\n')
+    log = os.path.join(DIR, "noexec.log")
+    p = start(MOUNT + [ZARYA, "-c", CONF], log, {"HOME": DIR})
+    wait_for(lambda: "step activate" in text_of(log) or p.poll() is not None)
+    p.terminate()
+    check(p.wait(20) == 0 and "step activate" in text_of(log), "so does a start whose data directory is", text_of(log))
+else:
+    skip("folders mounted noexec", "no file system can be mounted here")
+
 # ---- starts that fail take back what they did
 
 
@@ -331,6 +349,11 @@ if have:
         write(BROKER, f"brokerName=b\n{key}={value}\n")
         status, out, err = zarya("broker", "-c", BROKER, "--check")
         check(status == 1 and f"zarya: {BROKER}:2: {key} = {value}: " in err, f"{key}={value} is refused, not ignored", err)
+    write(BROKER, "brokerRole=SYNC_MASTER\ninSyncReplicas=2\n")
+    status, out, err = zarya("broker", "-c", BROKER, "--check")
+    check(status == 1 and f"zarya: {BROKER}:2: inSyncReplicas = 2: " in err, "copies that nobody makes are refused", err)
+    write(BROKER, "brokerId=1\n")
+    check("  id = 0;" in zarya("broker", "-c", BROKER, "--print-config")[1], "a master's id is 0, as Apache makes it")
     # ---- a port that is taken: plugin, address, file and line of the option
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
