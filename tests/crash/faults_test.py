@@ -20,6 +20,7 @@ ELSEWHERE = [
     ("bcq.c", "unlink(st->io->ctx, path) < 0) return;", "files of 300,000 entries only"),
     ("io.c", "&beyond, 1", "files of more than a GiB only: tests/unit/lib"),
     ("qfile.c", "if (r == 0) r = st->io->ftruncate(st->io->ctx, (int32_t)fd, at)", "torn entries behind a queue's end only: states_test.py, corrupt_test.py"),
+    ("ext_write.c", "if (r == 0) r = st->io->ftruncate(st->io->ctx, (int32_t)fd, in)", "units behind the last entry's only: states_test.py, tests/unit/storage"),
     ("append.c", "close(st->io->ctx, (int32_t)fd); return ZR_ENOMEM", "out of memory only"),
     ("checkpoint.c", "close(st->io->ctx, (int32_t)fd); return zs_raise(st, ZR_EEXIST", "a lock that another process holds only: tests/unit/storage"),
     ("qfile.c", "close(st->io->ctx, fd); free(x)", "two threads with the same queue file at the same time only"),
