@@ -508,6 +508,15 @@ NEWER_TAGS = "pull with newer tags"
 KNOWN_DIFFERENCES = {NEWER_TAGS}  # Apache: 25; see differences.md
 
 
+def forbidden(z):
+    """Code 353: at its answer the document has it, each time."""
+    path, seen = os.path.join(z.data, "config/subscriptionGroup.json"), []
+    for i in range(10):
+        head, body = remoting(z.addr, 353, {"group": "Kept", "topic": f"Secret{i}", "readable": "false"})
+        seen.append(head.get("code") == 0 and b'"readable":false' in body and f'"Secret{i}"' in text_of(path))
+    check(all(seen), "what a group may not consume is on the disk when it is answered", seen)
+
+
 def main():
     java = shutil.which("java") and shutil.which("mvn") and apache_server("5.5.0")
     apache = None
@@ -519,6 +528,7 @@ def main():
     z = Zarya().start()
     check(z.wait_registered(), "the broker registers", text_of(z.log)[-800:])
     ours = all_facts(z, True)
+    forbidden(z)
     check(z.proc.poll() is None, "zarya lives", text_of(z.log)[-1500:])
     restart(z)
     check(z.stop() == 0, "zarya stops cleanly again", text_of(z.log)[-800:])
