@@ -368,7 +368,7 @@ void zb_durability_open(void)
     zb.sync = info.sync;
     shut = 0;
     demand_flushed = info.sync;
-    demand_replicated = zb.set.role == ZB_ROLE_SYNC_MASTER;
+    demand_replicated = zb.set.role == ZB_ROLE_SYNC_MASTER && zb.set.in_sync_replicas > 1; /* as Apache 5 */
     raise_mark(ZR_MARK_WRITTEN, info.positions.written);
     raise_mark(ZR_MARK_FLUSHED, info.positions.flushed);
 }

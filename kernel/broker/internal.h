@@ -69,7 +69,7 @@
 struct zb_settings {
     struct zr_str region_id, trace_topic;
     int64_t default_topic_queues, broker_permission, max_message_size, short_polling_ms, flush_offset_ms;
-    int64_t max_transfer_count, max_transfer_bytes, sync_flush_timeout_ms, slave_timeout_ms, channel_expired_ms,
+    int64_t max_transfer_count, max_transfer_bytes, sync_flush_timeout_ms, slave_timeout_ms, in_sync_replicas, channel_expired_ms,
         client_scan_ms, filter_clean_ms, bloom_consumers, bloom_error;
     uint8_t calc_bits;
     int64_t revive_queues, start_accept_ms, offset_version_step, role;

@@ -22,7 +22,7 @@ const struct zr_option zk_broker_options[] = {
     ZR_OPTION_ROW(S, broker_permission, "brokerPermission", ZR_OPT_I64, ZR_OPT_LIVE, "6", "0", "7", NULL,
                   "What this broker allows and announces: 4 read, 2 write, 6 both."),
     ZR_OPTION_ENUM(S, role, "brokerRole", 0, "ASYNC_MASTER", roles,
-                   "SYNC_MASTER: answers to sends wait for the replicas as well. SLAVE: no sends, and pulls only with "
+                   "SYNC_MASTER: answers to sends wait for inSyncReplicas as well. SLAVE: no sends, and pulls only with "
                    "slaveReadEnable."),
     ZR_OPTION_ROW(S, broker_topic, "brokerTopicEnable", ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL,
                   "The topic named after the broker may be read and written."),
@@ -49,6 +49,8 @@ const struct zr_option zk_broker_options[] = {
                   "extents (enableConsumeQueueExt)."),
     ZR_OPTION_ROW(S, bloom_consumers, "expectConsumerNumUseFilter", ZR_OPT_I64, 0, "32", "1", "1000000", NULL,
                   "Consumers by property of one topic that the length of a bit map is made for."),
+    ZR_OPTION_ROW(S, in_sync_replicas, "inSyncReplicas", ZR_OPT_I64, 0, "1", "1", "100", NULL,
+                  "Copies that a send waits for, this broker's own among them (brokerRole SYNC_MASTER)."),
     ZR_OPTION_ROW(S, bloom_error, "maxErrorRateOfBloomFilter", ZR_OPT_I64, 0, "20", "1", "99", "%",
                   "How often a bit map may let a message pass to be looked at in vain."),
     ZR_OPTION_ROW(S, property_filter, "enablePropertyFilter", ZR_OPT_BOOL, ZR_OPT_LIVE, "true", NULL, NULL, NULL,

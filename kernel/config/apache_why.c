@@ -34,7 +34,7 @@ static const struct {
       "indexFileReadEnable indexFileWriteEnable indexRocksDBEnable maxRocksDBIndexQueryDays timerRocksDB* timerRecallToTime* "
       "timerReputService* transRocksDB* transWriteOriginTransHalfEnable useSeparate* useRocksDB*" },
     { "nothing is replicated by this configuration",
-      "ha* syncMasterFlushOffsetWhenStartup syncFromLastFile slaveTimeout totalReplicas inSyncReplicas minInSyncReplicas allAckInSyncStateSet "
+      "ha* syncMasterFlushOffsetWhenStartup syncFromLastFile slaveTimeout totalReplicas minInSyncReplicas allAckInSyncStateSet "
       "asyncLearner dLeger* preferredLeaderId enableBatchPush enableAutoInSyncReplicas storePathDLedgerCommitLog storePathEpochFile "
       "storePathBrokerIdentity offsetCheckInSlave maxSlaveResendLength maxHaTransferByteInSecond maxChecksumRange" },
     { "batch queues have the form that is found, records the one that their topic needs, and bit maps the length that "

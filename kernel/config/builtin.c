@@ -29,17 +29,17 @@ static const char bare[] =
 
 static const char broker_alone[] =
     "plugins = (\n"
-    "  { use = \"transport-tcp\"; as = \"broker\"; settings = { listen = [ \"0.0.0.0:10911\" ]; fast = [ \"0.0.0.0:10909\" ]; serves = [ \"broker\" ]; }; },\n"
+    "  { use = \"transport-tcp\"; as = \"broker\"; settings = { listen = [ \"*:10911\" ]; fast = [ \"*:10909\" ]; serves = [ \"broker\" ]; }; },\n"
     BROKER_FEATURES "\n);\n";
 
 static const char broker_registered[] =
     "plugins = (\n"
-    "  { use = \"transport-tcp\"; as = \"broker\"; settings = { listen = [ \"0.0.0.0:10911\" ]; fast = [ \"0.0.0.0:10909\" ]; serves = [ \"broker\" ]; }; },\n"
+    "  { use = \"transport-tcp\"; as = \"broker\"; settings = { listen = [ \"*:10911\" ]; fast = [ \"*:10909\" ]; serves = [ \"broker\" ]; }; },\n"
     "  { use = \"routing-remote\"; settings = { }; },\n" BROKER_FEATURES "\n);\n";
 
 static const char namesrv[] =
     "plugins = (\n"
-    "  { use = \"transport-tcp\"; as = \"namesrv\"; settings = { listen = [ \"0.0.0.0:9876\" ]; serves = [ \"routing\" ]; }; },\n"
+    "  { use = \"transport-tcp\"; as = \"namesrv\"; settings = { listen = [ \"*:9876\" ]; serves = [ \"routing\" ]; }; },\n"
     "  { use = \"routing-namesrv\"; settings = { kv_path = \"kvConfig.json\"; config_path = \"namesrv.properties\"; }; }\n);\n"; /* as Apache: $HOME/namesrv/... */
 
 const char *zk_home_dir(void)

@@ -193,7 +193,7 @@ static void put_addresses(struct zk_conf *root, uint32_t face, const char *file)
 {
     const struct zl_property *bind = pair("bindAddress"), *port_pair = pair("listenPort");
     uint32_t line = port_pair ? port_pair->line : bind ? bind->line : 0;
-    struct zr_str ip = bind ? zl_trim(bind->value) : (struct zr_str)ZR_STR("0.0.0.0");
+    struct zr_str ip = bind ? zl_trim(bind->value) : (struct zr_str)ZR_STR("*");
     const char *open = ip.len && memchr(ip.ptr, ':', ip.len) ? "[" : "", *close = *open ? "]" : "";
     int64_t port = int_of("listenPort", 0);
     if (!bind && !port_pair)
@@ -358,14 +358,16 @@ static void put_pair(struct zk_conf *root, uint32_t face, const struct zl_proper
 /* A slave that copies nothing, and a master whose answers wait for nobody, would be lies. */
 static void check_role(struct zk_conf *root, const char *file)
 {
-    const struct zl_property *p = pair("brokerRole");
-    struct zr_str role = p ? zl_trim(p->value) : (struct zr_str){ NULL, 0 };
-    if (!p)
-        return;
-    if (zl_is(role, "SLAVE") && !settings_of(root, "feature-replica"))
+    const struct zl_property *p = pair("brokerRole"), *id = pair("brokerId"), *copies = pair("inSyncReplicas");
+    struct zr_str role = p ? zl_trim(p->value) : (struct zr_str)ZR_STR("ASYNC_MASTER");
+    if (zl_is(role, "SYNC_MASTER") && int_of("inSyncReplicas", 1) > 1 && !settings_of(root, "feature-replica"))
+        zk_problem(file, copies->line, "inSyncReplicas = %lld: replication is not part of this configuration, and every send would wait for a copy that nobody makes",
+                   (long long)int_of("inSyncReplicas", 1));
+    if (!zl_is(role, "SLAVE")) { /* as Apache: masters are always 0 */
+        if (p || id)
+            zk_conf_put(group_in(root, "node"), zk_conf_new_str("id", zl_str("0"), file, p ? p->line : id->line));
+    } else if (!settings_of(root, "feature-replica"))
         zk_problem(file, p->line, "brokerRole = SLAVE: replication is not part of this configuration, and an empty slave would pass for a copy");
-    else if (!zl_is(role, "SLAVE")) /* as Apache: masters are always 0 */
-        zk_conf_put(group_in(root, "node"), zk_conf_new_str("id", zl_str("0"), file, p->line));
 }
 
 void zk_import(struct zk_conf *root, const struct zk_config_source *source, const char *namesrv)

@@ -154,6 +154,28 @@ def last_byte(flush):
     subprocess.run(["umount", "-l", d + "/data"])
 
 
+def an_answer_is_kept():
+    """What an admin command was told is done is there after kill -9, on a full disk too."""
+    d = small_disk(24, 0)
+    if not d:
+        return
+    z = Zarya(directory=d, features=WITHOUT_TIMER, storage=f'segment_size = "1 MiB"; queue_file_size = "6000"; index_slots = 1000; index_entries = 200; {TO_THE_LAST_BYTE}').start()
+    create_topic(z.addr, "There")
+    take_all(d)
+    codes = {}
+    for name in ("Kept0", "Kept1"):
+        codes[name] = remoting(z.addr, 17, {"topic": name, "defaultTopic": "TBW102", "readQueueNums": 4, "writeQueueNums": 4, "perm": 6,
+                                            "topicFilterType": "SINGLE_TAG", "topicSysFlag": 0, "order": "false"})[0]
+    z.kill()
+    os.unlink(d + "/data/thief")
+    z.start()
+    there = json.loads(remoting(z.addr, 21)[1])["topicConfigTable"]
+    check(all(name in there for name, head in codes.items() if head["code"] == 0), "a topic on a full disk: a good answer is kept over kill -9", codes)
+    check(all(head["code"] == 0 or "disk" in head.get("remark", "") for head in codes.values()), "a topic on a full disk: or it is said why not", codes)
+    check(z.stop() == 0, "zarya stops cleanly", text_of(z.log)[-1000:])
+    subprocess.run(["umount", "-l", d + "/data"])
+
+
 def before_the_last_byte():
     """The refusal comes at a share of the disk that leaves room for what is already taken in; the oldest files may go first."""
     d = small_disk(64, 16)
@@ -298,6 +320,7 @@ def packing():
 def main():
     if "--alone" in sys.argv and "--packing" in sys.argv:
         packing()
+        an_answer_is_kept()
         done()
     if "--alone" in sys.argv:
         taken_at_once("async", TO_THE_LAST_BYTE, "taken at once, async flush")

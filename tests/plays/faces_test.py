@@ -68,7 +68,7 @@ def prints():
     for form in (["--configFile", conf], [f"--configFile={conf}"], [f"-c{conf}"], [f"-c={conf}"]):
         check(lines_of(split(ZARYA, "broker", *form, "-p", env=env)[1]).get("listenPort") == "23911", f"the file by {form[0].replace(home, '')}")
     status, out, err = split(ZARYA, "broker", "-c", conf, "--print-config", env=env)
-    check(status == 0 and 'flush = "sync"' in out and 'name = "broker-x"' in out and "0.0.0.0:23911" in out and "0.0.0.0:23909" in out, "zarya broker --print-config shows what it becomes", out)
+    check(status == 0 and 'flush = "sync"' in out and 'name = "broker-x"' in out and "*:23911" in out and "*:23909" in out, "zarya broker --print-config shows what it becomes", out)
     again = write(home + "/again.conf", out)
     check(split(ZARYA, "-c", again, "--print-config", env=env)[1] == out, "and zarya -c reads that as the same", split(ZARYA, "-c", again, "--print-config", env=env)[2])
     check(not os.path.exists(home + "/data") and set(os.listdir(home)) == {"broker.conf", "again.conf"}, "none of them touches anything", os.listdir(home))
@@ -178,7 +178,11 @@ def apache_faces():
     check(b.says("clients are told the address 127.0.0.1"), "it says what address clients are told", text_of(b.log))
     check(b.says("warn.*cannot reach 127.0.0.1.*brokerIP1"), "and warns when others cannot reach that", text_of(b.log))
     check(b.says("warn.*no authentication"), "and that anybody may come", text_of(b.log))
-    check("00000000" in listens_on(port) and "00000000" in listens_on(port - 2), "it listens on all addresses, the fast port too", listens_on(port))
+    everywhere = "0" * 32 if os.path.exists("/proc/net/tcp6") else "0" * 8  # an IPv6 socket serves IPv4 as well
+    check(everywhere in listens_on(port) and everywhere in listens_on(port - 2), "it listens on all addresses, the fast port too", listens_on(port))
+    if os.path.exists("/proc/net/if_inet6") and "00000000000000000000000000000001" in text_of("/proc/net/if_inet6"):
+        with socket.create_connection(("::1", port), 5) as six, socket.create_connection(("127.0.0.1", port), 5) as four:
+            check(six and four, "of both kinds")
     check(b.says("sendMessageThreadPoolNums"), "keys without effect are in the log", text_of(b.log))
     known = wait_for(lambda: f'"TestCluster":["broker-x"]' in remoting(f"127.0.0.1:{nsport}", 106)[1].decode() and f"127.0.0.1:{port}" in remoting(f"127.0.0.1:{nsport}", 106)[1].decode(), 10)
     check(known, "the name server knows it by cluster, name and brokerIP1", remoting(f"127.0.0.1:{nsport}", 106))
@@ -224,8 +228,7 @@ def scripts(others):
     ns = Proc("nohup", "sh", "bin/mqnamesrv", cwd=prefix, env=env)
     up = wait_for(lambda: re.search(r"^The Name Server boot success\. serializeType=JSON, address 0\.0\.0\.0:9876$", text_of(logs + "/namesrv.log"), re.M), 15)
     check(up, "nohup sh bin/mqnamesrv: boot success in ~/logs/rocketmqlogs/namesrv.log", (text_of(ns.log), text_of(logs + "/namesrv.log")))
-    conf = next((p for p in (prefix + "/conf/broker.conf", prefix + "/share/zarya/conf/broker.conf") if os.path.exists(p)), None)
-    b = Proc("nohup", "sh", "bin/mqbroker", "-n", "localhost:9876", *(["-c", conf] if conf else []), cwd=prefix, env=env)
+    b = Proc("nohup", "sh", "bin/mqbroker", "-n", "localhost:9876", "-c", "conf/broker.conf", cwd=prefix, env=env)
     up = wait_for(lambda: re.search(r"^The broker\[broker-a, \S+:10911\] boot success\. serializeType=JSON and name server is localhost:9876$", text_of(logs + "/broker.log"), re.M), 15)
     check(up, "nohup sh bin/mqbroker: boot success in ~/logs/rocketmqlogs/broker.log", (text_of(b.log), text_of(logs + "/broker.log")))
     check("boot success" in text_of(b.log), "and on the console")

@@ -87,6 +87,7 @@ HONOURED = {
     "storePathRootDir": ("/x/root", 'data = "/x/root";'),
     "syncFlushTimeout": ("4321", "syncFlushTimeout = 4321;|syncFlushTimeout = \"4321 ms\";"),
     "brokerRole": ("SYNC_MASTER", 'brokerRole = "SYNC_MASTER";'),
+    "inSyncReplicas": ("2", "inSyncReplicas = 2;"),
 }
 REFUSED = {"enableDLegerCommitLog": "true", "storeType": "defaultRocksDB"}
 TEXT = {"dLegerGroup": "g", "storePathEpochFile": "/x/e"}

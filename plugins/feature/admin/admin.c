@@ -39,7 +39,7 @@ static void on_durable(void *ctx, zr_status status)
     if (status != ZR_OK) {
         answer.code = CODE_SYSTEM_ERROR;
         answer.body = (struct zr_span){ NULL, 0 };
-        answer.remark = zl_str("it is in effect, but could not be written to the disk yet; that is tried again until it can");
+        answer.remark = zl_str(ADMIN_NOT_KEPT);
     }
     d->inst->reply->answer(d->inst->host, d->token, &answer);
     zl_buf_free(&d->body);

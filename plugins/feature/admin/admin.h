@@ -23,6 +23,7 @@
 #define CODE_INVALID_PARAMETER 29
 #define CODE_CONSUMER_NOT_ONLINE 206
 #define CODE_CONSUME_MSG_TIMEOUT 207
+#define ADMIN_NOT_KEPT "it is in effect, but could not be written to the disk yet; that is tried again until it can"
 #define ADMIN_MAX_BODY (15u * 1024 * 1024) /* a frame holds 16 MiB */
 
 struct zr_inst {

@@ -150,16 +150,29 @@ static uint32_t refuse_name(struct zr_inst *inst, const struct zr_request *req, 
     return 0;
 }
 
-/* An answer that leaves when the registries know the topic. */
+/* An answer that leaves when the registries know the topic, and the disk. */
 struct announced { struct zr_inst *inst; struct zr_token *token; };
+
+static void on_kept(void *ctx, zr_status status)
+{
+    struct announced *a = ctx;
+    struct zr_command answer = { .hdr = ZR_HDR(struct zr_command, 0), .code = CODE_OK };
+    if (status != ZR_OK) {
+        answer.code = CODE_SYSTEM_ERROR;
+        answer.remark = zl_str(ADMIN_NOT_KEPT);
+    }
+    a->inst->reply->answer(a->inst->host, a->token, &answer);
+    free(a);
+}
 
 static void on_announced(void *ctx, zr_status status)
 {
     struct announced *a = ctx;
     (void)status; /* a name server that is away learns it later; the topic is there */
-    struct zr_command answer = { .hdr = ZR_HDR(struct zr_command, 0), .code = CODE_OK };
-    a->inst->reply->answer(a->inst->host, a->token, &answer);
-    free(a);
+    if (ZR_HAS(struct zr_broker_v1, a->inst->broker, when_durable))
+        a->inst->broker->when_durable(a->inst->host, ZR_DOCUMENT_TOPICS, on_kept, a);
+    else
+        on_kept(a, ZR_OK);
 }
 
 static zr_status put_and_answer(struct zr_inst *inst, const struct zr_request *req, const struct zr_topic *topic)

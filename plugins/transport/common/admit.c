@@ -29,13 +29,21 @@ void tr_admit_fini(struct tr_admit *a)
     pthread_mutex_destroy(&a->lock);
 }
 
-static uint64_t max_by_files(void)
+static uint64_t all_files(void)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) {
-        return 1000000;
-    }
-    uint64_t files = limit.rlim_cur, kept = files / 4 < FILES_KEPT_BACK ? files / 4 : FILES_KEPT_BACK;
+    return getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ? 1000000 : limit.rlim_cur;
+}
+
+static uint32_t files_kept(void)
+{
+    uint64_t quarter = all_files() / 4;
+    return quarter < FILES_KEPT_BACK ? (uint32_t)quarter : FILES_KEPT_BACK;
+}
+
+static uint64_t max_by_files(void)
+{
+    uint64_t files = all_files(), kept = files_kept();
     return files > kept ? files - kept : 1;
 }
 
@@ -43,6 +51,7 @@ void tr_admit_limits(struct tr_admit *a, int64_t max, int64_t per_address, int64
 {
     pthread_mutex_lock(&a->lock);
     a->max = max > 0 ? (uint64_t)max : max_by_files();
+    a->max_fd = max > 0 ? 0 : max_by_files();
     a->per_address = (uint64_t)per_address;
     a->rate = rate;
     pthread_mutex_unlock(&a->lock);
@@ -73,13 +82,17 @@ static uint32_t address_enters(struct tr_admit *a, const struct zr_addr *peer)
     return 1;
 }
 
-uint32_t tr_admit_enter(struct tr_admit *a, const struct zr_addr *peer)
+uint32_t tr_admit_enter(struct tr_admit *a, const struct zr_addr *peer, int fd)
 {
     pthread_mutex_lock(&a->lock);
-    uint32_t full = a->n >= a->max, may = !full && address_enters(a, peer);
+    uint32_t short_of_files = a->max_fd && fd >= 0 && (uint64_t)fd >= a->max_fd;
+    uint32_t full = a->n >= a->max || short_of_files, may = !full && address_enters(a, peer);
     a->n += may;
     pthread_mutex_unlock(&a->lock);
-    if (full) {
+    if (short_of_files) {
+        tr_log_rare(a->report, TR_RARE_FULL, "connection refused: %d files and connections are open, and the last %u are kept for files (raise the "
+                    "limit of open files, LimitNOFILE or ulimit -n)", fd, files_kept());
+    } else if (full) {
         tr_log_rare(a->report, TR_RARE_FULL, "connection refused: %llu connections are there, which is the limit (option max_connections)",
                     (unsigned long long)a->max);
     } else if (!may) {

@@ -97,7 +97,7 @@ static void enter(struct tng_listener *l, nng_stream *stream)
         conn->stream = stream;
         tng_conn_addresses(conn);
     }
-    if (!conn || tng_conn_aios(conn) != 0 || !tr_admit_enter(&inst->admit, &conn->peer)) {
+    if (!conn || tng_conn_aios(conn) != 0 || !tr_admit_enter(&inst->admit, &conn->peer, -1)) {
         atomic_fetch_sub(&lane->n_conns, 1u);
         if (conn) {
             nng_aio_free(conn->rx);

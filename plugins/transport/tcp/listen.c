@@ -6,7 +6,7 @@
  *   2. Out of descriptors: the reserve is given up to accept and close one connection, so that the peer learns of it and
  *      epoll does not fire again for it. When even that fails, and when the accept rate is used up, the listener rests.
  *   3. A name is bound at the first of its addresses that works, IPv4 before IPv6. "[::]" serves IPv4 too, unless another
- *      entry wants the same port for IPv4. */
+ *      entry wants the same port for IPv4. "*" is that, and IPv4 alone on a machine without IPv6. */
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -63,6 +63,12 @@ static const char *hint(int error)
     }
 }
 
+/* "*": every address that this machine has, of both kinds. */
+static uint32_t any_host(const char *host)
+{
+    return strcmp(host, "*") == 0;
+}
+
 static uint32_t wants_ipv4(const struct zr_inst *inst, uint16_t port)
 {
     const struct zr_list *lists[2] = { &inst->set->listen, &inst->set->fast };
@@ -70,7 +76,7 @@ static uint32_t wants_ipv4(const struct zr_inst *inst, uint16_t port)
         for (uint64_t i = 0; i < lists[l]->n; i++) {
             char host[256];
             uint16_t other;
-            if (tr_endpoint_split(lists[l]->items[i], host, sizeof host, &other) == ZR_OK && other == port && !strchr(host, ':')) {
+            if (tr_endpoint_split(lists[l]->items[i], host, sizeof host, &other) == ZR_OK && other == port && !strchr(host, ':') && !any_host(host)) {
                 return 1;
             }
         }
@@ -106,7 +112,7 @@ static int bind_one(struct zr_inst *inst, const struct addrinfo *ai, uint16_t po
     return fd;
 }
 
-static void publish(struct zr_inst *inst, struct tcp_listener *l, int fd, uint32_t serves)
+static void publish(struct zr_inst *inst, struct tcp_listener *l, int fd, uint32_t serves, uint32_t any)
 {
     struct sockaddr_storage ss;
     socklen_t len = sizeof ss;
@@ -118,7 +124,10 @@ static void publish(struct zr_inst *inst, struct tcp_listener *l, int fd, uint32
     l->lane = &inst->lanes[l->index % inst->n_lanes];
     l->reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
     l->pub = (struct zr_listener){ .hdr = ZR_HDR(struct zr_listener, 0), .serves = serves };
-    if (ss.ss_family == AF_INET6) { /* not turned into IPv4: this is where we are, not who came */
+    if (any) { /* told as everybody tells it */
+        l->pub.addr.family = 4;
+        l->pub.addr.port = ntohs(((const struct sockaddr_in *)(const void *)&ss)->sin_port); /* at the same place in both */
+    } else if (ss.ss_family == AF_INET6) { /* not turned into IPv4: this is where we are, not who came */
         const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)(const void *)&ss;
         memcpy(l->pub.addr.ip, &in6->sin6_addr, 16);
         l->pub.addr.family = 6;
@@ -131,7 +140,7 @@ static void publish(struct zr_inst *inst, struct tcp_listener *l, int fd, uint32
     l->pub.url = (struct zr_str){ l->url, (uint64_t)m };
     inst->published[l->index] = l->pub;
     inst->n_listeners++;
-    tr_log(&inst->report, ZR_LOG_INFO, "listening on %s", l->url);
+    tr_log(&inst->report, ZR_LOG_INFO, "listening on %s%s", l->url, any && ss.ss_family == AF_INET6 ? " and [::]" : "");
 }
 
 static zr_status open_one(struct zr_inst *inst, struct zr_str text, uint32_t serves)
@@ -144,11 +153,13 @@ static zr_status open_one(struct zr_inst *inst, struct zr_str text, uint32_t ser
         return tr_fail(&inst->report, ZR_EINVAL, 0, "\"%.*s\" is not host:port", (int)text.len, text.ptr);
     }
     snprintf(service, sizeof service, "%u", (unsigned)port);
-    int gai = getaddrinfo(host, service, &hints, &all);
+    uint32_t any = any_host(host);
+    int gai = getaddrinfo(any ? NULL : host, service, &hints, &all);
     if (gai != 0) {
         return tr_fail(&inst->report, ZR_ENOENT, gai == EAI_SYSTEM ? errno : 0, "cannot listen on %s:%u: %s", host, (unsigned)port, gai_strerror(gai));
     }
-    static const int order[2] = { AF_INET, AF_INET6 };
+    static const int usual[2] = { AF_INET, AF_INET6 }, both[2] = { AF_INET6, AF_INET }; /* an IPv6 socket serves IPv4 too */
+    const int *order = any ? both : usual;
     for (uint32_t i = 0; i < 2 && fd < 0; i++) {
         for (const struct addrinfo *ai = all; ai && fd < 0; ai = ai->ai_next) {
             if (ai->ai_family == order[i] && (fd = bind_one(inst, ai, port)) < 0 && !error) {
@@ -160,7 +171,7 @@ static zr_status open_one(struct zr_inst *inst, struct zr_str text, uint32_t ser
     if (fd < 0) {
         return tr_fail(&inst->report, ZR_EIO, error, "cannot listen on %s:%u: %s%s", host, (unsigned)port, strerror(error), hint(error));
     }
-    publish(inst, &inst->listeners[inst->n_listeners], fd, serves);
+    publish(inst, &inst->listeners[inst->n_listeners], fd, serves, any);
     return ZR_OK;
 }
 
@@ -253,7 +264,7 @@ static void enter(struct tcp_listener *l, int fd, const struct sockaddr *sa)
     socklen_t len = sizeof local;
     struct zr_addr peer;
     tr_addr_from(&peer, sa);
-    if (!tr_admit_enter(&inst->admit, &peer)) {
+    if (!tr_admit_enter(&inst->admit, &peer, fd)) {
         close(fd);
         return;
     }

@@ -17,7 +17,7 @@ static const char *const proxy_choices[] = { "off", "auto", NULL };
 #define S struct tcp_settings
 static const struct zr_option options[] = {
     ZR_OPTION_ROW(S, listen, "listen", ZR_OPT_LIST, 0, NULL, NULL, NULL, NULL,
-        "Addresses to listen on, host:port or [v6]:port; port 0 takes a free one; none: the instance only connects to others."),
+        "Addresses to listen on, host:port, [v6]:port or *:port (all of both kinds); port 0 takes a free one; none: the instance only connects to others."),
     ZR_OPTION_ROW(S, serves, "serves", ZR_OPT_LIST, 0, "broker", NULL, NULL, NULL,
         "What these addresses serve: broker, broker-fast, routing."),
     ZR_OPTION_ROW(S, fast, "fast", ZR_OPT_LIST, 0, NULL, NULL, NULL, NULL,

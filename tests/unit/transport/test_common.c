@@ -3,6 +3,7 @@
 #include "tests.h"
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include "address.h"
 #include "admit.h"
 #include "queue.h"
@@ -177,14 +178,30 @@ Test(admit, counts)
     struct zr_addr one = { { 10, 0, 0, 1 }, 1, 4 }, two = { { 10, 0, 0, 2 }, 2, 4 }, none = { { 0 }, 0, 0 };
     tr_admit_init(&a, &r);
     tr_admit_limits(&a, 5, 2, 0);
-    cr_assert_eq(tr_admit_enter(&a, &one) + tr_admit_enter(&a, &one), 2u);
+    cr_assert_eq(tr_admit_enter(&a, &one, -1) + tr_admit_enter(&a, &one, -1), 2u);
     one.port = 77; /* the port is not the address */
-    cr_assert_eq(tr_admit_enter(&a, &one), 0u);
-    cr_assert_eq(tr_admit_enter(&a, &two), 1u);
-    cr_assert_eq(tr_admit_enter(&a, &none) + tr_admit_enter(&a, &none), 2u);
-    cr_assert_eq(tr_admit_enter(&a, &none), 0u, "five in all");
+    cr_assert_eq(tr_admit_enter(&a, &one, -1), 0u);
+    cr_assert_eq(tr_admit_enter(&a, &two, -1), 1u);
+    cr_assert_eq(tr_admit_enter(&a, &none, -1) + tr_admit_enter(&a, &none, -1), 2u);
+    cr_assert_eq(tr_admit_enter(&a, &none, -1), 0u, "five in all");
     tr_admit_leave(&a, &one);
-    cr_assert_eq(tr_admit_enter(&a, &one), 1u);
+    cr_assert_eq(tr_admit_enter(&a, &one, 1 << 30), 1u, "a limit of its own is the limit");
+    tr_admit_fini(&a);
+}
+
+/* Several instances and the store share the process's descriptors: the numbers tell how many are used. */
+Test(admit, leaves_descriptors_for_files)
+{
+    struct tr_report r = silent();
+    struct tr_admit a;
+    struct zr_addr one = { { 10, 0, 0, 1 }, 1, 4 };
+    struct rlimit limit = { 100, 100 };
+    cr_assert_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    tr_admit_init(&a, &r);
+    tr_admit_limits(&a, 0, 0, 0);
+    cr_assert_eq(tr_admit_enter(&a, &one, 74), 1u);
+    cr_assert_eq(tr_admit_enter(&a, &one, 75), 0u);
+    cr_assert_eq(a.n, 1u);
     tr_admit_fini(&a);
 }
 
