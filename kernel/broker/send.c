@@ -407,8 +407,9 @@ static zr_status refuse_unclear(struct zr_token *token, const struct zb_props *p
                        len ? p->delay.ptr : "");
 }
 
-uint32_t zb_publish_hooks(struct zr_msg *msg, const struct zr_request *req, void *(*scratch)(void *, uint64_t),
-                          void *scratch_ctx, struct zr_verdict *verdict)
+/* looked: whether the properties were looked at, and wishes is what they ask for. */
+static uint32_t publish_hooks(struct zr_msg *msg, const struct zr_request *req, void *(*scratch)(void *, uint64_t),
+                              void *scratch_ctx, uint32_t looked, uint32_t wishes, struct zr_verdict *verdict)
 {
     *verdict = (struct zr_verdict){ .hdr = ZR_HDR(struct zr_verdict, 0) };
     if (!zk_hooks_at(ZR_POINT_PUBLISH))
@@ -422,11 +423,19 @@ uint32_t zb_publish_hooks(struct zr_msg *msg, const struct zr_request *req, void
                               .scratch_ctx = scratch_ctx,
                               .now_ms = zk_wall_ms(),
                               .point = ZR_POINT_PUBLISH,
-                              .code = req ? req->code : 0 };
+                              .code = req ? req->code : 0,
+                              .looked_at = looked ? msg->properties : (struct zr_span){ NULL, 0 },
+                              .wishes = wishes };
     zk_hooks_run(ZR_POINT_PUBLISH, &event, verdict);
     if (verdict->what == ZR_VERDICT_REJECT)
         return ZB_REJECTED;
     return verdict->what == ZR_VERDICT_HANDLED ? ZB_HANDLED : ZB_PUBLISHED;
+}
+
+uint32_t zb_publish_hooks(struct zr_msg *msg, const struct zr_request *req, void *(*scratch)(void *, uint64_t),
+                          void *scratch_ctx, struct zr_verdict *verdict)
+{
+    return publish_hooks(msg, req, scratch, scratch_ctx, 0, ZR_WISH_ALL, verdict);
 }
 
 void zb_stored_hooks(const struct zr_msg *msgs, struct zb_topic *const *owners, const struct zr_put *puts, uint32_t n)
@@ -528,7 +537,8 @@ static zr_status msg_publish(struct zb_lane *lane, const struct zr_request *req,
                              struct zb_topic *topic, uint32_t demands)
 {
     struct zr_verdict verdict;
-    uint32_t what = zb_publish_hooks(msg, req, scratch_alloc, lane, &verdict);
+    uint32_t wishes = (demands & DEMAND_DELAY ? ZR_WISH_DELAY : 0) | (demands & DEMAND_TRANSACTION ? ZR_WISH_TRANSACTION : 0);
+    uint32_t what = publish_hooks(msg, req, scratch_alloc, lane, 1, wishes, &verdict);
     if (what == ZB_HANDLED)
         return ZR_PENDING;
     if (what == ZB_REJECTED) {

@@ -199,6 +199,7 @@ zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr
     struct zr_msg *msg = event->msg;
     struct wish w;
     int32_t level = 0;
+    if (!(zr_wishes(event) & ZR_WISH_DELAY)) return ZR_OK;
     wish_read(msg->properties, &w);
     if (w.delay.len && (zl_parse_i32(w.delay, &level) != ZR_OK || level < 0)) level = 0;
     uint32_t timed = !level && w.timer && !w.out && !is_given_back(event) && !zl_is(msg->topic, TIMER_TOPIC);

@@ -146,7 +146,7 @@ zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr
     struct wish w;
     struct zr_span properties;
     int64_t level;
-    if (event->code != SEND_MESSAGE && event->code != SEND_MESSAGE_V2) return ZR_OK;
+    if ((event->code != SEND_MESSAGE && event->code != SEND_MESSAGE_V2) || !(zr_wishes(event) & ZR_WISH_TRANSACTION)) return ZR_OK;
     wish_read(msg->properties, &w);
     if (!zl_eq_nocase(w.transaction, "true")) return ZR_OK;
     if (msg->reconsume_times > 0 && w.delay.len && zl_parse_i64(w.delay, &level) == ZR_OK && level > 0) return ZR_OK;

@@ -51,7 +51,24 @@ struct zr_event {
     int64_t now_ms;
     uint32_t point;
     int32_t code; /* request code, 0: not from a client */
+    /* PUBLISH: what the host found in these properties, so that not every hook reads all of them; see zr_wishes. */
+    struct zr_span looked_at;
+    uint32_t wishes; /* ZR_WISH_ */
+    uint32_t reserved;
 };
+#define ZR_WISH_DELAY 0x1u       /* a delay level above 0, or a delivery time */
+#define ZR_WISH_TRANSACTION 0x2u /* TRAN_MSG, or the bits of a half message */
+#define ZR_WISH_ALL 0x3u
+
+/* What the message at ZR_POINT_PUBLISH may ask for. All, where the host did not look, or a hook gave it other properties since. */
+static inline uint32_t zr_wishes(const struct zr_event *e)
+{
+    if (e->hdr.size < ZR_END(struct zr_event, wishes) || !e->looked_at.ptr || e->looked_at.ptr != e->msg->properties.ptr ||
+        e->looked_at.len != e->msg->properties.len)
+        return ZR_WISH_ALL;
+    return e->wishes;
+}
+
 struct zr_verdict {
     struct zr_hdr hdr;
     uint32_t what; /* ZR_VERDICT_* */
