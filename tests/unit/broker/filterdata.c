@@ -135,6 +135,48 @@ Test(filterdata, dies_with_its_group_or_its_topic_and_comes_back)
     world_stop();
 }
 
+/* The map of one message of T; how many bits are set, and in *ret_ours whether group G's are. */
+static int bits_of(const char *props, int64_t ms, uint32_t *ret_ours)
+{
+    uint8_t bytes[ZR_BITS_BYTES];
+    int n = 0;
+    struct zr_bits_map map = { .properties = { (const uint8_t *)props, strlen(props) }, .store_ms = ms, .bytes = bytes };
+    *ret_ours = 0;
+    if (!zb_bits_table.maps(NULL, zl_str("T"), &map, 1))
+        return -1;
+    cr_expect(map.n_bytes == 14);
+    for (uint32_t i = 0; i < map.n_bytes * 8; i++)
+        n += bytes[i / 8] >> i % 8 & 1;
+    *ret_ours = (bytes[24 / 8] >> 24 % 8 & 1) && (bytes[26 / 8] >> 26 % 8 & 1) && (bytes[83 / 8] >> 83 % 8 & 1);
+    return n;
+}
+
+Test(filterdata, messages_get_the_bits_of_groups_that_they_match)
+{
+    sql_world();
+    struct client *c = client_open(0);
+    struct zb_filter *filter;
+    struct zr_bits bits;
+    uint32_t ours;
+    int64_t later = zk_wall_ms() + 60000;
+    cr_expect(bits_of("a\001x\002", 1000, &ours) == -1); /* not asked for */
+    cr_assert(zb_broker_table.set_config(NULL, zl_str("enableCalcFilterBitMap"), zl_str("true")) == ZR_OK);
+    cr_expect(bits_of("a\001x\002", 1000, &ours) == -1); /* nobody is registered */
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    cr_expect(bits_of("a\001x\002", later, &ours) == 3 && ours);
+    cr_expect(bits_of("a\001y\002", later, &ours) == 0 && !ours);
+    cr_assert(zb_filterdata_get(zl_str("G"), zl_str("T"), 5, &filter, &bits) == ZR_OK);
+    cr_expect(bits.n_bits == 112 && bits.n_positions == 3 && bits.positions[0] == 24 && bits.after_ms < later);
+    zb_filter_unref(filter);
+    sql_beat(c, "SQL92", "a = 'y'", "6"); /* the maps made until now do not speak for it, whatever the clock says */
+    cr_assert(zb_filterdata_get(zl_str("G"), zl_str("T"), 6, &filter, &bits) == ZR_OK);
+    cr_expect(bits.after_ms == later);
+    zb_filter_unref(filter);
+    sql_beat(c, NULL, "*", "7"); /* a dead one may come back */
+    cr_expect(bits_of("a\001y\002", later, &ours) == 3 && ours);
+    world_stop();
+}
+
 Test(filterdata, what_is_long_dead_is_forgotten)
 {
     sql_world();
