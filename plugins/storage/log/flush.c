@@ -22,6 +22,7 @@
 
 #define AGAIN_NS 50000000      /* until a flush that had no descriptor is tried again */
 #define GATHER_MAX_NS 20000000 /* no flush waits longer for company */
+#define GATHER_WAKES 8u        /* nor is it woken for less more often */
 #define PACE_RUN 8u            /* flushes of one way that are measured together */
 #define PACE_TRY 32u
 
@@ -198,7 +199,7 @@ static void flush_gather(struct zr_inst *st, const struct pace *p)
 {
     int64_t to = atomic_load(&st->flushed) + p->expect / 8 * 7, wait = p->cost / 4 * 3;
     if (wait > GATHER_MAX_NS) wait = GATHER_MAX_NS;
-    while (atomic_load(&st->end) < to && !atomic_load(&st->stopping)) {
+    for (uint32_t i = 0; i < GATHER_WAKES && atomic_load(&st->end) < to && !atomic_load(&st->stopping); i++) {
         int64_t left = p->done + wait - zs_mono(st);
         if (left <= 0) break;
         st->gather_to = to;
