@@ -87,8 +87,9 @@ HONOURED = {
     "storePathRootDir": ("/x/root", 'data = "/x/root";'),
     "syncFlushTimeout": ("4321", "syncFlushTimeout = 4321;|syncFlushTimeout = \"4321 ms\";"),
     "brokerRole": ("SYNC_MASTER", 'brokerRole = "SYNC_MASTER";'),
-    "inSyncReplicas": ("2", "inSyncReplicas = 2;"),
 }
+# Each by itself: beside brokerRole=SYNC_MASTER it would wait for copies that nobody makes, and is refused.
+ALONE = {"inSyncReplicas": ("2", "inSyncReplicas = 2;")}
 REFUSED = {"enableDLegerCommitLog": "true", "storeType": "defaultRocksDB"}
 TEXT = {"dLegerGroup": "g", "storePathEpochFile": "/x/e"}
 
@@ -108,11 +109,13 @@ def main():
     check(status == 0, "a broker.conf of all that is honoured is taken", err[-800:])
     for key, (value, wanted) in HONOURED.items():
         check(any(w in out for w in wanted.split("|")), f"{key} = {value} arrives", re.findall(wanted.split(" = ")[0] + " = .*", out))
+    for key, (value, wanted) in ALONE.items():
+        check(wanted in zarya(f"{key}={value}\n", "--print-config")[1], f"{key} = {value} arrives")
     plain = zarya("", "--print-config")[1]
     check(not [k for k, (_, w) in HONOURED.items() if any(x in plain for x in w.split("|"))], "and none of these values is the default",
           [k for k, (_, w) in HONOURED.items() if any(x in plain for x in w.split("|"))])
 
-    rest = [k for k in KEYS if k not in HONOURED and k not in REFUSED]
+    rest = [k for k in KEYS if k not in HONOURED and k not in ALONE and k not in REFUSED]
     status, out, err = zarya("".join(f"{k}={TEXT.get(k, 1)}\n" for k in rest), "--print-config")
     check(status == 0, "a broker.conf of all the others is taken", err[-800:])
     told = {}

@@ -167,7 +167,25 @@ Test(sync_flush, a_failed_flush_is_an_error_now_and_later)
 static void sync_master(struct zb_settings *s)
 {
     s->role = ZB_ROLE_SYNC_MASTER;
+    s->in_sync_replicas = 2;
     s->slave_timeout_ms = 100;
+}
+
+static void sync_master_alone(struct zb_settings *s)
+{
+    s->role = ZB_ROLE_SYNC_MASTER;
+    s->in_sync_replicas = 1; /* the default: the broker itself counts */
+}
+
+Test(sync_master, alone_waits_for_nobody)
+{
+    world_start_with(sync_master_alone);
+    make_topic("T");
+    struct client *c = client_open(0);
+    client_wait(c, put(c, ""), &a);
+    cr_expect(a.code == 0);
+    answer_free(&a);
+    world_stop();
 }
 
 Test(sync_master, answers_wait_for_the_replicas)
