@@ -110,6 +110,13 @@ static int64_t posix_rename(void *self, const char *from, const char *to)
     return RETRY(rename(from, to));
 }
 
+static int64_t posix_link(void *self, const char *from, const char *to)
+{
+    (void)self;
+    int64_t r = RETRY(link(from, to));
+    return r == -EPERM || r == -EMLINK || r == -EOPNOTSUPP ? -EXDEV : r; /* a file system that has none */
+}
+
 static int64_t posix_unlink(void *self, const char *path)
 {
     (void)self;
@@ -273,6 +280,7 @@ const struct zr_io_v1 *zl_io_posix(void)
         .seek_data = posix_seek_data,
         .sync_fs = posix_sync_fs,
         .set_mtime = posix_set_mtime,
+        .link = posix_link,
     };
     return &table;
 }

@@ -178,10 +178,12 @@ static int64_t write_at(struct zr_inst *st, struct zr_queue *q, struct zs_bcq_fi
     r = st->io->fstat(st->io->ctx, (int32_t)fd, &stat);
     if (r >= 0 && stat.size < (uint64_t)f->size) r = st->io->ftruncate(st->io->ctx, (int32_t)fd, f->size);
     if (r >= 0) r = zl_io_write_all(st->io, (int32_t)fd, bytes, n, at % f->size);
-    if (r >= 0) r = st->io->fdatasync(st->io->ctx, (int32_t)fd);
+    int64_t synced = r < 0 ? 0 : st->io->fdatasync(st->io->ctx, (int32_t)fd);
     st->io->close(st->io->ctx, (int32_t)fd);
-    if (r >= 0 && stat.size == 0 && root_of(st, root) && zs_path(dir, "%s/%s/%d", root, q->topic, q->id)) r = st->io->sync_dir(st->io->ctx, dir);
-    return r < 0 ? r : 0;
+    if (r >= 0 && synced >= 0 && stat.size == 0 && root_of(st, root) && zs_path(dir, "%s/%s/%d", root, q->topic, q->id))
+        synced = st->io->sync_dir(st->io->ctx, dir);
+    if (synced < 0) zs_queues_unsure(st, synced);
+    return r < 0 ? r : synced < 0 ? synced : 0;
 }
 
 /* Where the files end; entries that point behind the end of the log are made zero. 0 or -errno. */

@@ -29,7 +29,7 @@ static int64_t index_flush(struct zr_inst *st, uint32_t sync)
 {
     struct zs_index *ix = st->index;
     int64_t pos = atomic_load(&ix->pos), r = zs_iwriter_flush(st, &ix->cur, sync);
-    if (r < 0 || ix->mending || ix->repair) return r;
+    if (r < 0 || ix->mending || ix->repair || ix->mend.unsure) return r;
     atomic_store(&ix->saved_pos, pos);
     atomic_store(&ix->saved_last, atomic_load(&ix->last));
     return 0;

@@ -55,7 +55,7 @@ struct zs_imend {
     int64_t name;         /* the next file's name, as a number */
     uint64_t n_keys;
     uint32_t n_left;      /* keys of the gap's last record that are still missing */
-    uint32_t reading, checked;
+    uint32_t reading, checked, unsure; /* the last: a part of the log could not be compared */
     struct zs_bare part;  /* the gap, as it will be remembered when nothing is found in it */
     uint32_t damaged, skipped; /* the gap: not all of it can be read; it was read before */
     int64_t check_ms;     /* files that end later are read whole first; INT64_MAX: none */

@@ -256,6 +256,13 @@ static void compare_end(struct zs_imend *m)
     m->comparing = 0;
 }
 
+/* The log cannot be read: what the files lack behind it is not known, and nothing is vouched for; the next start compares again. */
+static void compare_unsure(struct zr_inst *st, struct zs_imend *m, int64_t pos)
+{
+    m->unsure = 1;
+    zs_log(st, ZR_LOG_ERROR, "the index cannot be compared with the log from %lld on, which cannot be read; the next start tries again", (long long)pos);
+}
+
 /* The file keeps the entries before n. What it had from there on is read from the log again. 0 or -errno. */
 static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
 {
@@ -352,7 +359,9 @@ static void compare_step(struct zr_inst *st, struct zs_imend *m, struct zs_scan 
     s->limit = atomic_load(&ix->pos);
     for (uint32_t i = 0; i < ZS_INDEX_BATCH; i++) {
         int what = s->pos > m->compare_to ? ZS_SCAN_END : zs_scan_next(s, &rec);
+        s->failed = s->shut = 0;
         if (what == ZS_SCAN_END || what == ZS_SCAN_STOP || (what == ZS_SCAN_BAD && !zs_scan_resync(s))) {
+            if (what == ZS_SCAN_STOP || s->failed || s->shut) compare_unsure(st, m, s->pos);
             compare_end(m);
             return;
         }
@@ -505,8 +514,11 @@ static int64_t gap_read(struct zr_inst *st, struct zs_imend *m, struct zs_scan *
         int what = zs_scan_next(s, &rec);
         if (what == ZS_SCAN_STOP) return -ENOMEM;
         if (what == ZS_SCAN_END) return 0;
-        if (what == ZS_SCAN_BAD) m->damaged = 1;
-        if (what == ZS_SCAN_BAD && !zs_scan_resync(s)) return 0;
+        if (what == ZS_SCAN_BAD) {
+            m->damaged = 1;
+            s->failed = s->shut = 0;
+            if (!zs_scan_resync(s)) return s->failed || s->shut ? -EIO : 0;
+        }
         if (what == ZS_SCAN_RECORD) {
             m->part.last_phys = rec.physical_offset;
             m->part.last_ms = rec.store_ms;

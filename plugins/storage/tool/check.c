@@ -18,8 +18,8 @@ int zt_check_run(struct zt_check *c, const char *dir, const struct zt_options *o
     if (zt_log_read(&c->log) != ZT_CLEAN) return ZT_CANNOT;
     for (struct zt_queue *q = atomic_load(&c->queues->all); q; q = q->all) /* entries of inner batches: the log is checked, they are not */
         q->other = zt_docs_batch(&c->docs, zl_str(q->topic));
-    for (struct zt_queue *q = atomic_load(&c->queues->all); q; q = q->all) /* Apache deletes a topic's folder and says so nowhere */
-        q->removed = q->n_files == 0 && !q->hint && !zt_docs_topic(&c->docs, zl_str(q->topic));
+    for (struct zt_queue *q = atomic_load(&c->queues->all); q; q = q->all) /* Apache deletes a topic's folder and says so nowhere; what the next start will make is not deleted */
+        q->removed = q->n_files == 0 && !q->hint && atomic_load(&q->n_lag) == 0 && !zt_docs_topic(&c->docs, zl_str(q->topic));
     zt_queues_compare(c->queues, &c->log);
     zt_extents_tell(c->queues);
     zt_index_tell(&c->index, &c->log);
@@ -61,13 +61,13 @@ static void head_print(const struct zt_check *c)
     zt_size_text(bytes, c->log.n_bytes);
     zt_time_text(first, c->log.first_ms);
     zt_time_text(last, c->log.last_ms);
-    printf("%s: %s", c->view.dir, state_of(&c->view));
-    if (c->view.live) printf(" (process %d has it; nothing is locked or written)", c->view.live_pid);
-    printf("\nlog     %lld to %lld, %llu segments of %lld bytes: %llu records, %s; %s to %s\n", (long long)c->log.begin, (long long)c->log.end,
+    fprintf(zt_out(), "%s: %s", c->view.dir, state_of(&c->view));
+    if (c->view.live) fprintf(zt_out(), " (process %d has it; nothing is locked or written)", c->view.live_pid);
+    fprintf(zt_out(), "\nlog     %lld to %lld, %llu segments of %lld bytes: %llu records, %s; %s to %s\n", (long long)c->log.begin, (long long)c->log.end,
            (unsigned long long)c->log.n_segs, (long long)c->log.seg_size, (unsigned long long)c->log.n_records, bytes, first, last);
-    printf("queues  %llu with %llu entries, files of %lld bytes\n", (unsigned long long)atomic_load(&c->queues->n), (unsigned long long)entries, (long long)c->queues->file_size);
-    printf("index   %llu files with %llu entries\n", (unsigned long long)c->index.n, (unsigned long long)c->index.n_entries);
-    printf("read    %.2f s, %.0f MB/s with %u threads\n", c->log.seconds, c->log.seconds > 0 ? (double)c->log.n_bytes / 1e6 / c->log.seconds : 0.0, c->view.opt.threads);
+    fprintf(zt_out(), "queues  %llu with %llu entries, files of %lld bytes\n", (unsigned long long)atomic_load(&c->queues->n), (unsigned long long)entries, (long long)c->queues->file_size);
+    fprintf(zt_out(), "index   %llu files with %llu entries\n", (unsigned long long)c->index.n, (unsigned long long)c->index.n_entries);
+    fprintf(zt_out(), "read    %.2f s, %.0f MB/s with %u threads\n", c->log.seconds, c->log.seconds > 0 ? (double)c->log.n_bytes / 1e6 / c->log.seconds : 0.0, c->view.opt.threads);
 }
 
 static void json_print(struct zt_check *c, int status, const char *did)
@@ -97,7 +97,7 @@ static void json_print(struct zt_check *c, int status, const char *did)
     }
     zt_report_json(&c->report, &w);
     zl_jw_end(&w, '}');
-    printf("%.*s\n", (int)out.len, (const char *)out.ptr);
+    fprintf(zt_out(), "%.*s\n", (int)out.len, (const char *)out.ptr);
     zl_buf_free(&out);
 }
 
@@ -110,7 +110,7 @@ int zt_check_print(struct zt_check *c, const char *did)
     }
     head_print(c);
     zt_report_text(&c->report);
-    printf("%s\n", result_of(rc));
+    fprintf(zt_out(), "%s\n", result_of(rc));
     return rc;
 }
 

@@ -78,7 +78,7 @@ static uint64_t measure(const char *log_dir, uint32_t to_plain, struct progress 
         if (!zs_path(path, "%s/%s", log_dir, names.at[i]) || stat(path, &st) < 0 || packed != to_plain) continue;
         uint64_t allocated = (uint64_t)st.st_blocks * 512, raw = allocated;
         if (packed) {
-            if (zp_peek(zl_io_posix(), path, &info) < 0) continue;
+            if (zp_peek(zt_io(), path, &info) < 0) continue;
             raw = (uint64_t)info.raw_size;
             growth += raw > allocated ? raw - allocated : 0;
         }
@@ -117,10 +117,10 @@ static int64_t newest_begun(const struct zt_dirs *dirs)
             uint32_t packed = zl_ends(zl_str(names.at[i - 1]), ZP_SUFFIX);
             snprintf(number, sizeof number, "%.20s", names.at[i - 1]);
             if (!zs_name_offset(number, &base) || base <= newest || !zs_path(path, "%s/%s", dirs->at[d], names.at[i - 1])) continue;
-            int64_t fd = zl_io_posix()->open(zl_io_posix()->ctx, path, ZR_IO_READ, 0);
+            int64_t fd = zt_io()->open(zt_io()->ctx, path, ZR_IO_READ, 0);
             if (fd < 0) continue;
-            if (packed || (zl_io_read_all(zl_io_posix(), (int32_t)fd, head, sizeof head, 0) >= 0 && zl_load64(head))) newest = base;
-            zl_io_posix()->close(zl_io_posix()->ctx, (int32_t)fd);
+            if (packed || (zl_io_read_all(zt_io(), (int32_t)fd, head, sizeof head, 0) >= 0 && zl_load64(head))) newest = base;
+            zt_io()->close(zt_io()->ctx, (int32_t)fd);
         }
         zt_names_free(&names);
     }
@@ -130,7 +130,7 @@ static int64_t newest_begun(const struct zt_dirs *dirs)
 /* Is there room in each folder? Counts what there is to do. */
 static uint32_t room(const struct zt_dirs *dirs, uint32_t to_plain, struct progress *p)
 {
-    const struct zr_io_v1 *io = zl_io_posix();
+    const struct zr_io_v1 *io = zt_io();
     for (uint32_t d = 0; d < dirs->n; d++) {
         char need[16], there[16];
         struct zr_io_disk disk;
@@ -153,7 +153,7 @@ static int convert(const struct zt_dirs *dirs, const char *dir, const struct zt_
     signal(SIGTERM, on_signal);
     struct zp_pace paced = { pace, &p };
     struct zp_damage damage = { lost, &p };
-    struct zp_convert c = { .io = zl_io_posix(), .to_plain = to_plain, .conf = { .level = level, .dict_size = ZP_DICTIONARY_KIB * 1024, .block_size = ZP_BLOCK_KIB * 1024 },
+    struct zp_convert c = { .io = zt_io(), .to_plain = to_plain, .conf = { .level = level, .dict_size = ZP_DICTIONARY_KIB * 1024, .block_size = ZP_BLOCK_KIB * 1024 },
                             .newest = dirs->n > 1 ? newest_begun(dirs) : 0, .pace = &paced, .damage = opt->accept_loss ? &damage : NULL, .say = say, .say_arg = &p };
     for (uint32_t d = 0; d < dirs->n && !stop_asked && (to_plain || dirs->n == 1 || c.newest > 0); d++) {
         c.log_dir = dirs->at[d];

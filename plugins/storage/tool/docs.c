@@ -2,7 +2,6 @@
 /* docs.c - the documents beside the store: those under config/, the checkpoint, abort, and Zarya's own in zarya/; each by itself,
  * and whether they agree with the queues and the log. */
 #include "tool.h"
-#include <sys/stat.h>
 
 static const char *const names[ZT_DOCS] = { "config/topics.json", "config/subscriptionGroup.json", "config/consumerOffset.json",
                                             "config/delayOffset.json", "config/consumerFilter.json", "config/consumerOrderInfo.json",
@@ -19,8 +18,12 @@ static uint32_t doc_read(struct zt_docs *d, struct zt_doc *doc, const char *endi
     doc->doc = NULL;
     doc->root = NULL;
     if (!zs_path(path, "%s/%s%s", d->v->dir, doc->name, ending)) return 0;
-    int64_t r = zl_io_load(zl_io_posix(), path, &doc->text);
-    if (r == -ENOENT) return 0;
+    int64_t r = zl_io_load(zt_io(), path, &doc->text);
+    if (r == -ENOENT || r == -ENOTDIR) return 0;
+    if (r < 0) { /* it may be whole */
+        zt_find(d->report, ZT_LEVEL_NOTE, "doc.unreadable", doc->name, -1, 0, "look at the disk and at the file's permissions", "it cannot be read: %s", zs_errno_text(r));
+        d->report->failed = 1;
+    }
     if (r <= 0 || zl_json_parse(zl_buf_as_str(&doc->text), &doc->doc, &doc->root, ret_at) != ZR_OK) return 2;
     return doc->root && doc->root->kind == ZL_JSON_OBJECT ? 1 : 2;
 }
@@ -219,8 +222,8 @@ static void checkpoint_tell(struct zt_docs *d, const struct zt_log *lg)
 static void own_tell(struct zt_docs *d)
 {
     char path[ZS_PATH];
-    struct stat st;
-    if (d->v->snap.valid || !zs_path(path, "%s/zarya/queues", d->v->dir) || stat(path, &st) < 0) return;
+    struct zr_io_stat st;
+    if (d->v->snap.valid || !zs_path(path, "%s/zarya/queues", d->v->dir) || zt_stat(path, &st) < 0) return;
     zt_find(d->report, ZT_LEVEL_MEND, "snapshot", "zarya/queues", -1, 0, "the next stop writes it anew; --repair does it now; a start without it reads more of the log",
             "it is damaged (its checksum or its layout is wrong), and so is its .bak, or there is none");
 }

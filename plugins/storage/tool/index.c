@@ -7,9 +7,6 @@
  * files in work is in memory. Which keys a record has is told by the store (zs_index_keys). */
 #include "index.h"
 #include "tool.h"
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define HEAD ZS_INDEX_HEAD
 #define ENTRY ZS_INDEX_ENTRY
@@ -18,19 +15,7 @@
 
 static int64_t entry_off(const struct zt_ifile *f, int64_t n) { return HEAD + 4 * f->slots + (int64_t)ENTRY * n; }
 
-static uint32_t read_at(int fd, void *to, uint64_t len, int64_t off)
-{
-    uint8_t *p = to;
-    while (len) {
-        ssize_t r = pread(fd, p, len, off);
-        if (r < 0 && errno == EINTR) continue;
-        if (r <= 0) return 0;
-        p += r;
-        off += r;
-        len -= (uint64_t)r;
-    }
-    return 1;
-}
+static uint32_t read_at(int fd, void *to, uint64_t len, int64_t off) { return zt_read(fd, to, len, off) == len; }
 
 /* May the newest file be ahead of, or behind, its header and slots? */
 static uint32_t is_moving(const struct zt_index *ix) { return ix->v->live || ix->v->unclean; }
@@ -97,11 +82,11 @@ static uint32_t shape_guess(struct zt_view *v, struct zt_ifile *f)
         keys_of(k, &r);
         uint8_t raw[65536 + 64];
         for (int64_t off = HEAD; !found && off + (int64_t)ENTRY <= (int64_t)f->size; off += 65536) {
-            off_t data = lseek(f->fd, off, SEEK_DATA);
+            int64_t data = zt_seek_data(f->fd, off);
             if (data < 0) break;
             if (data > off) off = HEAD + (data - HEAD) / 4 * 4 > off ? HEAD + (data - HEAD) / 4 * 4 : off;
-            ssize_t n = pread(f->fd, raw, sizeof raw, off);
-            for (ssize_t i = 0; !found && i + (ssize_t)ENTRY <= n && i < 65536; i += 4) {
+            int64_t n = (int64_t)zt_read(f->fd, raw, sizeof raw, off);
+            for (int64_t i = 0; !found && i + (int64_t)ENTRY <= n && i < 65536; i += 4) {
                 if ((int64_t)zl_load64(raw + i + 4) != f->begin_phys || zl_load32(raw + i + 16) != 0) continue;
                 int64_t slots = (off + i - HEAD - ENTRY) / 4;
                 int32_t hash = (int32_t)zl_load32(raw + i);
@@ -299,13 +284,13 @@ static void head_read(struct zt_index *ix, struct zt_ifile *f)
 {
     char path[ZS_PATH];
     uint8_t raw[HEAD];
-    struct stat st;
-    f->fd = zs_path(path, "%s/index/%s", ix->v->dir, f->name) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    if (f->fd < 0 || fstat(f->fd, &st) < 0) {
+    struct zr_io_stat st;
+    f->fd = zs_path(path, "%s/index/%s", ix->v->dir, f->name) ? (int)zt_open(path, ZR_IO_READ) : -1;
+    if (f->fd < 0 || zt_io()->fstat(zt_io()->ctx, f->fd, &st) < 0) {
         if (!ix->v->live) mend(ix, f, "index.unreadable", -1, 0, "it cannot be opened");
         return;
     }
-    f->size = (uint64_t)st.st_size;
+    f->size = st.size;
     if (!read_at(f->fd, raw, HEAD, 0)) {
         mend(ix, f, "index.length", (int64_t)f->size, 0, "it is shorter than its header");
         return;
@@ -386,7 +371,7 @@ int zt_index_load(struct zt_index *ix, struct zt_view *v, struct zt_report *repo
 void zt_index_free(struct zt_index *ix)
 {
     for (uint64_t i = 0; i < ix->n; i++) {
-        if (ix->files[i].fd >= 0) close(ix->files[i].fd);
+        zt_close(ix->files[i].fd);
         free(ix->files[i].start);
     }
     free(ix->files);

@@ -7,7 +7,6 @@
  * than their predecessor, and their queue has their offset elsewhere). */
 #include "tool.h"
 #include "zs_pack.h"
-#include <sys/stat.h>
 #include <time.h>
 
 static double now(void)
@@ -32,9 +31,16 @@ void zt_segment_file(struct zt_log *lg, int64_t pos, char *to)
 static void name_judge(struct zt_log *lg, const char *log_dir, const char *name)
 {
     char path[ZS_PATH], plain[ZS_PATH];
-    struct stat st;
+    struct zr_io_stat st;
     int64_t base;
-    if (!zs_path(path, "%s/%s", log_dir, name) || stat(path, &st) < 0) return;
+    if (!zs_path(path, "%s/%s", log_dir, name)) return;
+    int64_t r = zt_stat(path, &st);
+    if (r < 0 && r != -ENOENT) { /* not to be taken for a segment that is gone */
+        zt_find(lg->report, ZT_LEVEL_NOTE, "log.unreadable", path + (zt_is_inside(lg->v->dir, path) ? strlen(lg->v->dir) + 1 : 0), -1, 0,
+                "look at the disk and at the file's permissions", "nothing can be learnt of it: %s", zs_errno_text(r));
+        lg->report->failed = 1;
+    }
+    if (r < 0) return;
     uint32_t packed = zl_ends(zl_str(name), ZS_PACKED);
     snprintf(plain, sizeof plain, "%.*s", (int)(strlen(name) - (packed ? strlen(ZS_PACKED) : 0)), name);
     if (!zs_name_offset(plain, &base)) {
@@ -44,7 +50,7 @@ static void name_judge(struct zt_log *lg, const char *log_dir, const char *name)
     }
     for (uint64_t k = 0; k < lg->n_segs; k++)
         if (lg->segs[k].base == base) {
-            lg->segs[k].size = packed ? (uint64_t)lg->seg_size : (uint64_t)st.st_size;
+            lg->segs[k].size = packed ? (uint64_t)lg->seg_size : st.size;
             lg->segs[k].packed = packed;
             lg->segs[k].missing = 0;
         }
@@ -54,7 +60,11 @@ static void names_judge(struct zt_log *lg)
 {
     for (uint32_t d = 0; d < lg->v->dirs.n; d++) {
         struct zt_names names;
-        zt_names_load(&names, lg->v->dirs.at[d]);
+        int64_t r = zt_names_load(&names, lg->v->dirs.at[d]);
+        if (r < 0) {
+            zt_find(lg->report, ZT_LEVEL_NOTE, "log.unreadable", lg->v->dirs.at[d], -1, 0, "look at the disk and at the folder's permissions", "it cannot be read: %s", zs_errno_text(r));
+            lg->report->failed = 1;
+        }
         for (uint64_t i = 0; i < names.n; i++) name_judge(lg, lg->v->dirs.at[d], names.at[i]);
         zt_names_free(&names);
     }
@@ -92,7 +102,7 @@ int zt_log_open(struct zt_log *lg)
     if (!lg->segs) return ZT_CANNOT;
     for (uint64_t i = 0; i < lg->n_segs; i++)
         lg->segs[i] = (struct zt_segment){ .base = first + (int64_t)i * lg->seg_size, .first = -1, .end = -1, .tail_nonzero = -1, .missing = 1,
-                                           .stale_from = -1, .unindexed_from = -1, .foreign_at = -1, .tail_why = "" };
+                                           .stale_from = -1, .unread_from = -1, .unindexed_from = -1, .foreign_at = -1, .tail_why = "" };
     names_judge(lg);
     lg->last_used = 0;
     for (uint64_t i = lg->n_segs; i-- > 0;) {
@@ -219,7 +229,11 @@ static void segment_read(void *ctx, uint32_t thread, uint64_t no)
                 zs_scan_open(&s, lg->v->st, from, g->base + lg->seg_size, 1);
                 continue;
             }
-            if (!zs_scan_resync(&s)) break;
+            s.failed = s.shut = 0;
+            if (!zs_scan_resync(&s)) {
+                if (s.failed || s.shut) g->unread_from = from;
+                break;
+            }
             if (there_now(lg, from)) {
                 zs_scan_close(&s);
                 zs_scan_open(&s, lg->v->st, from, g->base + lg->seg_size, 1);
@@ -299,8 +313,11 @@ static void damage_tell(struct zt_log *lg)
         int64_t base = zt_seg_base(lg->v, d->from);
         if (base >= 0 && lg->segs[(base - lg->segs[0].base) / lg->seg_size].missing) continue; /* told by its length */
         zt_segment_file(lg, d->from, rel);
+        uint32_t packed = base >= 0 && lg->segs[(base - lg->segs[0].base) / lg->seg_size].packed;
         zt_find(lg->report, ZT_LEVEL_LOST, "log.damage", rel, d->from - base, d->to - d->from,
-                "restore the file from a backup if there is one; the broker passes over it and serves the rest; --repair puts a record in its place that stands for nothing",
+                packed ? "restore the file from a backup if there is one; the broker passes over it, serves the rest, and never expands it; "
+                         "`zaryactl store convert DIR --to plain --accept-loss` keeps what is whole in the plain form, and --repair is then as for plain segments"
+                       : "restore the file from a backup if there is one; the broker passes over it and serves the rest; --repair puts a record in its place that stands for nothing",
                 "no valid record from position %lld to %lld: %s; valid ones follow", (long long)d->from, (long long)d->to, d->why);
     }
 }
@@ -311,6 +328,12 @@ static void tail_tell(struct zt_log *lg)
         struct zt_segment *g = &lg->segs[i];
         char rel[ZS_PATH];
         zt_segment_file(lg, g->base, rel);
+        if (g->unread_from >= 0) { /* messages may be there: this is not the log's end */
+            zt_find(lg->report, ZT_LEVEL_NOTE, "log.unreadable", rel, g->unread_from - g->base, 0, "look at the disk and at the file's permissions; restore the file from a backup if there is one",
+                    "it cannot be read from position %lld on: where the log ends is not known", (long long)g->unread_from);
+            lg->report->failed = 1;
+            continue;
+        }
         if (lg->v->live || g->missing) continue;
         if (g->stale_from >= 0) {
             zt_find(lg->report, ZT_LEVEL_NOTE, "log.remains", rel, g->stale_from - g->base, 0, "nothing; the next start of Zarya makes them zero",
@@ -336,9 +359,9 @@ static void tail_tell(struct zt_log *lg)
 static uint32_t segment_there(struct zt_log *lg, int64_t base)
 {
     char plain[ZS_PATH], packed[ZS_PATH];
-    struct stat st;
+    struct zr_io_stat st;
     zs_seg_path(lg->v->st, base, plain);
-    return stat(plain, &st) == 0 || (zs_seg_packed_path(lg->v->st, base, packed) && stat(packed, &st) == 0) || stat(plain, &st) == 0;
+    return zt_stat(plain, &st) >= 0 || (zs_seg_packed_path(lg->v->st, base, packed) && zt_stat(packed, &st) >= 0) || zt_stat(plain, &st) >= 0;
 }
 
 /* On a live log retention may have taken segments meanwhile, from the oldest on. */

@@ -23,8 +23,8 @@ uint32_t zt_full(const char *dir, const char *rel, char *to)
 
 static uint32_t is_folder(const char *path)
 {
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+    struct zr_io_stat st;
+    return zt_stat(path, &st) >= 0 && st.is_dir;
 }
 
 static int dirs_add(struct zt_dirs *d, const char *list)
@@ -38,11 +38,11 @@ static int dirs_add(struct zt_dirs *d, const char *list)
         while (i < d->n && !zl_eq(zl_str(d->at[i]), part)) i++;
         if (i < d->n) continue;
         if (i == ZS_MAX_DIRS || !zs_path(d->at[i], "%.*s", (int)part.len, part.ptr)) {
-            fprintf(stderr, "zaryactl-store: the log is in too many folders, or their names are too long\n");
+            fprintf(zt_err(), "zaryactl-store: the log is in too many folders, or their names are too long\n");
             return ZT_CANNOT;
         }
         if (!is_folder(d->at[i])) {
-            fprintf(stderr, "zaryactl-store: %s: the log is to be in this folder, and it is not there: is its disk mounted?\n", d->at[i]);
+            fprintf(zt_err(), "zaryactl-store: %s: the log is to be in this folder, and it is not there: is its disk mounted?\n", d->at[i]);
             return ZT_CANNOT;
         }
         d->n++;
@@ -60,8 +60,8 @@ int zt_dirs_load(struct zt_dirs *d, const char *dir, const struct zt_options *op
         return dirs_add(d, opt->log_read_only);
     }
     if (zs_path(queues, "%s/consumequeue", dir) && is_folder(queues))
-        fprintf(stderr, "zaryactl-store: %s: it has queues, but no folder commitlog: " ZT_ELSEWHERE "\n", dir);
-    else fprintf(stderr, "zaryactl-store: %s: it has no folder commitlog: not a store's data directory\n", dir);
+        fprintf(zt_err(), "zaryactl-store: %s: it has queues, but no folder commitlog: " ZT_ELSEWHERE "\n", dir);
+    else fprintf(zt_err(), "zaryactl-store: %s: it has no folder commitlog: not a store's data directory\n", dir);
     return ZT_CANNOT;
 }
 
@@ -137,7 +137,7 @@ int zt_conf_load(struct zt_options *opt, const char *file)
     uint32_t ours = 0;
     int r = zs_path(path, "%s", file) ? is_ours(file, &ours) : -ENAMETOOLONG;
     if (r < 0) {
-        fprintf(stderr, "zaryactl-store: %s: %s\n", file, strerror(-r));
+        fprintf(zt_err(), "zaryactl-store: %s: %s\n", file, strerror(-r));
         return ZT_CANNOT;
     }
     char zarya[] = "zarya", broker[] = "broker", c[] = "-c", print[] = "--print-config";
@@ -148,7 +148,7 @@ int zt_conf_load(struct zt_options *opt, const char *file)
     uint32_t found = status == 0 && !out.failed && value_of(text, "path_commitlog", opt->log_path, sizeof opt->log_path);
     if (found) value_of(text, "path_commitlog_read_only", opt->log_read_only, sizeof opt->log_read_only);
     else
-        fprintf(stderr, "zaryactl-store: %s: `zarya %s-c %s --print-config` does not say where the log is; --log-path does\n", file,
+        fprintf(zt_err(), "zaryactl-store: %s: `zarya %s-c %s --print-config` does not say where the log is; --log-path does\n", file,
                 ours ? "" : "broker ", file);
     zl_buf_free(&out);
     return found ? ZT_CLEAN : ZT_CANNOT;

@@ -180,15 +180,10 @@ static void bytes_read(struct zt_queues *qs, const struct zt_queue *q, int64_t a
         int64_t end = base + qs->file_size < at + (int64_t)len ? base + qs->file_size : at + (int64_t)len;
         zt_queue_file(q, name, base);
         if (!zs_path(path, "%s/%s", qs->v->dir, name)) return;
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        int64_t fd = zt_open(path, ZR_IO_READ);
         if (fd < 0) continue;
-        while (from < end) {
-            ssize_t r = pread(fd, to + (from - at), (size_t)(end - from), from - base);
-            if (r < 0 && errno == EINTR) continue;
-            if (r <= 0) break;
-            from += r;
-        }
-        close(fd);
+        zt_read(fd, to + (from - at), (uint64_t)(end - from), from - base);
+        zt_close(fd);
     }
 }
 
@@ -255,17 +250,17 @@ static void files_load(struct zt_queues *qs, struct zt_queue *q)
     }
     q->files = calloc(names.n + 1, sizeof *q->files);
     for (uint64_t i = 0; q->files && i < names.n && q->n_files < ZT_MAX_FILES; i++) {
-        struct stat st;
+        struct zr_io_stat st;
         int64_t base;
         char file[ZS_PATH];
-        if (!zs_path(file, "%s/%s", path, names.at[i]) || stat(file, &st) < 0) continue;
+        if (!zs_path(file, "%s/%s", path, names.at[i]) || zt_stat(file, &st) < 0) continue;
         if (!zs_name_offset(names.at[i], &base) || base > ZS_MAX_POSITION) {
             char rel[ZS_PATH];
             if (zs_path(rel, "%s/%s", name, names.at[i]))
                 zt_find(qs->report, ZT_LEVEL_NOTE, "queue.stranger", rel, -1, 0, "if you did not put it there, move it away", "it is no queue file and is left alone");
             continue;
         }
-        q->files[q->n_files++] = (struct zt_qfile){ base, (uint64_t)st.st_size };
+        q->files[q->n_files++] = (struct zt_qfile){ base, st.size };
     }
     zt_names_free(&names);
 }

@@ -4,8 +4,6 @@
  * An entry without a record is explained by what lies at its place: deleted with its segment, behind the log's end, in a damaged
  * part of the log, or nothing of that kind. A record without an entry is only told, it can be made again. */
 #include "tool.h"
-#include <fcntl.h>
-#include <unistd.h>
 
 enum state { GOOD, EXPIRED, FILLER, ZERO, MISSING, MARKED, WRONG, BEHIND, DAMAGED, ASTRAY };
 
@@ -168,27 +166,20 @@ static uint32_t window_read(struct pass *p, int64_t offset, uint8_t *raw, int64_
         if (i != p->file || p->fd < 0) {
             char name[ZS_PATH], path[ZS_PATH];
             if (base + size <= at) continue;
-            if (p->fd >= 0) close(p->fd);
+            zt_close(p->fd);
             p->file = i;
             zt_queue_file(p->q, name, base);
-            p->fd = zs_path(path, "%s/%s", p->qs->v->dir, name) ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+            p->fd = zs_path(path, "%s/%s", p->qs->v->dir, name) ? (int)zt_open(path, ZR_IO_READ) : -1;
             if (p->fd < 0) continue;
         }
         if (base + size <= at) continue;
-        off_t data = lseek(p->fd, from - base, SEEK_DATA);
-        int64_t there = data < 0 ? (errno == ENXIO ? base + size : from) : base + data;
+        int64_t data = zt_seek_data(p->fd, from - base), there = data < 0 ? base + size : base + data;
         if (there >= to) {
             if (there < base + size && there / ZS_ENTRY < *ret_next) *ret_next = there / ZS_ENTRY;
             if (to < base + size) break;
             continue;
         }
-        while (from < to) {
-            ssize_t r = pread(p->fd, raw + (from - at), (size_t)(to - from), from - base);
-            if (r < 0 && errno == EINTR) continue;
-            if (r <= 0) break;
-            from += r;
-            some = 1;
-        }
+        some |= zt_read(p->fd, raw + (from - at), (uint64_t)(to - from), from - base) > 0;
     }
     return some;
 }
@@ -348,7 +339,7 @@ static void one(void *ctx, uint32_t thread, uint64_t job)
     }
     tell_rest(&p);
     free(p.chunks);
-    if (p.fd >= 0) close(p.fd);
+    zt_close(p.fd);
     zs_scan_close(&p.scan);
 }
 

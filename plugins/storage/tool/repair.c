@@ -14,9 +14,7 @@
 #include "tool.h"
 #include "zs_pack.h"
 #include <stdarg.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 void zt_did(struct zt_repair *r, const char *fmt, ...)
 {
@@ -25,7 +23,7 @@ void zt_did(struct zt_repair *r, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    if (!r->json) printf("%s\n", text);
+    if (!r->json) fprintf(zt_out(), "%s\n", text);
     if (r->said.len) zl_buf_u8(&r->said, ',');
     zl_json_quote(&r->said, zl_str(text));
     r->n_done++;
@@ -33,18 +31,18 @@ void zt_did(struct zt_repair *r, const char *fmt, ...)
 
 void zt_repair_fail(struct zt_repair *r, const char *what, int64_t error)
 {
-    fprintf(stderr, "zaryactl-store: %s: %s\n", what, zs_errno_text(error));
+    fprintf(zt_err(), "zaryactl-store: %s: %s\n", what, zs_errno_text(error));
     r->failed = 1;
 }
 
-static uint32_t parent_make(const char *path)
+int64_t zt_parent_make(const char *path)
 {
     char folder[ZS_PATH];
     snprintf(folder, sizeof folder, "%s", path);
     char *slash = strrchr(folder, '/');
-    if (!slash) return 0;
+    if (!slash) return -EINVAL;
     *slash = 0;
-    return zl_io_mkdirs(zl_io_posix(), folder) >= 0;
+    return zl_io_mkdirs(zt_io(), folder);
 }
 
 int64_t zt_aside_sync(const struct zt_repair *r, const char *path)
@@ -54,21 +52,34 @@ int64_t zt_aside_sync(const struct zt_repair *r, const char *path)
     snprintf(folder, sizeof folder, "%s", path);
     for (char *slash; e >= 0 && (slash = strrchr(folder, '/')) && slash >= folder + strlen(r->dir);) {
         *slash = 0;
-        e = zl_io_posix()->sync_dir(NULL, folder);
+        e = zt_sync_dir(folder);
     }
     return e < 0 ? e : 0;
+}
+
+int64_t zt_move(const struct zt_repair *r, const char *from, const char *to)
+{
+    char folder[ZS_PATH];
+    int64_t e = zt_rename(from, to);
+    if (e >= 0) e = zt_aside_sync(r, to);
+    snprintf(folder, sizeof folder, "%s", from);
+    char *slash = strrchr(folder, '/');
+    if (slash) *slash = 0;
+    return e < 0 ? e : zt_sync_dir(folder);
 }
 
 int64_t zt_aside(struct zt_repair *r, const char *rel, uint32_t keep)
 {
     char from[ZS_PATH], to[ZS_PATH];
-    struct stat st;
+    struct zr_io_stat st;
+    const struct zr_io_v1 *io = zt_io();
     if (!zt_full(r->dir, rel, from) || !zs_path(to, "%s/%s", r->aside, rel[0] == '/' ? strrchr(rel, '/') + 1 : rel)) return -ENAMETOOLONG;
-    if (lstat(from, &st) < 0) return errno == ENOENT ? 0 : -errno;
-    if (!parent_make(to)) return -EIO;
-    if (keep && link(from, to) < 0 && errno != EEXIST) return -errno;
-    if (keep) return zt_aside_sync(r, to); /* it is to be there before its own name leads to something else */
-    return rename(from, to) < 0 ? -errno : 0;
+    int64_t e = zt_stat(from, &st);
+    if (e < 0) return e == -ENOENT ? 0 : e;
+    if ((e = zt_parent_make(to)) < 0) return e;
+    if (!keep) return zt_move(r, from, to);
+    e = ZR_HAS(struct zr_io_v1, io, link) && io->link ? io->link(io->ctx, from, to) : -EXDEV;
+    return e < 0 && e != -EEXIST ? e : zt_aside_sync(r, to); /* it is to be there before its own name leads to something else */
 }
 
 /* ---- the store itself ---------------------------------------------------------------------------------------------------- */
@@ -92,20 +103,20 @@ static void store_run(struct zt_repair *r, struct zs_conf *conf)
 {
     struct zt_view *v = calloc(1, sizeof *v);
     if (!v) return zt_repair_fail(r, r->dir, -ENOMEM);
-    v->io = *zl_io_posix();
+    v->io = *zt_io();
     v->host = (struct zr_host){ ZR_HDR(struct zr_host, 0), v, zt_host_query, "zaryactl-store", r->dir };
     conf->root = r->dir;
     struct zr_inst *st = zs_create(&v->host, conf);
     if (!st || zs_warm(st) != ZR_OK) {
-        fprintf(stderr, "zaryactl-store: the store does not open:\n%s", v->lines);
+        fprintf(zt_err(), "zaryactl-store: the store does not open:\n%s", v->lines);
         r->failed = 1;
     } else {
         index_wait(st);
         zs_cool(st);
-        struct stat s;
+        struct zr_io_stat s;
         char path[ZS_PATH];
-        if (zs_path(path, "%s/abort", r->dir) && stat(path, &s) == 0) {
-            fprintf(stderr, "zaryactl-store: the store could not be closed cleanly:\n%s", v->lines);
+        if (zs_path(path, "%s/abort", r->dir) && zt_stat(path, &s) >= 0) {
+            fprintf(zt_err(), "zaryactl-store: the store could not be closed cleanly:\n%s", v->lines);
             r->failed = 1;
         } else {
             zt_did(r, "the store was recovered, its index and checkpoint brought up to the log, and closed cleanly");
@@ -164,15 +175,16 @@ static void rest_aside(struct zt_repair *r)
 /* Files that an interrupted run had half made. */
 static void tree_remove(const char *folder, uint32_t depth)
 {
+    const struct zr_io_v1 *io = zt_io();
     struct zt_names names;
     zt_names_load(&names, folder);
     for (uint64_t i = 0; i < names.n; i++) {
         char path[ZS_PATH];
         if (!zs_path(path, "%s/%s", folder, names.at[i])) continue;
-        if (unlink(path) < 0 && depth) tree_remove(path, depth - 1);
+        if (io->unlink(io->ctx, path) < 0 && depth) tree_remove(path, depth - 1);
     }
     zt_names_free(&names);
-    rmdir(folder);
+    io->rmdir(io->ctx, folder);
 }
 
 static uint32_t begin(struct zt_repair *r)
@@ -185,12 +197,14 @@ static uint32_t begin(struct zt_repair *r)
     snprintf(r->dir, sizeof r->dir, "%s", r->c->view.dir);
     if (!zs_path(r->mend, "%s/zarya/mending", r->dir)) return 0;
     for (int i = 0; i < 100; i++) {
-        struct stat st;
+        struct zr_io_stat st;
         if (!zs_path(r->aside, "%s/zarya/aside-%s-%d", r->dir, stamp, i)) return 0;
-        if (lstat(r->aside, &st) < 0) break;
+        if (zt_stat(r->aside, &st) == -ENOENT) break;
     }
     tree_remove(r->mend, 4);
-    return zl_io_mkdirs(zl_io_posix(), r->mend) >= 0;
+    int64_t e = zl_io_mkdirs(zt_io(), r->mend);
+    if (e < 0) zt_repair_fail(r, r->mend, e);
+    return e >= 0;
 }
 
 static void mend(struct zt_repair *r)
@@ -236,7 +250,7 @@ int zt_cmd_repair(const char *dir, const struct zt_options *opt)
 {
     struct zt_repair *r = calloc(1, sizeof *r);
     struct zt_dirs *dirs = calloc(1, sizeof *dirs);
-    struct stat st;
+    struct zr_io_stat st;
     int rc = ZT_CANNOT;
     uint32_t there = r && dirs && zt_dirs_load(dirs, dir, opt) == ZT_CLEAN;
     free(dirs);
@@ -250,7 +264,7 @@ int zt_cmd_repair(const char *dir, const struct zt_options *opt)
     if (r->c && zt_lock_take(dir) == ZT_CLEAN) {
         rc = zt_check_run(r->c, dir, opt);
         if (rc == ZT_CLEAN && r->c->report.failed) {
-            fprintf(stderr, "zaryactl-store: %s could not be checked wholly; nothing is changed\n", dir);
+            fprintf(zt_err(), "zaryactl-store: %s could not be checked wholly; nothing is changed\n", dir);
             rc = zt_check_print(r->c, "[]");
         } else if (rc == ZT_CLEAN && zt_report_status(&r->c->report) == ZT_CLEAN) {
             rc = zt_check_print(r->c, "[]");
@@ -258,7 +272,7 @@ int zt_cmd_repair(const char *dir, const struct zt_options *opt)
             struct zt_options shape = { .segment_size = r->c->log.seg_size, .queue_file_size = r->c->queues->file_size,
                                         .index_slots = r->c->view.st->conf.index_slots, .index_entries = r->c->view.st->conf.index_entries };
             mend(r);
-            if (!r->json && stat(r->aside, &st) == 0) printf("what was replaced is in %s\n", r->aside);
+            if (!r->json && zt_stat(r->aside, &st) >= 0) fprintf(zt_out(), "what was replaced is in %s\n", r->aside);
             rc = again(r, opt, &shape);
         }
         zt_lock_drop();

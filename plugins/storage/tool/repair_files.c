@@ -2,9 +2,6 @@
 /* repair_files.c - single parts made anew: damaged places of the log, queues, documents. See repair.c for what stays true. */
 #include "tool.h"
 #include "zs_pack.h"
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define FILLER_MAX (1u << 20) /* one record that stands for nothing is not larger */
 #define FILLER_MIN 92
@@ -12,33 +9,36 @@
 #define PAGE 4096u
 #define OPEN_FILES 256u
 
-static uint32_t write_at(int fd, const void *from, uint64_t len, int64_t off)
+static int64_t write_at(int64_t fd, const void *from, uint64_t len, int64_t off)
 {
-    return zl_io_write_all(zl_io_posix(), fd, from, len, off) >= 0;
+    int64_t r = zl_io_write_all(zt_io(), (int32_t)fd, from, len, off);
+    return r < 0 ? r : 0;
 }
 
 /* ---- damaged places of the log ---------------------------------------------------------------------------------------------- */
 
 /* Copies what is data of [0, size). A page that the disk does not give stays a hole: *ret_lost counts such bytes. 0 or -errno. */
-static int64_t data_copy(int in, int out, uint8_t *buf, int64_t size, int64_t *ret_lost)
+static int64_t data_copy(int64_t in, int64_t out, uint8_t *buf, int64_t size, int64_t *ret_lost)
 {
     uint64_t step = COPY;
     for (int64_t at = 0; at < size;) {
-        off_t data = lseek(in, at, SEEK_DATA);
-        if (data < 0) return errno == ENXIO ? 0 : -errno; /* nothing but a hole, or behind its end */
+        int64_t data = zt_seek_data(in, at);
+        if (data < 0) return 0; /* nothing but a hole, or behind its end */
         if (data >= size) return 0;
         uint64_t want = step == PAGE ? PAGE - (uint64_t)data % PAGE : step;
         if (want > (uint64_t)(size - data)) want = (uint64_t)(size - data);
-        ssize_t n = pread(in, buf, want, data);
+        int64_t n = zt_io()->pread(zt_io()->ctx, (int32_t)in, buf, want, data);
+        if (n == -EINTR) continue;
         if (n == 0) return 0;
         at = data;
-        if (n < 0 && errno != EIO) return -errno;
+        if (n < 0 && n != -EIO) return n;
         if (n < 0 && step > PAGE) {
             step = PAGE; /* one page of these, perhaps */
             continue;
         }
+        int64_t e = n < 0 ? 0 : write_at(out, buf, (uint64_t)n, data);
+        if (e < 0) return e;
         if (n < 0) *ret_lost += (int64_t)want;
-        else if (!write_at(out, buf, (uint64_t)n, data)) return -EIO;
         at += n < 0 ? (int64_t)want : n;
         if (at % COPY == 0) step = COPY;
     }
@@ -49,16 +49,16 @@ static int64_t data_copy(int in, int out, uint8_t *buf, int64_t size, int64_t *r
 static int64_t segment_copy(const char *from, const char *to, int64_t size, int64_t *ret_lost)
 {
     *ret_lost = 0;
-    int in = open(from, O_RDONLY | O_CLOEXEC);
-    if (in < 0 && errno != ENOENT) return -errno;
-    int out = open(to, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    int64_t r = out < 0 || ftruncate(out, size) < 0 ? -errno : 0;
+    int64_t in = zt_open(from, ZR_IO_READ);
+    if (in < 0 && in != -ENOENT) return in;
+    int64_t out = zt_open(to, ZR_IO_READ | ZR_IO_WRITE | ZR_IO_CREATE | ZR_IO_TRUNC);
+    int64_t r = out < 0 ? out : zt_io()->ftruncate(zt_io()->ctx, (int32_t)out, size);
     uint8_t *buf = malloc(COPY);
     if (!buf) r = -ENOMEM;
-    if (r == 0 && in >= 0) r = data_copy(in, out, buf, size, ret_lost);
+    if (r >= 0 && in >= 0) r = data_copy(in, out, buf, size, ret_lost);
     free(buf);
-    if (in >= 0) close(in);
-    if (r < 0 && out >= 0) close(out);
+    zt_close(in);
+    if (r < 0) zt_close(out);
     return r < 0 ? r : out;
 }
 
@@ -68,56 +68,59 @@ static void lost_tell(struct zt_repair *r, const char *rel, int64_t lost)
 }
 
 /* A record that no queue and no index holds (of the kind that ends a transaction by taking it back), of exactly len bytes. */
-static uint32_t filler_write(int fd, int64_t base, int64_t at, uint32_t len, int64_t store_ms)
+static int64_t filler_write(int64_t fd, int64_t base, int64_t at, uint32_t len, int64_t store_ms)
 {
     uint8_t *rec = calloc(1, len);
     struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str(ZT_FILLER_TOPIC), .sys_flag = ZR_SYSFLAG_ROLLBACK, .inner_num = 1, .born_ms = store_ms,
                         .born_host = { .family = 4 }, .store_host = { .family = 4 } };
     uint8_t *body = calloc(1, len);
-    uint32_t ok = 0;
+    int64_t r = -ENOMEM;
     if (rec && body) {
         m.body = (struct zr_span){ body, len - FILLER_MIN };
         if (zl_record_size(&m) == len) {
             zl_record_encode(rec, &m);
             zl_record_finish(rec, 0, at, store_ms);
-            ok = write_at(fd, rec, len, at - base);
+            r = write_at(fd, rec, len, at - base);
         }
     }
     free(rec);
     free(body);
-    return ok;
+    return r;
 }
 
 /* To the segment's end a blank does; between records, records that stand for nothing. */
-static uint32_t place_fill(int fd, int64_t base, int64_t size, int64_t from, int64_t to, int64_t store_ms)
+static int64_t place_fill(int64_t fd, int64_t base, int64_t size, int64_t from, int64_t to, int64_t store_ms)
 {
     if (to == base + size) {
         uint8_t blank[8];
-        if (to - from < 8) return 0;
+        if (to - from < 8) return -EINVAL;
         zl_store32(blank, (uint32_t)(to - from));
         zl_store32(blank + 4, ZL_MAGIC_BLANK);
         return write_at(fd, blank, 8, from - base);
     }
     while (from < to) {
         int64_t len = to - from > 2 * (int64_t)FILLER_MAX ? (int64_t)FILLER_MAX : to - from;
-        if (len < FILLER_MIN || !filler_write(fd, base, from, (uint32_t)len, store_ms)) return 0;
+        int64_t e = len < FILLER_MIN ? -EINVAL : filler_write(fd, base, from, (uint32_t)len, store_ms);
+        if (e < 0) return e;
         from += len;
     }
-    return 1;
+    return 0;
 }
 
 /* The log is on another disk than the aside folder: what is kept is a copy. */
 static int64_t aside_copy(struct zt_repair *r, const char *rel, const char *from)
 {
     char kept[ZS_PATH];
-    struct stat st;
-    if (stat(from, &st) < 0) return -errno;
+    struct zr_io_stat st;
+    int64_t e = zt_stat(from, &st);
+    if (e < 0) return e;
     if (!zs_path(kept, "%s/%s", r->aside, strrchr(rel, '/') + 1)) return -ENAMETOOLONG;
-    int64_t lost, fd = segment_copy(from, kept, st.st_size, &lost);
+    int64_t lost, fd = segment_copy(from, kept, (int64_t)st.size, &lost);
     if (fd < 0) return fd;
     lost_tell(r, kept, lost);
-    int64_t e = fsync((int)fd) < 0 ? -errno : 0;
-    close((int)fd);
+    e = zt_sync(fd);
+    int64_t closed = zt_close(fd);
+    if (e >= 0) e = closed;
     return e < 0 ? e : zt_aside_sync(r, kept);
 }
 
@@ -126,26 +129,28 @@ static void segment_mend(struct zt_repair *r, uint64_t no, uint64_t first, uint6
     struct zt_log *lg = &r->c->log;
     struct zt_segment *g = &lg->segs[no];
     char rel[ZS_PATH], from[ZS_PATH], to[ZS_PATH], place[ZS_PATH];
-    uint32_t ok = 1;
+    int64_t e = 0;
     zt_segment_file(lg, g->base, rel);
     uint32_t inside = rel[0] != '/'; /* else it may be on a disk of its own: the copy is made beside it, under a name that starts clear away */
     if (!zt_full(r->dir, rel, from) || !zs_path(place, "%.*s", (int)(strrchr(from, '/') - from), from) ||
         !(inside ? zs_path(to, "%s/%020lld", r->mend, (long long)g->base) : zs_path(to, "%s.tmp", from))) return zt_repair_fail(r, rel, -ENAMETOOLONG);
     if (g->packed) {
-        zt_did(r, "%s: its damaged blocks stay as they are; zaryactl store convert --to plain, and then --repair, mends what can be", rel);
+        zt_did(r, "%s: its damaged blocks stay as they are; zaryactl store convert --to plain --accept-loss, and then --repair, mends what can be", rel);
         return;
     }
     int64_t store_ms = g->first_ms > 0 ? g->first_ms : no && lg->segs[no - 1].last_ms > 0 ? lg->segs[no - 1].last_ms : 1;
     int64_t lost, fd = segment_copy(from, to, lg->seg_size, &lost);
     if (fd < 0) return zt_repair_fail(r, to, fd);
     lost_tell(r, rel, lost);
-    for (uint64_t i = first; i < last; i++) ok &= place_fill((int)fd, g->base, lg->seg_size, lg->damage[i].from, lg->damage[i].to, store_ms);
-    int64_t e = ok ? fsync((int)fd) < 0 ? -errno : 0 : -EIO;
-    close((int)fd);
-    if (e == 0) e = zt_aside(r, rel, 1);
+    for (uint64_t i = first; i < last && e >= 0; i++) e = place_fill(fd, g->base, lg->seg_size, lg->damage[i].from, lg->damage[i].to, store_ms);
+    if (e >= 0) e = zt_sync(fd);
+    int64_t closed = zt_close(fd);
+    if (e >= 0) e = closed;
+    if (e >= 0) e = zt_aside(r, rel, 1);
     if (e == -EXDEV) e = aside_copy(r, rel, from);
-    if (e == 0 && rename(to, from) < 0) e = -errno;
-    if (e == 0) e = zl_io_posix()->sync_dir(NULL, place);
+    if (e >= 0) e = zt_rename(to, from);
+    if (e >= 0) e = zt_sync_dir(place);
+    if (e >= 0 && inside) e = zt_sync_dir(r->mend);
     if (e < 0) return zt_repair_fail(r, rel, e);
     r->changed = 1;
     zt_did(r, "%s: %llu damaged places now hold records that stand for nothing", rel, (unsigned long long)(last - first));
@@ -166,7 +171,7 @@ void zt_repair_log(struct zt_repair *r)
 struct build {
     struct zt_queue *q;
     int64_t lo, hi;  /* offsets it is to have */
-    int fd;          /* of the file in work, -1 */
+    int64_t fd;      /* of the file in work; below 0: none */
     int64_t fd_base;
 };
 struct builds {
@@ -191,41 +196,43 @@ static int64_t build_files(struct builds *b, struct build *u)
     int64_t size = b->r->c->queues->file_size, end = u->hi * (int64_t)ZS_ENTRY;
     for (uint32_t i = 0; i < 1024; i++) zs_entry_store(raw + i * ZS_ENTRY, &filler);
     build_path(b, u->q, -1, path);
-    if (zl_io_mkdirs(zl_io_posix(), path) < 0) return -EIO;
-    for (int64_t base = u->lo * (int64_t)ZS_ENTRY / size * size; base < end; base += size) {
+    int64_t e = zl_io_mkdirs(zt_io(), path);
+    for (int64_t base = u->lo * (int64_t)ZS_ENTRY / size * size; e >= 0 && base < end; base += size) {
         build_path(b, u->q, base, path);
-        int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-        if (fd < 0) return -errno;
-        uint32_t ok = ftruncate(fd, size) == 0;
+        int64_t fd = zt_open(path, ZR_IO_READ | ZR_IO_WRITE | ZR_IO_CREATE | ZR_IO_TRUNC);
+        if (fd < 0) return fd;
+        e = zt_io()->ftruncate(zt_io()->ctx, (int32_t)fd, size);
         int64_t to = end - base < size ? end - base : size;
-        for (int64_t at = 0; ok && at < to; at += (int64_t)sizeof raw)
-            ok = write_at(fd, raw, (uint64_t)(to - at < (int64_t)sizeof raw ? to - at : (int64_t)sizeof raw), at);
-        ok = ok && fsync(fd) == 0;
-        close(fd);
-        if (!ok) return -EIO;
+        for (int64_t at = 0; e >= 0 && at < to; at += (int64_t)sizeof raw)
+            e = write_at(fd, raw, (uint64_t)(to - at < (int64_t)sizeof raw ? to - at : (int64_t)sizeof raw), at);
+        if (e >= 0) e = zt_sync(fd);
+        int64_t closed = zt_close(fd);
+        if (e >= 0) e = closed;
     }
-    return 0;
+    return e < 0 ? e : 0;
 }
 
-static int build_fd(struct builds *b, struct build *u, int64_t base)
+/* What was written is on the disk, or the repair has failed. */
+static void build_close(struct builds *b, struct build *u)
+{
+    if (u->fd < 0) return;
+    int64_t e = zt_sync(u->fd), closed = zt_close(u->fd);
+    if (e >= 0) e = closed;
+    if (e < 0) zt_repair_fail(b->r, u->q->topic, e);
+    u->fd = -1;
+    b->n_open--;
+}
+
+static int64_t build_fd(struct builds *b, struct build *u, int64_t base)
 {
     char path[ZS_PATH];
     if (u->fd >= 0 && u->fd_base == base) return u->fd;
-    if (u->fd >= 0) {
-        fdatasync(u->fd);
-        close(u->fd);
-        b->n_open--;
-    }
+    build_close(b, u);
     while (b->n_open >= OPEN_FILES) { /* the next open one in turn gives way */
-        struct build *other = &b->at[b->hand++ % b->n];
-        if (other->fd < 0) continue;
-        fdatasync(other->fd);
-        close(other->fd);
-        other->fd = -1;
-        b->n_open--;
+        build_close(b, &b->at[b->hand++ % b->n]);
     }
     build_path(b, u->q, base, path);
-    u->fd = open(path, O_RDWR | O_CLOEXEC);
+    u->fd = zt_open(path, ZR_IO_READ | ZR_IO_WRITE);
     u->fd_base = base;
     b->n_open += u->fd >= 0;
     return u->fd;
@@ -247,9 +254,10 @@ static void entry_write(struct builds *b, const struct zl_record *rec)
     uint8_t raw[ZS_ENTRY];
     struct zs_entry e = { .phys = rec->physical_offset, .size = (int32_t)rec->size, .tags = zs_tags_of(st, rec) };
     int64_t size = b->r->c->queues->file_size, at = rec->queue_offset * (int64_t)ZS_ENTRY, base = at / size * size;
-    int fd = build_fd(b, u, base);
+    int64_t fd = build_fd(b, u, base);
     zs_entry_store(raw, &e);
-    if (fd < 0 || !write_at(fd, raw, sizeof raw, at - base)) b->r->failed = 1;
+    if (fd >= 0) fd = write_at(fd, raw, sizeof raw, at - base);
+    if (fd < 0) zt_repair_fail(b->r, u->q->topic, fd);
 }
 
 static void log_walk(struct builds *b)
@@ -261,17 +269,16 @@ static void log_walk(struct builds *b)
     zs_scan_open(&s, v->st, lg->begin, lg->end, 1);
     for (int what; (what = zs_scan_next(&s, &rec)) != ZS_SCAN_END && what != ZS_SCAN_STOP && !b->r->failed;) {
         if (what == ZS_SCAN_BAD) {
+            s.failed = s.shut = 0;
             if (!zs_scan_resync(&s)) break;
+            s.failed = s.shut = 0; /* what was passed over was told as damaged */
             continue;
         }
         entry_write(b, &rec);
     }
     zs_scan_close(&s);
-    for (uint64_t i = 0; i < b->n; i++)
-        if (b->at[i].fd >= 0) {
-            if (fdatasync(b->at[i].fd) < 0) b->r->failed = 1;
-            close(b->at[i].fd);
-        }
+    if (s.failed || s.shut) zt_repair_fail(b->r, "the log", -EIO); /* its end was not seen: the queues would lack the rest */
+    for (uint64_t i = 0; i < b->n; i++) build_close(b, &b->at[i]);
 }
 
 static void swap_in(struct builds *b, const struct build *u)
@@ -280,12 +287,11 @@ static void swap_in(struct builds *b, const struct build *u)
     zt_queue_file(u->q, rel, -1);
     build_path(b, u->q, -1, from);
     if (!zs_path(to, "%s/%s", b->r->dir, rel) || !zs_path(topic, "%s/consumequeue/%s", b->r->dir, u->q->topic)) return;
-    const struct zr_io_v1 *io = zl_io_posix();
+    const struct zr_io_v1 *io = zt_io();
     int64_t e = io->sync_dir(io->ctx, from);
     if (e >= 0) e = zl_io_mkdirs(io, topic);
     if (e >= 0) e = zt_aside(b->r, rel, 0);
-    if (e >= 0 && rename(from, to) < 0) e = -errno;
-    if (e >= 0) e = io->sync_dir(io->ctx, topic);
+    if (e >= 0) e = zt_move(b->r, from, to);
     if (e < 0) return zt_repair_fail(b->r, rel, e);
     b->r->changed = 1;
     zt_did(b->r, "%s: made anew from the log, offsets %lld to %lld", rel, (long long)u->lo, (long long)u->hi - 1);
@@ -331,8 +337,9 @@ void zt_repair_queues(struct zt_repair *r)
 static void doc_write(struct zt_repair *r, const struct zt_doc *doc, struct zr_span text, const char *what)
 {
     char path[ZS_PATH];
-    if (!zs_path(path, "%s/%s", r->dir, doc->name) || zl_io_mkdirs(zl_io_posix(), r->dir) < 0) return;
-    int64_t e = zl_io_replace(zl_io_posix(), path, text);
+    if (!zs_path(path, "%s/%s", r->dir, doc->name)) return zt_repair_fail(r, doc->name, -ENAMETOOLONG);
+    int64_t e = zt_parent_make(path);
+    if (e >= 0) e = zl_io_replace(zt_io(), path, text);
     if (e < 0) zt_repair_fail(r, doc->name, e);
     else zt_did(r, "%s: %s", doc->name, what);
 }

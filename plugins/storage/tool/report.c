@@ -81,13 +81,13 @@ void zt_report_text(struct zt_report *r)
     sort(r);
     for (uint64_t i = 0; i < r->n; i++) {
         const struct zt_finding *f = &r->rows[i];
-        printf("[%s] %s", level_names[f->level], f->file);
-        if (f->at >= 0) printf(" at %lld", (long long)f->at);
-        if (f->len > 0) printf(", %lld bytes", (long long)f->len);
-        printf(": %s\n", f->text);
-        if (f->what_to_do) printf("       -> %s\n", f->what_to_do);
+        fprintf(zt_out(), "[%s] %s", level_names[f->level], f->file);
+        if (f->at >= 0) fprintf(zt_out(), " at %lld", (long long)f->at);
+        if (f->len > 0) fprintf(zt_out(), ", %lld bytes", (long long)f->len);
+        fprintf(zt_out(), ": %s\n", f->text);
+        if (f->what_to_do) fprintf(zt_out(), "       -> %s\n", f->what_to_do);
     }
-    if (r->dropped) printf("... and %llu more findings\n", (unsigned long long)r->dropped);
+    if (r->dropped) fprintf(zt_out(), "... and %llu more findings\n", (unsigned long long)r->dropped);
 }
 
 void zt_report_json(struct zt_report *r, struct zl_jw *w)

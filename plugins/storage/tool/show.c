@@ -132,6 +132,15 @@ static void record_out(struct out *o, const struct zl_record *r)
 
 /* ---- around a position ---------------------------------------------------------------------------------------------------- */
 
+/* To the next valid record. 0: there is none, or the disk does not give what follows, which is said. */
+static int scan_on(struct zs_scan *s)
+{
+    s->failed = s->shut = 0;
+    if (zs_scan_resync(s)) return 1;
+    if (s->failed || s->shut) fprintf(stderr, "zaryactl-store: the log cannot be read behind position %lld\n", (long long)s->pos);
+    return 0;
+}
+
 /* The record that begins at `at`, or the one before it, or the next; found by reading its segment from the begin. */
 static int show_at(struct zt_view *v, struct out *o, int64_t at, int64_t n)
 {
@@ -147,7 +156,7 @@ static int show_at(struct zt_view *v, struct out *o, int64_t at, int64_t n)
         if (what == ZS_SCAN_STOP) break;
         if (what == ZS_SCAN_BAD) {
             int64_t from = s.pos;
-            if (!zs_scan_resync(&s)) break;
+            if (!scan_on(&s)) break;
             if (from <= at && s.pos > at && !o->json)
                 printf("position %lld lies in a damaged place: no valid record from %lld to %lld\n", (long long)at, (long long)from, (long long)s.pos);
             start = s.pos;
@@ -163,7 +172,7 @@ static int show_at(struct zt_view *v, struct out *o, int64_t at, int64_t n)
         if (what == ZS_SCAN_BAD) {
             int64_t from = s.pos;
             const char *why = s.why;
-            if (!zs_scan_resync(&s)) break;
+            if (!scan_on(&s)) break;
             if (!o->json) printf("no valid record from %lld to %lld: %s\n", (long long)from, (long long)s.pos, why);
             continue;
         }

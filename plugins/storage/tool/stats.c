@@ -80,7 +80,7 @@ static void packed_sum(const struct zt_dirs *dirs, uint64_t *ret_raw, uint64_t *
         for (uint64_t i = 0; i < names.n; i++) {
             char path[ZS_PATH];
             struct zp_info info;
-            if (!zl_ends(zl_str(names.at[i]), ZP_SUFFIX) || !zs_path(path, "%s/%s", dirs->at[d], names.at[i]) || zp_peek(zl_io_posix(), path, &info) < 0) continue;
+            if (!zl_ends(zl_str(names.at[i]), ZP_SUFFIX) || !zs_path(path, "%s/%s", dirs->at[d], names.at[i]) || zp_peek(zt_io(), path, &info) < 0) continue;
             *ret_raw += (uint64_t)info.raw_size;
             *ret_packed += info.size;
         }

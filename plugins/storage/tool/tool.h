@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "zl/io.h"
 #include "zl/json.h"
 #include "zs_int.h"
 
@@ -36,6 +37,21 @@
 #define ZT_MENDABLE 1
 #define ZT_LOST 2
 #define ZT_CANNOT 3
+
+/* ---- io.c: the files, and what is said ---- */
+void zt_io_set(const struct zr_io_v1 *io, FILE *out, FILE *err); /* NULL: the disk, stdout, stderr */
+const struct zr_io_v1 *zt_io(void);
+FILE *zt_out(void);
+FILE *zt_err(void);
+/* 0, a descriptor, or -errno. */
+int64_t zt_stat(const char *path, struct zr_io_stat *ret);
+int64_t zt_open(const char *path, uint32_t flags);
+int64_t zt_close(int64_t fd);
+int64_t zt_sync(int64_t fd);
+int64_t zt_sync_dir(const char *path);
+int64_t zt_rename(const char *from, const char *to);
+uint64_t zt_read(int64_t fd, void *to, uint64_t len, int64_t off); /* how much there was before the end, or an error */
+int64_t zt_seek_data(int64_t fd, int64_t off); /* the next data; -ENXIO: only a hole */
 
 /* ---- paths.c: where the log is ---- */
 #define ZT_ELSEWHERE "its log lies elsewhere (path_commitlog); name its folders with --log-path DIR[,DIR] or --conf FILE"
@@ -200,6 +216,7 @@ struct zt_segment {
     int64_t tail_nonzero;  /* the first byte behind end that is not zero, -1: none */
     const char *tail_why;
     int64_t stale_from;    /* remains of an older log, -1: none */
+    int64_t unread_from;   /* the disk gives nothing from here on, -1: it does */
     uint64_t n_unindexed, n_foreign; /* keys the index lacks; index entries without their record */
     int64_t unindexed_from, unindexed_to, foreign_phys, foreign_at;
     struct zt_ifile *foreign_file;
@@ -333,8 +350,11 @@ void zt_did(struct zt_repair *r, const char *fmt, ...) __attribute__((format(pri
 void zt_repair_fail(struct zt_repair *r, const char *what, int64_t error);
 /* Keeps what is at rel (below the folder) in the aside folder: moved, or linked so that it stays in place too. 0 or -errno. */
 int64_t zt_aside(struct zt_repair *r, const char *rel, uint32_t keep);
+int64_t zt_parent_make(const char *path); /* the folder that it lies in */
 /* Makes durable that path, which lies below the store's directory, is there, with the folders that lead to it. */
 int64_t zt_aside_sync(const struct zt_repair *r, const char *path);
+/* Renames, and makes durable that it is there (with the folders that lead to it) and no more where it was. */
+int64_t zt_move(const struct zt_repair *r, const char *from, const char *to);
 void zt_repair_log(struct zt_repair *r);    /* damaged places get records that stand for nothing */
 void zt_repair_queues(struct zt_repair *r); /* bad queues anew from the log */
 void zt_extents_aside(struct zt_repair *r, const struct zt_queue *q); /* of a queue that was made anew */

@@ -4,12 +4,10 @@
  * What stays true:
  *   1. No call here creates, changes, locks or syncs anything. Opening for writing opens for reading; writes are refused.
  *   2. A segment whose file is too short reads as if zeroes followed, which is what the store makes of it at a start.
- *   3. A mapping never reaches behind its file: the rest of it is anonymous zeroes. */
+ *   3. Everything is read by calls, which answer where a disk fails or a file is too short. A mapping is room that nobody may touch. */
 #include "tool.h"
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include "zp_store.h"
@@ -24,13 +22,13 @@ static int64_t look_open(void *self, const char *path, uint32_t flags, uint32_t 
     if (flags & ZR_IO_CREATE) return -EROFS;
     struct zt_view *v = self;
     const char *slash = strrchr(path, '/');
-    int64_t base, fd = zl_io_posix()->open(zl_io_posix()->ctx, path, (flags & ~ZR_IO_WRITE) | ZR_IO_READ, mode);
+    int64_t base, fd = zt_io()->open(zt_io()->ctx, path, (flags & ~ZR_IO_WRITE) | ZR_IO_READ, mode);
     if (fd >= 0 && fd < (int64_t)ZT_MAX_FDS) atomic_store(&v->padded[fd], slash && zs_name_offset(slash + 1, &base));
     return fd;
 }
 static int64_t look_pread(void *self, int32_t fd, void *buf, uint64_t len, int64_t off)
 {
-    int64_t r = zl_io_posix()->pread(zl_io_posix()->ctx, fd, buf, len, off);
+    int64_t r = zt_io()->pread(zt_io()->ctx, fd, buf, len, off);
     if (r != 0 || !is_padded(self, fd)) return r;
     memset(buf, 0, len); /* behind the end of the file */
     return (int64_t)len;
@@ -38,30 +36,52 @@ static int64_t look_pread(void *self, int32_t fd, void *buf, uint64_t len, int64
 static int64_t look_size(void *self, const char *path, struct zr_io_stat *ret)
 {
     (void)self;
-    return zl_io_posix()->stat(zl_io_posix()->ctx, path, ret);
+    return zt_io()->stat(zt_io()->ctx, path, ret);
 }
 static int64_t look_fstat(void *self, int32_t fd, struct zr_io_stat *ret)
 {
     struct zt_view *v = self;
-    int64_t r = zl_io_posix()->fstat(zl_io_posix()->ctx, fd, ret);
+    int64_t r = zt_io()->fstat(zt_io()->ctx, fd, ret);
     if (r >= 0 && v->st && is_padded(v, fd) && ret->size < (uint64_t)v->st->segs.size) ret->size = (uint64_t)v->st->segs.size;
     return r;
 }
 static int64_t look_map(void *self, int32_t fd, int64_t off, uint64_t len, const void **ret)
 {
-    struct stat st;
-    (void)self;
-    if (off != 0 || fstat(fd, &st) < 0) return -EINVAL;
-    uint8_t *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    (void)self, (void)fd, (void)off;
+    void *p = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return -errno;
-    uint64_t n = (uint64_t)st.st_size < len ? (uint64_t)st.st_size : len;
-    if (n && mmap(p, n, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
-        int e = errno;
-        munmap(p, len);
-        return -e;
-    }
     *ret = p;
     return 0;
+}
+static int64_t look_unmap(void *self, const void *addr, uint64_t len)
+{
+    (void)self;
+    return munmap((void *)(uintptr_t)addr, len) < 0 ? -errno : 0;
+}
+static int64_t look_advise(void *self, int32_t fd, const void *addr, int64_t off, uint64_t len, uint32_t advice)
+{
+    (void)self;
+    return addr ? 0 : zt_io()->advise(zt_io()->ctx, fd, NULL, off, len, advice);
+}
+static int64_t look_close(void *self, int32_t fd)
+{
+    (void)self;
+    return zt_close(fd);
+}
+static int64_t look_list(void *self, const char *path, int32_t (*each)(void *ctx, const char *name), void *ctx)
+{
+    (void)self;
+    return zt_io()->list(zt_io()->ctx, path, each, ctx);
+}
+static int64_t look_disk(void *self, const char *path, struct zr_io_disk *ret)
+{
+    (void)self;
+    return zt_io()->disk(zt_io()->ctx, path, ret);
+}
+static int64_t look_seek_data(void *self, int32_t fd, int64_t off)
+{
+    (void)self;
+    return zt_seek_data(fd, off);
 }
 static int64_t look_refuse_fd(void *self, int32_t fd)
 {
@@ -107,6 +127,12 @@ static int64_t look_truncate(void *self, int32_t fd, int64_t len) /* said to be 
     (void)len;
     return 0;
 }
+static int64_t look_sync_dir(void *self, const char *path) /* of what was truncated */
+{
+    (void)self;
+    (void)path;
+    return 0;
+}
 static int64_t look_fallocate(void *self, int32_t fd, int64_t off, int64_t len)
 {
     (void)self;
@@ -125,22 +151,23 @@ static int64_t look_mkdir(void *self, const char *path, uint32_t mode)
 
 static void io_make(struct zt_view *v)
 {
-    v->io = *zl_io_posix();
-    v->io.ctx = v;
-    v->io.open = look_open;
+    v->io = (struct zr_io_v1){ .hdr = ZR_HDR(struct zr_io_v1, 0), .ctx = v, .open = look_open, .close = look_close, .list = look_list,
+                               .disk = look_disk, .seek_data = look_seek_data };
     v->io.pread = look_pread;
     v->io.stat = look_size;
     v->io.fstat = look_fstat;
     v->io.map = look_map;
+    v->io.unmap = look_unmap;
+    v->io.advise = look_advise;
     v->io.pwrite = look_refuse_write;
     v->io.pwritev = look_refuse_writev;
     v->io.fdatasync = v->io.fsync = v->io.lock = look_refuse_fd;
-    v->io.sync_dir = v->io.unlink = v->io.rmdir = look_refuse_path;
+    v->io.sync_dir = look_sync_dir;
+    v->io.unlink = v->io.rmdir = look_refuse_path;
     v->io.rename = look_refuse_two;
     v->io.ftruncate = look_truncate;
     v->io.fallocate = look_fallocate;
     v->io.mkdir = look_mkdir;
-    v->io.sync_fs = NULL;
 }
 
 /* ---- services that do little ---------------------------------------------------------------------------------------------- */
@@ -283,29 +310,24 @@ const void *zt_host_query(const struct zr_host *host, const char *id)
 
 static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
+static int32_t name_add(void *ctx, const char *name)
+{
+    struct zt_names *names = ctx;
+    if (names->n == names->cap) {
+        uint64_t cap = names->cap ? names->cap * 2 : 64;
+        char **at = cap > ZS_MAX_QUEUES * 2u ? NULL : realloc(names->at, cap * sizeof *at);
+        if (!at) return -ENOMEM;
+        names->at = at;
+        names->cap = cap;
+    }
+    names->at[names->n] = strdup(name);
+    return names->at[names->n] ? (names->n++, 0) : -ENOMEM;
+}
+
 int64_t zt_names_load(struct zt_names *names, const char *folder)
 {
     *names = (struct zt_names){ NULL, 0, 0 };
-    DIR *d = opendir(folder);
-    if (!d) return -errno;
-    int64_t r = 0;
-    for (struct dirent *e; r == 0 && (e = readdir(d));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
-        if (names->n == names->cap) {
-            uint64_t cap = names->cap ? names->cap * 2 : 64;
-            char **at = cap > ZS_MAX_QUEUES * 2u ? NULL : realloc(names->at, cap * sizeof *at);
-            if (!at) {
-                r = -ENOMEM;
-                break;
-            }
-            names->at = at;
-            names->cap = cap;
-        }
-        names->at[names->n] = strdup(e->d_name);
-        if (names->at[names->n]) names->n++;
-        else r = -ENOMEM;
-    }
-    closedir(d);
+    int64_t r = zt_io()->list(zt_io()->ctx, folder, name_add, names);
     if (names->n) qsort(names->at, names->n, sizeof *names->at, by_text);
     return r;
 }
@@ -340,21 +362,21 @@ int zt_lock_take(const char *dir)
 {
     char path[ZS_PATH];
     int32_t pid;
-    struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 1 };
-    int fd = zs_path(path, "%s/lock", dir) ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644) : -1, e = errno;
-    if (fd >= 0 && fcntl(fd, F_SETLK, &l) == 0) {
-        own_lock = fd;
+    int64_t fd = zs_path(path, "%s/lock", dir) ? zt_open(path, ZR_IO_READ | ZR_IO_WRITE | ZR_IO_CREATE) : -ENAMETOOLONG;
+    int64_t r = fd < 0 ? fd : zt_io()->lock(zt_io()->ctx, (int32_t)fd);
+    if (r >= 0) {
+        own_lock = (int)fd;
         return ZT_CLEAN;
     }
-    if (fd >= 0) close(fd);
-    if (zt_lock_holder(dir, &pid)) fprintf(stderr, "zaryactl-store: %s: a broker has this store open (process %d); stop it first\n", dir, pid);
-    else fprintf(stderr, "zaryactl-store: %s: %s\n", path, strerror(e));
+    zt_close(fd);
+    if (zt_lock_holder(dir, &pid)) fprintf(zt_err(), "zaryactl-store: %s: a broker has this store open (process %d); stop it first\n", dir, pid);
+    else fprintf(zt_err(), "zaryactl-store: %s: %s\n", path, zs_errno_text(r));
     return ZT_CANNOT;
 }
 
 void zt_lock_drop(void)
 {
-    if (own_lock >= 0) close(own_lock);
+    zt_close(own_lock);
     own_lock = -1;
 }
 
@@ -372,10 +394,10 @@ static void vote(struct votes *v, const char *log_dir)
     zt_names_load(&names, log_dir);
     for (uint64_t i = 0; i < names.n; i++) { /* the majority vote of Boyer and Moore */
         char path[ZS_PATH];
-        struct stat st;
+        struct zr_io_stat st;
         int64_t base;
-        if (!zs_name_offset(names.at[i], &base) || !zs_path(path, "%s/%s", log_dir, names.at[i]) || stat(path, &st) < 0) continue;
-        int64_t size = (st.st_size + 4095) / 4096 * 4096;
+        if (!zs_name_offset(names.at[i], &base) || !zs_path(path, "%s/%s", log_dir, names.at[i]) || zt_stat(path, &st) < 0) continue;
+        int64_t size = (int64_t)(st.size + 4095) / 4096 * 4096;
         if (size == v->best) v->lead++;
         else if (v->lead) v->lead--;
         else v->best = size, v->lead = 1;
@@ -447,7 +469,7 @@ static void checkpoint_read(struct zt_view *v)
     char path[ZS_PATH];
     uint8_t raw[48];
     struct zr_io_stat st;
-    const struct zr_io_v1 *io = zl_io_posix();
+    const struct zr_io_v1 *io = zt_io();
     int64_t fd = zs_path(path, "%s/checkpoint", v->dir) ? io->open(io->ctx, path, ZR_IO_READ, 0) : -ENOENT;
     if (fd < 0) return;
     v->checkpoint_state = 2;
@@ -476,7 +498,7 @@ static void lag_find(struct zt_view *v)
 
 static int cannot(struct zt_view *v, const char *what)
 {
-    fprintf(stderr, "zaryactl-store: %s: %s\n%s", v->dir, what, v->lines);
+    fprintf(zt_err(), "zaryactl-store: %s: %s\n%s", v->dir, what, v->lines);
     return ZT_CANNOT;
 }
 
@@ -488,6 +510,7 @@ int zt_view_open(struct zt_view *v, const char *dir, const struct zt_options *op
     memset(v, 0, sizeof *v);
     v->opt = *opt;
     char *real = realpath(dir, NULL);
+    if (!real && zt_stat(dir, &st) >= 0) real = strdup(dir);
     if (!real || strlen(real) >= sizeof v->dir) {
         snprintf(v->dir, sizeof v->dir, "%s", dir);
         free(real);

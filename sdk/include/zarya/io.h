@@ -69,6 +69,8 @@ struct zr_io_v1 {
     ZR_ON(any) int64_t (*sync_fs)(void *self, const char *path);
     /* Says when the file was last written: for a file that is made again in another form, whose age counts. May be NULL. */
     ZR_ON(any) int64_t (*set_mtime)(void *self, int32_t fd, int64_t mtime_ns);
+    /* A second name for a file; -EXDEV where that cannot be. May be NULL. */
+    ZR_ON(any) int64_t (*link)(void *self, const char *from, const char *to);
 };
 #ifdef __cplusplus
 }

@@ -11,6 +11,7 @@
 #include <time.h>
 #include "config/node.h"
 #include "core/core.h"
+#include "tool.h"
 #include "zarya/durability.h"
 #include "zarya/err.h"
 #include "zarya/log.h"
@@ -536,6 +537,23 @@ int64_t bed_convert(struct bed *b, uint32_t to_plain)
     int64_t r = zp_convert(&c);
     if (r < 0) converted(b, -1, r, 0, 0);
     return r;
+}
+
+int bed_repair(struct bed *b)
+{
+    const struct zt_options opt = { .threads = 1, .segment_size = b->conf.segment_size, .queue_file_size = b->conf.queue_file_size,
+                                    .index_slots = b->conf.index_slots, .index_entries = b->conf.index_entries };
+    char *said = NULL;
+    size_t n = 0, at = strlen(b->lines);
+    FILE *err = open_memstream(&said, &n);
+    if (!err) abort();
+    zt_io_set(&b->sim->io, err, err);
+    int rc = zt_cmd_repair(ROOT, &opt);
+    zt_io_set(NULL, NULL, NULL);
+    fclose(err);
+    snprintf(b->lines + at, sizeof b->lines - at, "[repair: %d]\n%s", rc, said);
+    free(said);
+    return rc;
 }
 
 /* ---- documents of the kernel ------------------------------------------------------------------------------------------------------ */

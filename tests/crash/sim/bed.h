@@ -85,6 +85,7 @@ void bed_engine(struct bed *b, enum engine engine);
 uint32_t bed_has_packed(struct bed *b); /* the sim holds a packed segment, so that storage-commitlog would refuse it */
 uint32_t bed_pack(struct bed *b, uint32_t steps); /* of packing or expanding; how many segments were changed */
 int64_t bed_convert(struct bed *b, uint32_t to_plain); /* as `zaryactl store convert`, on a store that is not open */
+int bed_repair(struct bed *b); /* as `zaryactl store check --repair`, on a store that is not open; its exit status */
 void bed_conf(struct zs_conf *c);
 struct bed *bed_new(void);
 void bed_free(struct bed *b);

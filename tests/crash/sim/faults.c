@@ -326,8 +326,9 @@ int main(int argc, char **argv)
     sites = shared->sites;
     for (finding_work = 0; finding_work < n_works; finding_work++) {
         struct walk w;
-        if (works[finding_work].killed || (opt.only && !strstr(works[finding_work].name, opt.only))) continue; /* as those without */
-        struct bed *b = run_work(&works[finding_work], find_hook, NULL, &w);
+        const struct work *work = &works[finding_work];
+        if (work->killed || (work->base && !strcmp(work->base, "repair")) || (opt.only && !strstr(work->name, opt.only))) continue; /* as those without */
+        struct bed *b = run_work(work, find_hook, NULL, &w);
         bed_close(b);
         b->sim->hook = NULL;
         walk_end(&w);

@@ -12,7 +12,7 @@
 
 const char *const sim_op_names[SIM_N_OPS] = { "open", "close", "pread", "pwrite", "pwritev", "fdatasync", "fsync", "sync_dir", "fallocate",
                                               "ftruncate", "rename", "unlink", "mkdir", "rmdir", "stat", "fstat", "list", "map", "unmap",
-                                              "advise", "lock", "disk", "seek_data", "sync_fs", "set_mtime" };
+                                              "advise", "lock", "disk", "seek_data", "sync_fs", "set_mtime", "link" };
 
 static void broken(const char *what, const char *path)
 {
@@ -510,6 +510,28 @@ static int64_t remove_name(struct sim *s, const char *path, enum ev_kind kind)
     pthread_mutex_unlock(&s->lock);
     return r;
 }
+static int64_t sim_link(void *self, const char *from, const char *to)
+{
+    struct sim *s = self;
+    uint64_t most = 0;
+    (void)most;
+    TRIP(SIM_LINK, from, 0);
+    pthread_mutex_lock(&s->lock);
+    struct sim_name *n = name_of(s, from);
+    int64_t r = !n || !parent_there(s, to) ? -ENOENT : name_of(s, to) ? -EEXIST : 0;
+    if (r == 0) {
+        uint32_t inode = n->inode;
+        sim_name_add(s, to, inode);
+        if (s->rec) {
+            struct sim_event *e = event_add(s, EV_CREATE);
+            e->inode = inode;
+            e->off = (int64_t)s->inodes[inode].ino;
+            e->path = strdup(to);
+        }
+    }
+    pthread_mutex_unlock(&s->lock);
+    return r;
+}
 static int64_t sim_unlink(void *self, const char *path)
 {
     struct sim *s = self;
@@ -720,7 +742,7 @@ struct sim *sim_new(void)
                                .unlink = sim_unlink, .mkdir = sim_mkdir, .rmdir = sim_rmdir, .stat = sim_stat, .fstat = sim_fstat,
                                .list = sim_list, .map = sim_map, .unmap = sim_unmap, .advise = sim_advise, .lock = sim_lock,
                                .disk = sim_disk, .seek_data = sim_seek_data, .sync_fs = sim_sync_fs,
-                               .set_mtime = sim_set_mtime };
+                               .set_mtime = sim_set_mtime, .link = sim_link };
     sim_boot(s, 1);
     return s;
 }
