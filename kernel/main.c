@@ -98,6 +98,30 @@ static zr_status load_plugins(const char *folder)
     return status == ZR_OK ? zk_plugins_check() : status;
 }
 
+/* What only shows when all are created: who answers what, and whether that is of use. Takes them back when it is not. */
+static zr_status judge_plugins(void)
+{
+    const struct zk_instance *at;
+    uint32_t serves;
+    zr_status status = zk_remoting_check(&at, &serves);
+    if (status != ZR_OK)
+        zk_problem(at ? at->conf->file : NULL, at ? at->conf->line : 0, "plugin %s: %s", at ? at->as : "kernel", zk_err_text());
+    else
+        status = zk_plugins_make_sense(serves);
+    if (status != ZR_OK)
+        zk_plugins_destroy();
+    return status;
+}
+
+/* Up to here nothing outside was touched: create has no effect there. */
+static zr_status make_plugins(const char *folder)
+{
+    zr_status status = load_plugins(folder);
+    if (status == ZR_OK)
+        status = zk_plugins_create();
+    return status == ZR_OK ? judge_plugins() : status;
+}
+
 struct folder { const char *path; };
 
 static int32_t remove_file(void *ctx, const char *name)
@@ -148,13 +172,15 @@ static int check_all(const struct zk_args *args, void (*show)(const struct zk_ar
     folder = temp_folder();
     if (!folder)
         return fail_raised("the plugins cannot be loaded");
-    if (load_plugins(folder) == ZR_OK)
+    if (make_plugins(folder) == ZR_OK)
         failed = 0;
     drop_temp_folder(folder);
     zk_config_warn_imported();
     zk_problems_show();
-    if (!failed)
+    if (!failed) {
         show(args);
+        zk_plugins_destroy();
+    }
     return failed;
 }
 
@@ -399,7 +425,10 @@ static zr_status start_serving(void)
     if (status != ZR_OK)
         return status;
     settle_announced();
-    if (zk_node.with_broker && (status = zk_broker_open()) != ZR_OK) {
+    if (zk_node.with_broker && !first_listener(ZR_SERVES_BROKER)) {
+        status = ZR_ENOENT; /* optional transports, and none of them could be warmed */
+        zk_problem(NULL, 0, "no listener is left that clients reach the broker by");
+    } else if (zk_node.with_broker && (status = zk_broker_open()) != ZR_OK) {
         fail_raised("the broker cannot be opened");
     } else if ((status = zk_remoting_start()) != ZR_OK) {
         fail_raised("the transports cannot be bound");
@@ -442,10 +471,10 @@ static zr_status create_plugins(void)
     }
     empty_folder(folder); /* of a process that ended in the middle; the lock says that nobody is in there */
     const char *temp = zk_library_noexec(folder) ? temp_folder() : NULL;
-    zr_status status = load_plugins(temp ? temp : folder);
+    zr_status status = make_plugins(temp ? temp : folder);
     if (temp)
         drop_temp_folder(temp);
-    return status == ZR_OK ? zk_plugins_create() : status;
+    return status;
 }
 
 static int run(const struct zk_args *args)

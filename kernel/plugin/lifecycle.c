@@ -142,6 +142,17 @@ static zr_status check_conflicts(struct made *m)
     return ZR_OK;
 }
 
+/* The broker's messages lie in one place. */
+static zr_status check_storages(struct made *m)
+{
+    for (struct made *first = all; first < m && zk_manifest_has(m->note.provides, ZR_IF_STORAGE); first++)
+        if (!first->dropped && first->note.id && zk_manifest_has(first->note.provides, ZR_IF_STORAGE)) {
+            zk_err_raise(ZR_EEXIST, 0, "L12: it is a storage, and there can be one only: %s (%s:%u) is one too", first->in.as, first->in.conf->file, first->in.conf->line);
+            return ZR_EEXIST;
+        }
+    return ZR_OK;
+}
+
 /* Leaving one out may leave another without what it requires, so this goes on until nothing changes. */
 static void settle(zr_status (*check)(struct made *m))
 {
@@ -223,6 +234,8 @@ zr_status zk_plugins_find(void)
         settle(check_requirements);
     if (zk_n_problems() == 0)
         settle(check_conflicts);
+    if (zk_n_problems() == 0)
+        settle(check_storages);
     look_at_kinds();
     return zk_n_problems() > 0 ? ZR_EINVAL : put_in_order();
 }

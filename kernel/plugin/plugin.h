@@ -71,6 +71,8 @@ zr_status zk_plugins_check(void);
 zr_status zk_plugins_create(void);
 zr_status zk_plugins_warm(void);
 void zk_plugins_activate(void);
+/* Would such a start be of use? `handled`: ZR_SERVES_* bits for which there are handlers. After create; notes what is wrong. */
+zr_status zk_plugins_make_sense(uint32_t handled);
 /* Asks active ones to drain and waits until they did, at most timeout_ns; says who did not. First those that only call others
  * (a registry without handlers: its last act is a request, so it needs remoting); then, when remoting has stopped and nobody is
  * called any more, all that are left. */

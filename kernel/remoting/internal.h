@@ -48,6 +48,7 @@ struct zk_entry {
     struct zr_handler handler; /* full-size copy */
     struct zr_inst *inst;      /* NULL: the kernel's own */
     const char *owner;
+    const struct zk_instance *from; /* NULL: the kernel */
 };
 /* All handlers of one set of serves bits. */
 struct zk_table {

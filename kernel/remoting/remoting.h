@@ -54,6 +54,9 @@ void zk_lane_wake(struct zk_lane *lane); /* any */
 void zk_remoting_provide(void);
 /* Adds the kernel's own handlers (ABI: zarya/requests.h; inst NULL). Before zk_remoting_start. */
 void zk_remoting_add(const struct zr_handler *handlers, uint32_t n, const char *owner);
+/* Have all handlers one code each? *ret_serves: the ZR_SERVES_* bits that somebody answers. Otherwise raised, and *ret_at is the
+ * instance that came second (NULL: the kernel). After create; before zk_remoting_start. */
+zr_status zk_remoting_check(const struct zk_instance **ret_at, uint32_t *ret_serves);
 /* Builds the tables from all instances and the above; binds every transport. ZR_EEXIST: two handlers for one code (raised).
  * main, after all instances are warm and before the first is activated. */
 zr_status zk_remoting_start(void);

@@ -7,6 +7,8 @@
  *   2. Within one table a code has at most one handler; a listener that serves two bits with different handlers for one code
  *      is a start-up error.
  *   3. Tables do not change while a lane runs; they are read without a lock. */
+#include "config/node.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "remoting/internal.h"
@@ -33,7 +35,25 @@ void zk_remoting_add(const struct zr_handler *handlers, uint32_t n, const char *
     kernel_sets[n_kernel_sets++] = (struct kernel_handlers){ handlers, owner, n, 0 };
 }
 
-static zr_status entry_add(const struct zr_handler *handler, uint32_t step, struct zr_inst *inst, const char *owner)
+/* "feature-x (zarya.conf:12)"; the kernel's own have no place. */
+static const char *who_text(const struct zk_instance *from, const char *owner, char *to, uint64_t room)
+{
+    if (from && from->conf)
+        snprintf(to, room, "%s (%s:%u)", owner, from->conf->file, from->conf->line);
+    else
+        snprintf(to, room, "the %s itself", owner);
+    return to;
+}
+
+static zr_status two_handlers(const struct zk_entry *a, const struct zk_entry *b)
+{
+    char one[600], other[600];
+    zk_err_raise(ZR_EEXIST, 0, "L19: request code %d (%s) has two handlers: of %s and of %s", b->handler.code, b->handler.name,
+                 who_text(a->from, a->owner, one, sizeof one), who_text(b->from, b->owner, other, sizeof other));
+    return ZR_EEXIST;
+}
+
+static zr_status entry_add(const struct zr_handler *handler, uint32_t step, const struct zk_instance *from, const char *owner)
 {
     if (n_entries == ZK_MAX_HANDLERS) {
         zk_err_raise(ZR_EFULL, 0, "more than %u request handlers", ZK_MAX_HANDLERS);
@@ -42,8 +62,9 @@ static zr_status entry_add(const struct zr_handler *handler, uint32_t step, stru
     struct zk_entry *e = &entries[n_entries];
     memset(e, 0, sizeof *e);
     memcpy(&e->handler, handler, step < sizeof e->handler ? step : sizeof e->handler);
-    e->inst = inst;
+    e->inst = from ? from->inst : NULL;
     e->owner = owner;
+    e->from = from;
     if (!e->handler.handle || !e->handler.serves) {
         zk_err_raise(ZR_EINVAL, 0, "%s: the handler of request code %d has no function or serves no listener", owner, e->handler.code);
         return ZR_EINVAL;
@@ -51,17 +72,14 @@ static zr_status entry_add(const struct zr_handler *handler, uint32_t step, stru
     if (!e->handler.name)
         e->handler.name = "?";
     for (uint32_t i = 0; i < n_entries; i++) {
-        if (entries[i].handler.code == e->handler.code && (entries[i].handler.serves & e->handler.serves)) {
-            zk_err_raise(ZR_EEXIST, 0, "request code %d (%s) has two handlers: of %s and of %s", e->handler.code, e->handler.name,
-                         entries[i].owner, owner);
-            return ZR_EEXIST;
-        }
+        if (entries[i].handler.code == e->handler.code && (entries[i].handler.serves & e->handler.serves))
+            return two_handlers(&entries[i], e);
     }
     n_entries++;
     return ZR_OK;
 }
 
-static zr_status entries_add(const struct zr_handler *handlers, uint32_t n, struct zr_inst *inst, const char *owner)
+static zr_status entries_add(const struct zr_handler *handlers, uint32_t n, const struct zk_instance *from, const char *owner)
 {
     if (n == 0)
         return ZR_OK;
@@ -72,12 +90,13 @@ static zr_status entries_add(const struct zr_handler *handlers, uint32_t n, stru
     }
     zr_status status = ZR_OK;
     for (uint32_t i = 0; i < n && status == ZR_OK; i++)
-        status = entry_add((const struct zr_handler *)((const char *)handlers + (size_t)i * step), step, inst, owner);
+        status = entry_add((const struct zr_handler *)((const char *)handlers + (size_t)i * step), step, from, owner);
     return status;
 }
 
-zr_status zk_codes_collect(void)
+static zr_status collect(const struct zk_instance **ret_at)
 {
+    *ret_at = NULL;
     entries = calloc(ZK_MAX_HANDLERS, sizeof *entries);
     if (!entries) {
         zk_err_raise(ZR_ENOMEM, 0, "no memory for the table of request handlers");
@@ -88,9 +107,25 @@ zr_status zk_codes_collect(void)
         status = entries_add(kernel_sets[i].handlers, kernel_sets[i].n, NULL, kernel_sets[i].owner);
     for (uint32_t i = 0; i < zk_n_instances && status == ZR_OK; i++) {
         const struct zk_instance *it = zk_instances[i];
-        if (it->requests)
-            status = entries_add(it->requests->handlers, it->requests->n_handlers, it->inst, it->as);
+        if (it->requests && (*ret_at = it) != NULL)
+            status = entries_add(it->requests->handlers, it->requests->n_handlers, it, it->as);
     }
+    return status;
+}
+
+zr_status zk_codes_collect(void)
+{
+    const struct zk_instance *at;
+    return collect(&at);
+}
+
+zr_status zk_remoting_check(const struct zk_instance **ret_at, uint32_t *ret_serves)
+{
+    zr_status status = collect(ret_at);
+    *ret_serves = 0;
+    for (uint32_t i = 0; i < n_entries; i++)
+        *ret_serves |= entries[i].handler.serves;
+    zk_codes_free();
     return status;
 }
 
@@ -127,8 +162,9 @@ static zr_status table_fill(struct zk_table *table)
             continue;
         const struct zk_entry *other = zk_codes_find(table, e->handler.code);
         if (other) {
-            zk_err_raise(ZR_EEXIST, 0, "one listener serves what %s and %s both handle: request code %d (%s)", other->owner, e->owner,
-                         e->handler.code, e->handler.name);
+            char one[600], two[600];
+            zk_err_raise(ZR_EEXIST, 0, "one listener serves what %s and %s both handle: request code %d (%s)",
+                         who_text(other->from, other->owner, one, sizeof one), who_text(e->from, e->owner, two, sizeof two), e->handler.code, e->handler.name);
             return ZR_EEXIST;
         }
         table_put(table, e);

@@ -354,6 +354,29 @@ if have:
     check(status == 1 and f"zarya: {BROKER}:2: inSyncReplicas = 2: " in err, "copies that nobody makes are refused", err)
     write(BROKER, "brokerId=1\n")
     check("  id = 0;" in zarya("broker", "-c", BROKER, "--print-config")[1], "a master's id is 0, as Apache makes it")
+    # ---- what cannot be together, and what would start and be of no use: before anything is opened, by --check as by a start
+
+    def useless(what, entries, *messages):
+        write(CONF, f'node = {{ data = "{DIR}/useless"; }};\nplugins = (\n' + ",\n".join(entries) + "\n);\n")
+        for args in (("-c", CONF, "--check"), ("-c", CONF)):
+            status, out, err = zarya(*args)
+            told = [l[7:] for l in err.splitlines() if l.startswith("zarya: ")]
+            check(status == 1 and told == list(messages) and "boot success" not in out, what + (", by --check" if "--check" in args else ", by a start"), (status, out, err))
+        made = [os.path.join(b, f) for b, _, fs in os.walk(f"{DIR}/useless") for f in fs if "/run" not in b]
+        check(not made, what + ": nothing was opened", made)
+
+    tcp = '  { use = "transport-tcp"; settings = { listen = "127.0.0.1:0"; }; }'
+    store, admin = '  { use = "storage-commitlog"; }', '  { use = "feature-admin"; }'
+    if os.path.exists(os.path.join(BUILD, "plugins/storage-zstd.so")):
+        useless("two storages", [tcp, store, '  { use = "storage-zstd"; }'],
+                f"{CONF}:5: plugin storage-zstd: L12: it is a storage, and there can be one only: storage-commitlog ({CONF}:4) is one too")
+    useless("two handlers for a request code", [tcp, store, admin, '  { use = "feature-admin"; as = "again"; }'],
+            f"{CONF}:6: plugin again: L19: request code 17 (UPDATE_AND_CREATE_TOPIC) has two handlers: of feature-admin ({CONF}:5) and of again ({CONF}:6)")
+    useless("a broker without a listener", [store], f"{CONF}:3: plugin storage-commitlog makes this a broker, and no listener is configured that clients reach it by "
+            '({ use = "transport-tcp"; settings = { listen = "0.0.0.0:10911"; serves = [ "broker" ]; }; })')
+    useless("a listener for which nobody answers", [tcp, store, '  { use = "transport-tcp"; as = "ns"; settings = { listen = "127.0.0.1:0";\n    serves = [ "routing" ]; }; }'],
+            f'{CONF}:6: plugin ns: it serves "routing", and no configured plugin answers there (routing-namesrv does)')
+
     # ---- a port that is taken: plugin, address, file and line of the option
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

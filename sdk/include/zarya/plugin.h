@@ -6,7 +6,7 @@
  *   file --note--> known --private copy, dlopen, entry--> loaded --check, create--> COLD --warm--> WARM
  *   WARM --activate--> ACTIVE --drain--> DRAINED --cool--> COLD --destroy--> gone        (WARM --cool--> COLD)
  *
- *   1. check and create touch nothing outside the process: no file, socket or thread. `zarya --check` runs check.
+ *   1. check and create touch nothing outside the process: no file, socket or thread. `zarya --check` runs both, and destroy.
  *   2. warm takes resources and may fail. The instance that failed gets no further call but destroy, and has cleaned up
  *      what its warm took; those that were warmed before it are cooled in reverse order.
  *   3. activate cannot fail: what can fail belongs in warm.
