@@ -151,7 +151,7 @@ def flip_play(name, steps, all_ports):
         if who == "Zarya":
             check(not twice - known, f"{step}: none twice", twice - known)
         known = twice  # Apache's own
-        b.stop(how)
+        b.stop(how if n + 1 < len(steps) else signal.SIGKILL)  # nothing comes behind the last one
     p.quit()
     ns.stop()
 
