@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Crash states: what a power cut or a kill may leave of the store, at every place of 60 workloads, each with the real
+"""Crash states: what a power cut or a kill may leave of the store, at every place of 68 workloads, each with the real
 recovery run on it (sim/README.md); and the proof that this test can fail.
 
     states_test.py [--full]      20,000 different states, 15 defects on purpose; --full: 1,000,000 states, and two more that

@@ -269,7 +269,8 @@ static void site_errors(uint32_t i, uint32_t job)
         return;
     }
     uint32_t cut = s->op == SIM_PREAD || s->op == SIM_PWRITE || s->op == SIM_PWRITEV;
-    for (uint32_t e = 0; e < 3 + cut; e++)
+    uint32_t few = opt.each == 1 && !strcmp(works[s->work].name, "repair"); /* long runs: in the short form one error for each */
+    for (uint32_t e = few ? i % (3 + cut) : 0, n = few ? e + 1 : 3 + cut; e < n; e++)
         for (uint32_t k = 0; k < opt.each; k++) {
             uint32_t nth = k == 0 ? 1 : k == 1 ? (s->calls + 1) / 2 : 1 + (uint32_t)(mix64(i * 31 + k) % s->calls);
             if (k && nth == 1) break;
