@@ -203,7 +203,7 @@ static void meters_declare(struct zb_meters *m)
     m->pulls = zk_metric("zarya_broker_pulls_total", ZR_METRIC_COUNTER, NULL, "Reads by pulls.");
     m->held = zk_metric("zarya_broker_held_pulls", ZR_METRIC_GAUGE, NULL, "Pulls held for long polling.");
     m->held_refused = zk_metric("zarya_broker_held_pulls_refused_total", ZR_METRIC_COUNTER, NULL,
-                                "Pulls refused because maxHeldPulls were held.");
+                                "Pulls refused because a limit of held pulls was reached.");
     m->held_dropped = zk_metric("zarya_broker_held_pulls_dropped_total", ZR_METRIC_COUNTER, NULL,
                                 "Held pulls whose connection closed.");
     m->parked = zk_metric("zarya_broker_parked_answers", ZR_METRIC_GAUGE, NULL,

@@ -4,6 +4,7 @@
  * What stays true:
  *   1. The key of a member is its connection (zb_peer), not its client id; a peer is at most once in a group.
  *   2. A live group without members does not exist.
+ *      zb.members has each member by group and peer, so that the cost of one does not grow with the groups of its connection.
  *   3. A member's peer is not closed; session_closed takes all members of a peer out before it marks the end.
  *   4. The type, model and starting point of a group are those of its last heartbeat; so are its subscriptions (a
  *      topic that the last full heartbeat does not name is gone for the whole group, as with Apache).
@@ -135,12 +136,15 @@ static void members_end_if_empty(struct zb_members *g)
     members_free(g);
 }
 
-static struct zb_member *member_find(struct zb_peer *peer, const struct zb_members *g)
+static struct zr_str key_text(const struct zb_member_key *key)
 {
-    struct zb_member *m = peer->members;
-    while (m && m->group != g)
-        m = m->next_of_peer;
-    return m;
+    return (struct zr_str){ (const char *)key, sizeof *key };
+}
+
+static struct zb_member *member_find(const struct zb_peer *peer, const struct zb_members *g)
+{
+    struct zb_member_key key = { (struct zb_members *)(uintptr_t)g, (struct zb_peer *)(uintptr_t)peer };
+    return zb_map_get(&zb.members, zb_hash(key_text(&key)), key_text(&key));
 }
 
 static struct zb_member *member_add(struct zb_members *g, struct zb_peer *peer, struct zr_str client_id)
@@ -150,8 +154,11 @@ static struct zb_member *member_add(struct zb_members *g, struct zb_peer *peer, 
         return NULL;
     memcpy(m + 1, client_id.ptr, client_id.len);
     m->client_id = (struct zr_str){ (const char *)(m + 1), client_id.len };
-    m->group = g;
-    m->peer = peer;
+    m->key = (struct zb_member_key){ g, peer };
+    if (zb_map_put(&zb.members, zb_hash(key_text(&m->key)), key_text(&m->key), m) != ZR_OK) {
+        free(m);
+        return NULL;
+    }
     m->prev = g->last;
     if (g->last)
         g->last->next = m;
@@ -160,20 +167,26 @@ static struct zb_member *member_add(struct zb_members *g, struct zb_peer *peer, 
     g->last = m;
     g->n++;
     m->next_of_peer = peer->members;
+    if (peer->members)
+        peer->members->prev_of_peer = m;
     peer->members = m;
+    peer->n_members++;
     zk_session_know(peer->session, ZK_NAMED);
-    zb.n_members++;
-    zk_metric_set(zb.meter.clients, (int64_t)zb.n_members);
+    zk_metric_set(zb.meter.clients, (int64_t)zb.members.n);
     return m;
 }
 
 static void member_remove(struct zb_member *m)
 {
-    struct zb_members *g = m->group;
-    struct zb_member **at = &m->peer->members;
-    while (*at != m)
-        at = &(*at)->next_of_peer;
-    *at = m->next_of_peer;
+    struct zb_members *g = m->key.group;
+    struct zb_peer *peer = m->key.peer;
+    if (m->prev_of_peer)
+        m->prev_of_peer->next_of_peer = m->next_of_peer;
+    else
+        peer->members = m->next_of_peer;
+    if (m->next_of_peer)
+        m->next_of_peer->prev_of_peer = m->prev_of_peer;
+    peer->n_members--;
     if (m->prev)
         m->prev->next = m->next;
     else
@@ -183,8 +196,8 @@ static void member_remove(struct zb_member *m)
     else
         g->last = m->prev;
     g->n--;
-    zb.n_members--;
-    zk_metric_set(zb.meter.clients, (int64_t)zb.n_members);
+    zb_map_del(&zb.members, zb_hash(key_text(&m->key)), key_text(&m->key));
+    zk_metric_set(zb.meter.clients, (int64_t)zb.members.n);
     free(m);
 }
 
@@ -199,7 +212,7 @@ static struct zb_member *member_touch(struct zb_members *g, struct zb_peer *peer
         m = NULL;
     }
     if (!m) {
-        if (zb.n_members >= (uint64_t)ZB_SET(max_clients))
+        if (zb.members.n >= (uint64_t)ZB_SET(max_clients) || peer->n_members >= (uint64_t)ZB_SET(max_peer_groups))
             return NULL;
         m = member_add(g, peer, client_id);
         *ret_added = 1;
@@ -224,7 +237,7 @@ static void told_take(struct told *t, const struct zb_members *g)
     t->n = 0;
     t->sessions = malloc((g->n + 1) * sizeof *t->sessions);
     for (const struct zb_member *m = g->first; t->sessions && m; m = m->next)
-        t->sessions[t->n++] = zk_session_hold(m->peer->session);
+        t->sessions[t->n++] = zk_session_hold(m->key.peer->session);
 }
 
 static void told_tell(struct told *t, struct zr_str group)
@@ -329,6 +342,14 @@ zr_status zb_producer_register(struct zb_peer *peer, struct zr_str group, struct
     return m ? ZR_OK : closed ? ZR_ECLOSED : ZR_EFULL;
 }
 
+uint32_t zb_peer_full(const struct zb_peer *peer)
+{
+    pthread_rwlock_rdlock(&zb.clients_lock);
+    uint32_t full = peer->n_members >= (uint64_t)ZB_SET(max_peer_groups);
+    pthread_rwlock_unlock(&zb.clients_lock);
+    return full;
+}
+
 static uint32_t group_wants_notice(struct zr_str group)
 {
     struct zb_group *g = zb_group_get(group, 0);
@@ -401,9 +422,9 @@ void zb_client_closed(struct zr_session *session)
         pthread_rwlock_rdlock(&zb.clients_lock);
         const struct zb_member *m = peer->members;
         if (m) { /* names were bounded when they came */
-            group.len = m->group->name.len;
-            memcpy(text, m->group->name.ptr, group.len);
-            consumers = m->group->consumers;
+            group.len = m->key.group->name.len;
+            memcpy(text, m->key.group->name.ptr, group.len);
+            consumers = m->key.group->consumers;
         }
         pthread_rwlock_unlock(&zb.clients_lock);
         if (!m)
@@ -415,6 +436,12 @@ void zb_client_closed(struct zr_session *session)
 }
 
 /* ---- questions ---- */
+static const struct zb_member *consumer_of(const struct zb_peer *peer, struct zr_str group)
+{
+    const struct zb_members *g = zb_map_get(&zb.consumers, zb_hash(group), group);
+    return g ? member_find(peer, g) : NULL;
+}
+
 zr_status zb_consumer_find(struct zr_str group, struct zr_str topic, uint32_t *ret_model, uint32_t *ret_type,
                            struct zb_sub **ret_sub)
 {
@@ -435,9 +462,7 @@ zr_status zb_consumer_find(struct zr_str group, struct zr_str topic, uint32_t *r
 uint32_t zb_consumer_has(struct zr_str group, const struct zb_peer *peer)
 {
     pthread_rwlock_rdlock(&zb.clients_lock);
-    const struct zb_member *m = peer->members;
-    while (m && !(m->group->consumers && zl_eq(m->group->name, group)))
-        m = m->next_of_peer;
+    const struct zb_member *m = consumer_of(peer, group);
     pthread_rwlock_unlock(&zb.clients_lock);
     return m != NULL;
 }
@@ -445,9 +470,7 @@ uint32_t zb_consumer_has(struct zr_str group, const struct zb_peer *peer)
 uint32_t zb_consumer_id(struct zr_str group, const struct zb_peer *peer, char *text, uint64_t cap, struct zr_str *ret)
 {
     pthread_rwlock_rdlock(&zb.clients_lock);
-    const struct zb_member *m = peer->members;
-    while (m && !(m->group->consumers && zl_eq(m->group->name, group)))
-        m = m->next_of_peer;
+    const struct zb_member *m = consumer_of(peer, group);
     uint32_t found = m && m->client_id.len <= cap;
     if (found)
         *ret = zb_text_put(&text, m->client_id);
@@ -494,7 +517,7 @@ struct zr_session *zb_clients_session(struct zr_str group, struct zr_str client_
     while (g && !found) {
         for (const struct zb_member *m = g->first; m && !found; m = m->next)
             if (!client_id.len || zl_eq(m->client_id, client_id))
-                found = zk_session_hold(m->peer->session);
+                found = zk_session_hold(m->key.peer->session);
         g = group.len ? NULL : zb_map_next(map, &at);
     }
     pthread_rwlock_unlock(&zb.clients_lock);
@@ -514,9 +537,9 @@ struct snapshot {
 static void snapshot_client(struct snapshot *s, const struct zb_member *m, struct zr_client *to)
 {
     struct zr_session_info info = { .hdr = ZR_HDR(struct zr_session_info, 0) };
-    zk_session_info(m->peer->session, &info);
+    zk_session_info(m->key.peer->session, &info);
     *to = (struct zr_client){ .hdr = ZR_HDR(struct zr_client, 0),
-                              .session = zk_session_hold(m->peer->session),
+                              .session = zk_session_hold(m->key.peer->session),
                               .client_id = zk_arena_str(&s->arena, m->client_id),
                               .peer_name = zk_arena_str(&s->arena, info.peer_name),
                               .last_ms = m->last_ms,
@@ -655,13 +678,13 @@ void zb_clients_scan(int64_t now_ms)
     int64_t limit = now_ms - ZB_SET(channel_expired_ms);
     struct zb_map *maps[2] = { &zb.consumers, &zb.producers };
     pthread_rwlock_rdlock(&zb.clients_lock);
-    told.sessions = malloc((zb.n_members + 1) * sizeof *told.sessions);
+    told.sessions = malloc((zb.members.n + 1) * sizeof *told.sessions);
     for (uint32_t i = 0; told.sessions && i < 2; i++) {
         uint64_t at = 0;
         for (const struct zb_members *g; (g = zb_map_next(maps[i], &at));)
             for (const struct zb_member *m = g->first; m; m = m->next)
                 if (m->last_ms < limit)
-                    told.sessions[told.n++] = zk_session_hold(m->peer->session);
+                    told.sessions[told.n++] = zk_session_hold(m->key.peer->session);
     }
     pthread_rwlock_unlock(&zb.clients_lock);
     if (told.n > 1) /* a client of many groups is one client */
@@ -691,4 +714,5 @@ void zb_clients_close(void)
         }
         zb_map_free(maps[i]);
     }
+    zb_map_free(&zb.members);
 }

@@ -214,8 +214,9 @@ static zr_status heartbeat_register(struct zb_lane *lane, const struct zr_reques
     }
     if (status != ZR_OK && status != ZR_ECLOSED)
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "the heartbeat cannot be taken: %s",
-                              status == ZR_EFULL ? "a limit (maxClients, or subscriptions of one group) is reached"
-                                                 : "memory ran out");
+                              status != ZR_EFULL   ? "memory ran out"
+                              : zb_peer_full(peer) ? "the connection is in too many groups already (maxGroupsOfConnection)"
+                                                   : "a limit (maxClients, or subscriptions of one group) is reached");
     struct zr_field f[2] = { { ZR_STR("IS_SUPPORT_HEART_BEAT_V2"), ZR_STR("true") },
                              { ZR_STR("IS_SUB_CHANGE"), zl_str(sub_changed ? "true" : "false") } };
     struct zr_command c = { .hdr = ZR_HDR(struct zr_command, 0), .code = ZB_SUCCESS, .n_fields = 2, .fields = f };

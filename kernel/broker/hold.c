@@ -3,7 +3,8 @@
  *
  * A held pull is in three lists: of its queue (woken by what arrives), of a timing wheel (ended when its time has
  * passed) and of its connection (dropped with it). Who wants it sets its state from HELD to TAKEN; who succeeds owns
- * it, takes it out of all three, and runs, posts or drops it.
+ * it, takes it out of all three, and runs, posts or drops it. The queue's list is one of lists: pulls of one filter are kin,
+ * the first of them stands for all in the list of heads, and a message is asked about once for each head.
  *
  * What stays true:
  *   1. A pull that is TAKEN is touched by its taker only, but for the links of lists it still is in; it is freed
@@ -14,6 +15,10 @@
  *   4. The thread that appended runs the first ZB_WOKEN_HERE pulls that its turn woke: their answers go to the sockets
  *      without another thread's waking up. The rest is for their own lanes, which do it side by side and with one write
  *      for each connection, so that the producer's answer does not wait for hundreds of consumers.
+ *   5. What an append costs does not grow with the number of pulls that stay held: it looks at ZB_MAX_HEADS heads at most, and
+ *      at the kin of those heads that the message is for. A pull that is looked at and not taken waits for a later offset.
+ *   6. While it is NEW it is its holder's, although it is in the lists: who would take it makes it MISSED instead, and the
+ *      holder, which sees that, takes it.
  *
  * LOCKING. queue->lock guards a queue's list; hold_lock guards the wheel and the lists of connections. Order:
  * queue->lock, then hold_lock. No filter, storage or answer is called under either (filters are judged between two
@@ -35,31 +40,74 @@ uint64_t zb_hold_count(void)
 }
 
 /* ---- lists ---- */
-static void queue_link(struct zb_pull *p)
+static struct zb_pull *head_of(const struct zb_queue *q, const struct zb_filter *match)
+{
+    struct zb_pull *head = q->heads;
+    while (head && head->match != match)
+        head = head->head_next;
+    return head;
+}
+
+static void head_link(struct zb_queue *q, struct zb_pull *p)
+{
+    p->is_head = 1;
+    p->head_prev = NULL;
+    p->head_next = q->heads;
+    if (q->heads)
+        q->heads->head_prev = p;
+    q->heads = p;
+    q->n_heads++;
+}
+
+/* In its place comes the next of its kin; NULL: there is none. */
+static void head_unlink(struct zb_queue *q, struct zb_pull *p, struct zb_pull *heir)
+{
+    struct zb_pull *next = p->head_next, *in_place = heir ? heir : next;
+    if (heir) {
+        heir->is_head = 1;
+        heir->head_next = next;
+    }
+    if (p->head_prev)
+        p->head_prev->head_next = in_place;
+    else
+        q->heads = in_place;
+    if (next)
+        next->head_prev = heir ? heir : p->head_prev;
+    if (heir)
+        heir->head_prev = p->head_prev;
+    p->is_head = 0;
+    q->n_heads -= heir == NULL;
+}
+
+/* 0: the queue has too many filters already. */
+static uint32_t queue_link(struct zb_pull *p)
 {
     struct zb_queue *q = p->queue;
-    p->prev = q->last;
-    p->next = NULL;
-    if (q->last)
-        q->last->next = p;
+    struct zb_pull *head = head_of(q, p->match);
+    if (!head && p->match && q->n_heads >= ZB_MAX_HEADS)
+        return 0;
+    p->prev = head;
+    p->next = head ? head->next : NULL;
+    p->is_head = 0;
+    if (p->next)
+        p->next->prev = p;
+    if (head)
+        head->next = p;
     else
-        q->first = p;
-    q->last = p;
+        head_link(q, p);
     atomic_fetch_add(&q->n_held, 1);
+    return 1;
 }
 
 static void queue_unlink(struct zb_pull *p)
 {
-    struct zb_queue *q = p->queue;
+    if (p->is_head)
+        head_unlink(p->queue, p, p->next);
     if (p->prev)
         p->prev->next = p->next;
-    else
-        q->first = p->next;
     if (p->next)
         p->next->prev = p->prev;
-    else
-        q->last = p->prev;
-    atomic_fetch_sub(&q->n_held, 1);
+    atomic_fetch_sub(&p->queue->n_held, 1);
 }
 
 static void wheel_link(struct zb_pull *p)
@@ -76,6 +124,7 @@ static void wheel_link(struct zb_pull *p)
     if (p->peer->held)
         p->peer->held->peer_prev = p;
     p->peer->held = p;
+    p->peer->n_held++;
 }
 
 static void wheel_unlink(struct zb_pull *p)
@@ -95,12 +144,16 @@ static void wheel_unlink(struct zb_pull *p)
         p->peer->held = p->peer_next;
     if (p->peer_next)
         p->peer_next->peer_prev = p->peer_prev;
+    p->peer->n_held--;
 }
 
 static uint32_t take(struct zb_pull *p)
 {
-    uint32_t held = ZB_HELD;
-    return atomic_compare_exchange_strong(&p->state, &held, ZB_TAKEN);
+    uint32_t was = atomic_load(&p->state), to;
+    do
+        to = was == ZB_HELD ? ZB_TAKEN : was == ZB_NEW ? ZB_MISSED : 0;
+    while (to && !atomic_compare_exchange_weak(&p->state, &was, to));
+    return to == ZB_TAKEN;
 }
 
 /* ---- what becomes of taken ones ---- */
@@ -217,140 +270,171 @@ static void wheel_turn(void *arg)
 }
 
 /* ---- holding ---- */
-static void take_from_queue(struct zb_queue *q, const struct zb_pull *which, uint32_t *here);
+static const char *const refused_all = "too many pulls are held (maxHeldPulls)";
+static const char *const refused_peer = "too many pulls of this connection are held (maxHeldPullsOfConnection)";
+static const char *const refused_filters = "pulls with too many different filters are held on this queue";
 
-static uint32_t link_in(struct zb_pull *p)
+/* *ret_closed: the connection is. NULL, or why it is not held. */
+static const char *link_in(struct zb_pull *p, uint32_t *ret_closed)
 {
-    uint32_t open;
+    const char *why = NULL;
     pthread_mutex_lock(&p->queue->lock);
     pthread_mutex_lock(&hold_lock);
-    open = !atomic_load(&p->peer->closed);
-    if (open) {
-        atomic_store(&p->state, ZB_HELD);
+    *ret_closed = atomic_load(&p->peer->closed);
+    if (!*ret_closed && p->peer->n_held >= ZB_SET(max_held_peer))
+        why = refused_peer;
+    if (!*ret_closed && !why) {
+        atomic_store(&p->state, ZB_NEW);
         if (p->due_tick <= done_tick)
             p->due_tick = done_tick + 1;
-        queue_link(p);
+        why = queue_link(p) ? NULL : refused_filters;
+    }
+    if (!*ret_closed && !why) {
         wheel_link(p);
         wheel_arm(p->due_tick);
     }
     pthread_mutex_unlock(&hold_lock);
     pthread_mutex_unlock(&p->queue->lock);
-    return open;
+    return why;
 }
 
-uint32_t zb_hold(struct zb_pull *p, int64_t until_ns)
+/* Linked, and still ours: it stays unless something came meanwhile. */
+static void stay_or_run(struct zb_pull *p)
 {
-    if (atomic_fetch_add(&n_held, 1) >= (uint64_t)ZB_SET(max_held)) {
+    int64_t min = 0, max = 0;
+    uint32_t was = ZB_NEW;
+    struct zr_queue *handle = zb_queue_handle(p->topic, p->queue);
+    atomic_thread_fence(memory_order_seq_cst);
+    zb.storage->bounds(zb.storage_inst, handle, &min, &max);
+    if (max <= p->offset && !atomic_load(&zb.stopping) && atomic_compare_exchange_strong(&p->state, &was, ZB_HELD))
+        return; /* from here on it may be gone */
+    atomic_store(&p->state, ZB_TAKEN);
+    leave_queue(p);
+    pthread_mutex_lock(&hold_lock);
+    wheel_unlink(p);
+    pthread_mutex_unlock(&hold_lock);
+    finish(p, 1);
+}
+
+const char *zb_hold(struct zb_pull *p, int64_t until_ns)
+{
+    const char *why = refused_all;
+    uint32_t closed = 0;
+    if (atomic_fetch_add(&n_held, 1) < (uint64_t)ZB_SET(max_held)) {
+        p->due_tick = (uint64_t)((until_ns + TICK_NS - 1) / TICK_NS);
+        why = link_in(p, &closed);
+    }
+    if (why) {
         atomic_fetch_sub(&n_held, 1);
         zk_metric_add(zb.meter.held_refused, 1);
-        return 0;
+        return why;
     }
-    struct zb_topic *topic = zb_topic_ref(p->topic); /* p may be gone as soon as it is linked */
-    struct zb_queue *queue = p->queue;
-    struct zr_queue *handle = zb_queue_handle(topic, queue);
-    int64_t offset = p->offset, min = 0, max = 0;
-    uint32_t here = 1;
-    p->due_tick = (uint64_t)((until_ns + TICK_NS - 1) / TICK_NS);
     zk_metric_add(zb.meter.held, 1);
-    if (!link_in(p)) {
+    if (closed) {
         count_down();
         zk_token_drop(p->token);
         zb_pull_free(p);
     } else {
-        atomic_thread_fence(memory_order_seq_cst);
-        zb.storage->bounds(zb.storage_inst, handle, &min, &max);
-        if (max > offset || atomic_load(&zb.stopping))
-            take_from_queue(queue, p, &here);
+        stay_or_run(p);
     }
-    zb_topic_unref(topic);
-    return 1;
+    return NULL;
 }
 
-/* which NULL: all. */
-static void take_from_queue(struct zb_queue *q, const struct zb_pull *which, uint32_t *here)
+/* ---- arrivals ---- */
+/* A head and its kin, as far as they wait for what is at queue_offset, out of the queue and before the chain. */
+static struct zb_pull *take_kin(struct zb_pull *head, int64_t queue_offset, struct zb_pull *chain)
 {
-    struct zb_pull *chain = NULL;
-    pthread_mutex_lock(&q->lock);
-    for (struct zb_pull *p = q->first; p;) {
+    for (struct zb_pull *p = head; p;) {
         struct zb_pull *next = p->next;
-        if ((!which || p == which) && take(p)) {
+        if (p->offset <= queue_offset && take(p)) {
             queue_unlink(p);
             p->next = chain;
             chain = p;
         }
         p = next;
     }
-    pthread_mutex_unlock(&q->lock);
-    finish_chain(chain, here);
+    return chain;
 }
 
-/* ---- arrivals ---- */
-#define MAX_FILTERS 32u
-struct judged {
-    struct zb_filter *filters[MAX_FILTERS];
-    uint8_t yes[MAX_FILTERS];
-    uint32_t n, more;
+static void take_from_queue(struct zb_queue *q)
+{
+    struct zb_pull *chain = NULL;
+    pthread_mutex_lock(&q->lock);
+    for (struct zb_pull *head = q->heads; head;) {
+        struct zb_pull *next = head->head_next;
+        chain = take_kin(head, INT64_MAX, chain);
+        head = next;
+    }
+    pthread_mutex_unlock(&q->lock);
+    finish_chain(chain, NULL);
+}
+
+struct asked {
+    struct zb_filter *filters[ZB_MAX_HEADS];
+    uint32_t n;
 };
 
-static void judged_add(struct judged *j, struct zb_filter *f)
+/* First look: takes whom no filter keeps from it, and notes the filters of the others. */
+static struct zb_pull *look(struct zb_queue *q, int64_t queue_offset, uint32_t any_tag, struct asked *asked)
 {
-    for (uint32_t i = 0; i < j->n; i++)
-        if (j->filters[i] == f)
-            return;
-    if (j->n == MAX_FILTERS)
-        j->more = 1;
-    else
-        j->filters[j->n++] = zb_filter_ref(f);
+    struct zb_pull *chain = NULL;
+    asked->n = 0;
+    pthread_mutex_lock(&q->lock);
+    for (struct zb_pull *head = q->heads; head;) {
+        struct zb_pull *next = head->head_next;
+        if (!head->match || any_tag)
+            chain = take_kin(head, queue_offset, chain);
+        else if (asked->n < ZB_MAX_HEADS)
+            asked->filters[asked->n++] = zb_filter_ref(head->match);
+        head = next;
+    }
+    pthread_mutex_unlock(&q->lock);
+    return chain;
 }
 
-static uint32_t judged_yes(const struct judged *j, const struct zb_filter *f)
+/* Keeps those that say yes. Called without a lock: filters are plugins. */
+static void ask(struct asked *asked, int64_t tags_code, const struct zr_span *properties)
 {
-    for (uint32_t i = 0; i < j->n; i++)
-        if (j->filters[i] == f)
-            return j->yes[i];
-    return j->more; /* beyond the table: woken without being asked. Else it came after, and has looked for itself */
+    uint32_t n = asked->n;
+    asked->n = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (zb_filter_match(asked->filters[i], tags_code, properties))
+            asked->filters[asked->n++] = asked->filters[i];
+        else
+            zb_filter_unref(asked->filters[i]);
+}
+
+/* Second look. A filter that was not asked came after the first one, and its pulls have looked for themselves. */
+static struct zb_pull *take_asked(struct zb_queue *q, int64_t queue_offset, const struct asked *asked, struct zb_pull *chain)
+{
+    pthread_mutex_lock(&q->lock);
+    for (struct zb_pull *head = q->heads; head;) {
+        struct zb_pull *next = head->head_next;
+        for (uint32_t i = 0; i < asked->n; i++) {
+            if (asked->filters[i] == head->match) {
+                chain = take_kin(head, queue_offset, chain);
+                break;
+            }
+        }
+        head = next;
+    }
+    pthread_mutex_unlock(&q->lock);
+    return chain;
 }
 
 void zb_hold_arrived(struct zb_queue *queue, int64_t queue_offset, int64_t tags_code, const struct zr_span *properties,
                      uint32_t any_tag, uint32_t *here)
 {
-    struct judged j = { .n = 0, .more = 0 };
-    struct zb_pull *chain = NULL;
+    struct asked asked;
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load(&queue->n_held) == 0)
         return;
-    pthread_mutex_lock(&queue->lock);
-    for (struct zb_pull *p = queue->first; p;) {
-        struct zb_pull *next = p->next;
-        if (p->offset <= queue_offset && (!p->match || any_tag)) {
-            if (take(p)) {
-                queue_unlink(p);
-                p->next = chain;
-                chain = p;
-            }
-        } else if (p->offset <= queue_offset) {
-            judged_add(&j, p->match);
-        }
-        p = next;
-    }
-    pthread_mutex_unlock(&queue->lock);
-    for (uint32_t i = 0; i < j.n; i++)
-        j.yes[i] = (uint8_t)zb_filter_match(j.filters[i], tags_code, properties);
-    if (j.n) {
-        pthread_mutex_lock(&queue->lock);
-        for (struct zb_pull *p = queue->first; p;) {
-            struct zb_pull *next = p->next;
-            if (p->offset <= queue_offset && p->match && judged_yes(&j, p->match) && take(p)) {
-                queue_unlink(p);
-                p->next = chain;
-                chain = p;
-            }
-            p = next;
-        }
-        pthread_mutex_unlock(&queue->lock);
-    }
-    for (uint32_t i = 0; i < j.n; i++)
-        zb_filter_unref(j.filters[i]);
+    struct zb_pull *chain = look(queue, queue_offset, any_tag, &asked);
+    ask(&asked, tags_code, properties);
+    if (asked.n)
+        chain = take_asked(queue, queue_offset, &asked, chain);
+    for (uint32_t i = 0; i < asked.n; i++)
+        zb_filter_unref(asked.filters[i]);
     finish_chain(chain, here);
 }
 
@@ -361,7 +445,7 @@ void zb_hold_wake_topic(struct zb_topic *topic)
     pthread_mutex_unlock(&topic->live->lock);
     for (; q; q = q->next) /* the list only grows at its head while the topic is referenced */
         if (atomic_load(&q->n_held))
-            take_from_queue(q, NULL, NULL);
+            take_from_queue(q);
 }
 
 static struct zb_pull *take_all(void)

@@ -73,7 +73,7 @@ struct zb_settings {
         client_scan_ms, filter_clean_ms, bloom_consumers, bloom_error;
     uint8_t calc_bits;
     int64_t revive_queues, start_accept_ms, offset_version_step, role;
-    int64_t max_topics, max_groups, max_progress, max_held, max_clients;
+    int64_t max_topics, max_groups, max_progress, max_held, max_held_peer, max_clients, max_peer_groups;
     uint8_t auto_create_topic, auto_create_group, create_sys_group, long_polling, slave_read, lite_pull,
         property_filter;
     uint8_t trace_topic_enable, cluster_topic, broker_topic, trace_on, timer_wheel, reject_transaction,
@@ -136,8 +136,9 @@ struct zb_queue { /* one queue of a topic; lives as long as the topic's live par
     _Atomic(struct zr_queue *) handle;
     int32_t id;
     _Atomic uint32_t n_held;
-    pthread_mutex_t lock; /* guards the list */
-    struct zb_pull *first, *last;
+    pthread_mutex_t lock;  /* guards the lists of held pulls */
+    struct zb_pull *heads; /* the first of each filter */
+    uint32_t n_heads;
 };
 #define ZB_WINDOW 7 /* samples of ten seconds: a minute between first and last */
 struct zb_rate {    /* guarded by zb.stats_lock; filled by the sampler */
@@ -375,7 +376,9 @@ struct zb_peer { /* a session as the broker core knows it */
     _Atomic uint32_t closed;
     struct zr_session *session; /* not owned: used only while open, or under a reference of someone's token */
     struct zb_member *members;  /* guarded by zb.clients_lock */
+    uint64_t n_members;         /* the same */
     struct zb_pull *held;       /* guarded by the hold lock */
+    int64_t n_held;             /* the same */
 };
 struct zb_sub { /* one subscription of a live group; immutable but for refs */
     _Atomic uint32_t refs;
@@ -400,9 +403,11 @@ struct zb_members { /* a live group of consumers, or of producers */
     uint32_t has_fingerprint;
 };
 struct zb_member {
-    struct zb_member *prev, *next, *next_of_peer;
-    struct zb_members *group;
-    struct zb_peer *peer;
+    struct zb_member *prev, *next, *prev_of_peer, *next_of_peer;
+    struct zb_member_key { /* by which zb.members finds it */
+        struct zb_members *group;
+        struct zb_peer *peer;
+    } key;
     struct zr_str client_id;
     int64_t last_ms;
     int32_t language, version;
@@ -427,6 +432,7 @@ struct zb_consumer {
 zr_status zb_consumer_register(struct zb_peer *peer, const struct zb_consumer *c, uint32_t *ret_sub_changed);
 zr_status zb_producer_register(struct zb_peer *peer, struct zr_str group, struct zr_str client_id, int32_t language,
                                int32_t version);
+uint32_t zb_peer_full(const struct zb_peer *peer); /* it is in as many groups as a connection may be */
 void zb_client_unregister(struct zb_peer *peer, struct zr_str group, uint32_t consumers);
 void zb_client_closed(struct zr_session *session); /* io; also drops its held pulls */
 /* Consumer side of pull's checks. ret_sub gets a reference or stays NULL. ZR_ENOENT: nobody of the group is here. */
@@ -553,16 +559,20 @@ struct zb_pull {
     struct zb_topic *topic;
     struct zb_queue *queue;
     struct zb_filter *match;
-    struct zb_pull *prev, *next;             /* of the queue; guarded by queue->lock */
+    struct zb_pull *prev, *next;             /* of the same queue and filter; guarded by queue->lock */
+    struct zb_pull *head_prev, *head_next;   /* of a head, which stands for the others of its filter; the same */
+    uint32_t is_head;                        /* the same */
     struct zb_pull *wheel_prev, *wheel_next; /* of the wheel's slot; guarded by the hold lock */
     struct zb_pull *peer_prev, *peer_next;   /* of the peer; guarded by the hold lock */
     uint64_t due_tick;
-    _Atomic uint32_t state; /* ZB_HELD, ZB_TAKEN */
+    _Atomic uint32_t state; /* ZB_HELD, ZB_TAKEN, ZB_NEW, ZB_MISSED */
 };
 #define ZB_BROADCAST_CLIENT 1u
 #define ZB_BROADCAST_PROXY 2u
 #define ZB_HELD 1u
 #define ZB_TAKEN 2u
+#define ZB_NEW 3u    /* linked, but its holder has not yet looked once more */
+#define ZB_MISSED 4u /* the same, and somebody wanted to take it: the holder does */
 #define ZB_PULL_FIRST 1u /* commits, takes a reset, may be held */
 #define ZB_PULL_READ 2u  /* the same, later: on a worker, since the data is not in memory; committed already */
 #define ZB_PULL_AGAIN 3u /* woken or overdue: answers, whatever comes */
@@ -592,8 +602,9 @@ void zb_broadcast_scan(int64_t now_ms);
 void zb_broadcast_close(void);
 
 /* ---- held pulls ---- */
-/* Holds a kept pull. 0: refused, too many are held already. On 1 it is no more the caller's. */
-uint32_t zb_hold(struct zb_pull *p, int64_t until_ns);
+/* Holds a kept pull. NULL: it is no more the caller's. Else it is refused, by the limit that the text names. */
+#define ZB_MAX_HEADS 512u /* different filters of pulls that are held on one queue */
+const char *zb_hold(struct zb_pull *p, int64_t until_ns);
 /* A message at queue_offset is visible. here: how many of those that are woken are run on this thread, counted down;
  * the others, and all with NULL, are run by their lanes. properties NULL: unknown. */
 #define ZB_WOKEN_HERE 8u
@@ -698,7 +709,7 @@ struct zb {
     /* clients */
     pthread_rwlock_t clients_lock;
     struct zb_map consumers, producers;
-    uint64_t n_members;
+    struct zb_map members; /* by zb_member_key */
     /* jobs of ours on the pool, and the ticks */
     pthread_mutex_t jobs_lock;
     pthread_cond_t jobs_cond;

@@ -376,9 +376,9 @@ static void pull_hold(struct zb_pull *p, struct found *f)
     k->queue = f->queue;
     k->match = zb_filter_ref(f->filter);
     k->on_worker = 0;
-    if (!zb_hold(k, k->arrived_ns + ms * 1000000))
-        pull_refuse(k, ZB_SYSTEM_BUSY, 0,
-                    "[OVERLOAD]too many pulls are held (maxHeldPulls), start flow control for a while");
+    const char *why = zb_hold(k, k->arrived_ns + ms * 1000000);
+    if (why)
+        pull_refuse(k, ZB_SYSTEM_BUSY, 0, "[OVERLOAD]%s, start flow control for a while", why);
 }
 
 /* What is asked for is not in memory, and the group has had much of that kind: a push consumer comes again by itself, one that pulls

@@ -72,6 +72,11 @@ const struct zr_option zk_broker_options[] = {
                   "Pairs of group and topic whose offsets are kept (Zarya's own key)."),
     ZR_OPTION_ROW(S, max_groups, "maxGroups", ZR_OPT_I64, ZR_OPT_LIVE, "200000", "16", NULL, NULL,
                   "Subscription groups; beyond it none is made (Zarya's own key)."),
+    ZR_OPTION_ROW(S, max_peer_groups, "maxGroupsOfConnection", ZR_OPT_I64, ZR_OPT_LIVE, "10000", "1", NULL, NULL,
+                  "Groups that one connection can be in by its heartbeats; one that names more is answered with an error "
+                  "(Zarya's own key)."),
+    ZR_OPTION_ROW(S, max_held_peer, "maxHeldPullsOfConnection", ZR_OPT_I64, ZR_OPT_LIVE, "50000", "1", NULL, NULL,
+                  "Pulls of one connection held for long polling; further ones are answered SYSTEM_BUSY (Zarya's own key)."),
     ZR_OPTION_ROW(S, max_held, "maxHeldPulls", ZR_OPT_I64, ZR_OPT_LIVE, "200000", "1", NULL, NULL,
                   "Pulls held for long polling; further ones are answered SYSTEM_BUSY (Zarya's own key)."),
     ZR_OPTION_ROW(S, max_message_size, "maxMessageSize", ZR_OPT_I64, ZR_OPT_LIVE, "4194304", "1024", "16000000",

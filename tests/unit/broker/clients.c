@@ -245,6 +245,35 @@ Test(heartbeat, memberships_are_bounded)
     world_stop();
 }
 
+static void few_groups(struct zb_settings *s) { s->max_peer_groups = 3; }
+
+Test(heartbeat, one_connection_is_in_so_many_groups)
+{
+    static const char *const three = "{\"clientID\":\"x\",\"consumerDataSet\":[],\"producerDataSet\":"
+                                     "[{\"groupName\":\"P1\"},{\"groupName\":\"P2\"},{\"groupName\":\"P3\"}]}";
+    static const char *const other = "{\"clientID\":\"x\",\"consumerDataSet\":[],\"producerDataSet\":[{\"groupName\":\"P4\"}]}";
+    world_start_with(few_groups);
+    struct client *c = client_open(0), *d = client_open(1);
+    for (uint32_t i = 0; i < 2; i++) { /* the same ones again are no more */
+        cr_expect(client_ask(c, 34, NULL, three, &a) == 0);
+        answer_free(&a);
+    }
+    cr_expect(client_ask(c, 34, NULL, other, &a) == 1);
+    cr_expect(a.h.remark.len && memmem(a.h.remark.ptr, a.h.remark.len, "maxGroupsOfConnection", 21));
+    answer_free(&a);
+    cr_expect(client_ask(d, 34, NULL, other, &a) == 0);
+    answer_free(&a);
+    cr_expect(client_ask(c, 35, FIELDS("clientID", "x", "producerGroup", "P2"), NULL, &a) == 0);
+    answer_free(&a);
+    cr_expect(client_ask(c, 34, NULL, other, &a) == 0);
+    answer_free(&a);
+    client_close(c);
+    cr_expect(zb.members.n == 1);
+    client_close(d);
+    cr_expect(zb.members.n == 0);
+    world_stop();
+}
+
 Test(check_client_config, follows_the_switch_and_the_parser)
 {
     world_start();

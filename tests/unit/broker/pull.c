@@ -391,6 +391,117 @@ Test(hold, only_so_many_are_held_and_a_closed_connection_lets_go)
     world_stop();
 }
 
+static int32_t hold_tag(struct client *c, const char *tag)
+{
+    int32_t o = client_put(c, 11, 0,
+                           FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0", "maxMsgNums",
+                                  "9", "sysFlag", "6", "commitOffset", "0", "suspendTimeoutMillis", "20000",
+                                  "subVersion", "0", "expressionType", "TAG", "subscription", tag),
+                           NULL, 0);
+    client_turn(c);
+    return o;
+}
+
+static const char *tag_of(char *to, uint32_t i)
+{
+    snprintf(to, 16, "t%u", i);
+    return to;
+}
+
+/* Many filters, many pulls of each: a message is asked about once for each filter, and wakes none that it is not for. */
+Test(hold, a_filter_is_asked_once_for_all_its_pulls)
+{
+    enum { FILTERS = 40, EACH = 3 };
+    char tag[16], props[32];
+    int32_t opaque[FILTERS][EACH];
+    struct answer b;
+    world_start();
+    make_topic("T", 1, 6);
+    struct client *c = client_open(0), *d = client_open(1);
+    for (uint32_t i = 0; i < FILTERS * EACH; i++)
+        opaque[i % FILTERS][i / FILTERS] = hold_tag(i % 2 ? c : d, tag_of(tag, i % FILTERS));
+    cr_assert(zb_hold_count() == FILTERS * EACH);
+    filter_asked = 0;
+    fill(c, "T", 1, "TAGS\1other\2");
+    cr_expect_eq(filter_asked, FILTERS, "%u", filter_asked);
+    cr_expect(zb_hold_count() == FILTERS * EACH);
+    for (uint32_t i = FILTERS; i-- > 0;) {
+        snprintf(props, sizeof props, "TAGS\1%s\2", tag_of(tag, i));
+        fill(c, "T", 1, props);
+        cr_expect_eq(zb_hold_count(), i * EACH);
+        for (uint32_t k = 0; k < EACH; k++) {
+            client_wait((i + k * FILTERS) % 2 ? c : d, opaque[i][k], &b);
+            cr_expect(b.code == 0 && answer_records(&b) == 1);
+            answer_free(&b);
+        }
+    }
+    world_stop();
+}
+
+Test(hold, kin_leave_in_any_order)
+{
+    int32_t opaque[6];
+    struct answer b;
+    world_start();
+    make_topic("T", 1, 6);
+    struct client *c = client_open(0), *d = client_open(0), *e = client_open(1);
+    struct client *who[6] = { c, d, e, c, d, e };
+    for (uint32_t i = 0; i < 6; i++)
+        opaque[i] = hold_tag(who[i], "x");
+    pull_put(d, "G", "T", "0", "0", "6", "20000");
+    client_close(c); /* the first of them among others */
+    cr_expect(zb_hold_count() == 5);
+    client_close(d);
+    cr_expect(zb_hold_count() == 2);
+    fill(e, "T", 1, "TAGS\1x\2");
+    for (uint32_t i = 2; i < 6; i += 3) {
+        client_wait(e, opaque[i], &b);
+        cr_expect(b.code == 0 && answer_records(&b) == 1);
+        answer_free(&b);
+    }
+    cr_expect(zb_hold_count() == 0);
+    world_stop();
+}
+
+static void few_of_one(struct zb_settings *s) { s->max_held_peer = 2; }
+
+Test(hold, one_connection_holds_only_so_many)
+{
+    world_start_with(few_of_one);
+    make_topic("T", 1, 6);
+    struct client *c = client_open(0), *d = client_open(1);
+    pull_put(c, "G", "T", "0", "0", "6", "20000");
+    hold_tag(c, "x");
+    cr_expect(pull_from(c, "G", "T", "0", "0", "6", &a) == 2);
+    cr_expect(a.h.remark.len && memmem(a.h.remark.ptr, a.h.remark.len, "maxHeldPullsOfConnection", 24));
+    answer_free(&a);
+    hold_tag(d, "x");
+    cr_expect(zb_hold_count() == 3);
+    client_close(c);
+    pull_put(d, "G", "T", "0", "0", "6", "20000");
+    cr_expect(zb_hold_count() == 2);
+    world_stop();
+}
+
+Test(hold, a_queue_takes_only_so_many_filters)
+{
+    char tag[16];
+    struct answer b;
+    world_start();
+    make_topic("T", 1, 6);
+    struct client *c = client_open(0);
+    for (uint32_t i = 0; i < ZB_MAX_HEADS; i++)
+        hold_tag(c, tag_of(tag, i));
+    cr_expect(zb_hold_count() == ZB_MAX_HEADS);
+    client_wait(c, hold_tag(c, "one more"), &b);
+    cr_expect(b.code == 2);
+    answer_free(&b);
+    hold_tag(c, "t0");
+    pull_put(c, "G", "T", "0", "0", "6", "20000"); /* without a filter it is no burden */
+    cr_expect(zb_hold_count() == ZB_MAX_HEADS + 2);
+    world_stop();
+}
+
 Test(hold, removing_a_topic_ends_its_pulls)
 {
     world_start();

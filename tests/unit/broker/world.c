@@ -206,7 +206,7 @@ struct zr_prog {
     int32_t codes[16];
     char want[32];
 };
-uint32_t filter_compiles;
+uint32_t filter_compiles, filter_asked;
 
 static zr_status f_compile(struct zr_inst *inst, const struct zr_expression *expr, struct zr_prog **ret,
                            uint64_t *ret_at)
@@ -237,6 +237,7 @@ static zr_status f_compile(struct zr_inst *inst, const struct zr_expression *exp
 
 static void f_by_tags(const struct zr_prog *p, const int64_t *codes, uint32_t n, uint8_t *verdicts)
 {
+    filter_asked += n;
     for (uint32_t i = 0; i < n; i++) {
         verdicts[i] = p->tag ? ZR_MATCH_NO : ZR_MATCH_ASK;
         for (uint32_t k = 0; k < p->n; k++)

@@ -39,7 +39,7 @@ extern uint32_t registry_holds;       /* on_done is kept for registry_answer */
 extern uint32_t registry_changes, registry_removals, registry_topics; /* the last: names in all changes */
 extern char registry_last[256];
 void registry_answer(void);
-extern uint32_t filter_compiles;
+extern uint32_t filter_compiles, filter_asked; /* the second: one message, one filter */
 extern void (*world_hook)(const struct zr_event *event, struct zr_verdict *verdict); /* of all points but REQUEST */
 extern uint32_t world_hook_points;    /* bit mask of (1 << point) for points below 32, 1 << 0 for ZR_POINT_STOPPING */
 
