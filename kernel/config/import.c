@@ -172,12 +172,13 @@ static struct zk_conf *settings_of(struct zk_conf *root, const char *as)
     return NULL;
 }
 
-static void put_list(struct zk_conf *settings, const char *option, const char *text, const char *file, uint32_t line)
+static void put_list(struct zk_conf *settings, const char *option, const char *text, const char *file, const struct zl_property *of)
 {
     if (!settings)
         return;
-    struct zk_conf *list = zk_conf_new(ZK_CONF_LIST, option, file, line);
-    zk_conf_append(list, zk_conf_new_str("", zl_str(text), file, line));
+    struct zk_conf *list = zk_conf_new(ZK_CONF_LIST, option, file, of->line);
+    list->origin = zk_conf_dup(of->key);
+    zk_conf_append(list, zk_conf_new_str("", zl_str(text), file, of->line));
     zk_conf_put(settings, list);
 }
 
@@ -192,24 +193,24 @@ static int64_t int_of(const char *key, int64_t dflt)
 static void put_addresses(struct zk_conf *root, uint32_t face, const char *file)
 {
     const struct zl_property *bind = pair("bindAddress"), *port_pair = pair("listenPort");
-    uint32_t line = port_pair ? port_pair->line : bind ? bind->line : 0;
+    const struct zl_property *of = port_pair ? port_pair : bind;
     struct zr_str ip = bind ? zl_trim(bind->value) : (struct zr_str)ZR_STR("*");
     const char *open = ip.len && memchr(ip.ptr, ':', ip.len) ? "[" : "", *close = *open ? "]" : "";
     int64_t port = int_of("listenPort", 0);
     if (!bind && !port_pair)
         return;
     if (port < 0 || port > 65535) {
-        zk_problem(file, line, "listenPort: %lld is no port (0 to 65535)", (long long)port);
+        zk_problem(file, of->line, "listenPort: %lld is no port (0 to 65535)", (long long)port);
         return;
     }
     if (face == ZK_FACE_NAMESRV) {
-        put_list(settings_of(root, "namesrv"), "listen", zk_conf_fmt("%s%.*s%s:%lld", open, (int)ip.len, ip.ptr, close, (long long)(port ? port : 9876)), file, line);
+        put_list(settings_of(root, "namesrv"), "listen", zk_conf_fmt("%s%.*s%s:%lld", open, (int)ip.len, ip.ptr, close, (long long)(port ? port : 9876)), file, of);
         return;
     }
     port = port ? port : 10911;
-    put_list(settings_of(root, "broker"), "listen", zk_conf_fmt("%s%.*s%s:%lld", open, (int)ip.len, ip.ptr, close, (long long)port), file, line);
+    put_list(settings_of(root, "broker"), "listen", zk_conf_fmt("%s%.*s%s:%lld", open, (int)ip.len, ip.ptr, close, (long long)port), file, of);
     if (port > 2)
-        put_list(settings_of(root, "broker"), "fast", zk_conf_fmt("%s%.*s%s:%lld", open, (int)ip.len, ip.ptr, close, (long long)(port - 2)), file, line);
+        put_list(settings_of(root, "broker"), "fast", zk_conf_fmt("%s%.*s%s:%lld", open, (int)ip.len, ip.ptr, close, (long long)(port - 2)), file, of);
 }
 
 static void put_data(struct zk_conf *root, uint32_t face, const char *file)
@@ -229,8 +230,11 @@ static void put_namesrv(struct zk_conf *root, const struct zk_config_source *sou
     const struct zl_property *p = pair("namesrvAddr");
     struct zk_conf *settings = settings_of(root, "routing-remote");
     const char *from = source->namesrv ? "-n" : p ? source->file : "NAMESRV_ADDR";
-    if (settings && *namesrv)
-        zk_conf_put(settings, zk_conf_new_str("namesrv", zl_str(namesrv), from, source->namesrv || !p ? 0 : p->line));
+    if (!settings || !*namesrv)
+        return;
+    struct zk_conf *c = zk_conf_new_str("namesrv", zl_str(namesrv), from, source->namesrv || !p ? 0 : p->line);
+    c->origin = source->namesrv || !p ? NULL : "namesrvAddr";
+    zk_conf_put(settings, c);
 }
 
 /* Folders of the log: one, or several joined by commas. */
@@ -245,7 +249,11 @@ static void put_log_paths(struct zk_conf *root, const char *key, const char *opt
         part = zl_trim(part);
         if (part.len) zl_buf_fmt(&list, "%s%s", list.len ? "," : "", zk_absolute(part));
     }
-    if (list.len && settings) zk_conf_put(settings, zk_conf_new_str(option, zl_buf_as_str(&list), file, p->line));
+    if (list.len && settings) {
+        struct zk_conf *c = zk_conf_new_str(option, zl_buf_as_str(&list), file, p->line);
+        c->origin = key;
+        zk_conf_put(settings, c);
+    }
     zl_buf_free(&list);
 }
 

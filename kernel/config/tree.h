@@ -24,7 +24,7 @@ struct zk_conf {
     uint32_t kind, line;
     uint32_t soft;    /* imported: what has no place here is reported, not refused */
     uint32_t n;       /* children */
-    const char *origin; /* soft: the key as the file has it */
+    const char *origin; /* imported: the key as the file has it */
 };
 
 /* ---- what is wrong with the configuration, collected so that all of it is shown at once ---- */

@@ -54,6 +54,32 @@ static void find_spoken_of(const struct zk_conf *group, const char *why, const s
     }
 }
 
+/* The written setting that a reason names at its beginning ("delete_when: hours from ..."), and *ret_rest the reason behind that. */
+static const struct zk_conf *setting_named(const struct zk_conf *group, const char *why, const char **ret_rest)
+{
+    const char *end = strchr(why, ':');
+    struct zr_str head = { why, end ? (uint64_t)(end - why) : 0 }, word;
+    while (head.len > 0 && zl_split(&head, ',', &word)) {
+        struct zr_str name = zl_trim(word);
+        for (const struct zk_conf *c = group ? group->child : NULL; c; c = c->next)
+            if (zl_is(name, c->name)) {
+                *ret_rest = end;
+                return c;
+            }
+    }
+    return NULL;
+}
+
+/* A value that somebody wrote and that cannot be is a mistake, in the settings of an optional plugin too. 1: it was one. */
+static uint32_t refuse_setting(struct made *m, const char *what)
+{
+    const char *why = zk_err_text(), *rest = "";
+    const struct zk_conf *at = setting_named(m->in.conf->settings_node, why, &rest);
+    if (at)
+        zk_problem(at->file, at->line, "plugin %s: %s%s%s", m->in.as, what, at->origin ? at->origin : at->name, rest);
+    return at != NULL;
+}
+
 /* Says why: refuses a critical plugin, leaves out an optional one. 1: left out. */
 static uint32_t refuse(struct made *m, const char *what)
 {
@@ -300,7 +326,7 @@ zr_status zk_plugins_check(void)
     for (uint32_t i = 0; i < zk_n_instances; i++) {
         struct made *m = made_at(i);
         zk_err_clear();
-        if (m->descriptor.check && m->descriptor.check(&m->in.host, m->in.settings) != ZR_OK)
+        if (m->descriptor.check && m->descriptor.check(&m->in.host, m->in.settings) != ZR_OK && !refuse_setting(m, "L18: its check says no: "))
             refuse(m, "L18: its check says no: ");
     }
     close_ranks();

@@ -33,4 +33,22 @@ for line, wanted in (("flushDiskType=SYNC_FLUSHX", 'flushDiskType: "SYNC_FLUSHX"
         f.write("# a comment\n" + line + "\n")
     r = zarya("broker", "-c", path, "--check")
     check(r.returncode != 0 and f"{path}:2: {wanted}" in r.stderr + r.stdout, f"{line} is refused with file and line", r.stderr + r.stdout)
+# Values that only a plugin can judge: the file, the line and the key are those of the file that was written.
+path = os.path.join(temp_dir(), "broker.conf")
+for line, wanted in (("deleteWhen=25", "plugin storage-commitlog: L18: its check says no: deleteWhen: hours from 00 to 23"),
+                     ("namesrvAddr=foo", "plugin routing-remote: L18: its check says no: namesrvAddr: 'foo' is no address"),
+                     ("messageDelayLevel=1s 5x", "plugin storage-commitlog: L18: its check says no: messageDelayLevel: up to 64 delays"),
+                     ("messageDelayLevel=1s 5x", "plugin feature-delay: L18: its check says no: messageDelayLevel: 1 to 64 delays")):
+    with open(path, "w") as f:
+        f.write("# a comment\nbrokerName=b\n" + line + "\n")
+    r = zarya("broker", "-c", path, "--check")
+    check(r.returncode == 1 and f"zarya: {path}:3: {wanted}" in r.stderr, f"{line} is refused with file, line and Apache's key: {wanted.split(':')[0]}", r.stderr)
+# In a file of our own, for an optional plugin too: what somebody wrote and cannot be is no reason to go without it.
+path = os.path.join(temp_dir(), "zarya.conf")
+with open(path, "w") as f:
+    f.write('plugins = (\n { use = "transport-tcp"; settings = { listen = "127.0.0.1:0"; }; },\n { use = "storage-commitlog"; },\n'
+            ' { use = "feature-delay"; optional = true; settings = {\n   delay_levels = "1s 5x"; }; }\n);\n')
+r = zarya("-c", path, "--check")
+check(r.returncode == 1 and f"zarya: {path}:5: plugin feature-delay: L18: its check says no: delay_levels: 1 to 64 delays" in r.stderr,
+      "a value that cannot be stops a start, in an optional plugin too", r.stderr)
 done()
