@@ -398,8 +398,8 @@ static void print_boot_lines(uint32_t face)
                slashes ? slashes + 3 : at.ptr);
     }
     if (broker && zk_node.with_broker) {
-        const char *ns = namesrv_text();
-        printf("The broker[%s, %s:%u] boot success. serializeType=JSON%s%s\n", zk_node.set.name.ptr, zk_node.ip1.ptr, broker->addr.port,
+        const char *ns = namesrv_text(), *v6 = strchr(zk_node.ip1.ptr, ':') && zk_node.ip1.ptr[0] != '[' ? "[]" : NULL;
+        printf("The broker[%s, %.1s%s%s:%u] boot success. serializeType=JSON%s%s\n", zk_node.set.name.ptr, v6 ? v6 : "", zk_node.ip1.ptr, v6 ? v6 + 1 : "", broker->addr.port,
                ns ? " and name server is " : "", ns ? ns : "");
     }
     if (face == ZK_FACE_BARE)

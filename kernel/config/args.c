@@ -99,6 +99,10 @@ static zr_status take_one(struct zk_args *args, int argc, char **argv, int *i, c
             }
             value = argv[++*i];
         }
+        if (options[k].takes && zl_trim(zl_str(value)).len == 0) { /* an unset variable of a script: never meant */
+            *ret_why = zk_conf_fmt("%s needs a value, and it is empty", arg);
+            return ZR_EINVAL;
+        }
         take(args, options[k].id, value);
         return ZR_OK;
     }

@@ -311,6 +311,9 @@ check(any(l["instance"] == "test-a" and l["generation"] == 1 and l["text"] == "s
 for args, message in ((["--chekc"], "there is no option --chekc; did you mean --check?"), (["brokr"], "there is no command brokr"), (["-c"], "-c needs a value")):
     status, out, err = zarya(*args)
     check(status == 2 and err.splitlines()[0] == "zarya: " + message, "command line " + " ".join(args), err)
+for args in (["broker", "-n", ""], ["broker", "-n", "  "], ["broker", "--namesrvAddr="], ["-c", ""]):
+    status, out, err = zarya(*args, "--check")
+    check(status == 2 and "needs a value, and it is empty" in err.splitlines()[0], f"command line {args}: an empty value is refused", (status, err))
 check(zarya("--version")[1].startswith("zarya 0."), "--version")
 
 # ---- Apache's files
@@ -396,6 +399,15 @@ if have:
         status, out, err = zarya("broker", "-c", BROKER)
         wanted = f"zarya: {BROKER}:3: plugin broker: cannot start: " + reason.format(at, "Address already in use")
         check(status == 1 and wanted in err.splitlines(), "a port that is taken, in a broker.conf", (wanted, err))
+    if socket.has_ipv6 and os.path.exists("/proc/net/if_inet6") and "00000000000000000000000000000001" in text_of("/proc/net/if_inet6"):
+        write(BROKER, f"brokerName=b\nbindAddress=::1\nbrokerIP1=::1\nlistenPort={free_port()}\nstorePathRootDir={DIR}/six\n")
+        log = os.path.join(DIR, "six.log")
+        p = start([ZARYA, "broker", "-c", BROKER], log, {"HOME": DIR, "NAMESRV_ADDR": ""})
+        wait_for(lambda: "boot success" in text_of(log) or p.poll() is not None)
+        p.terminate()
+        check(p.wait(20) == 0 and re.search(r"The broker\[b, \[::1\]:\d+\] boot success", text_of(log)), "an IPv6 address stands in brackets in the boot line", text_of(log))
+    else:
+        skip("the boot line of an IPv6 address", "there is no IPv6 here")
     NS = write(os.path.join(DIR, "namesrv.conf"), "listenPort=29876\nsupportActingMaster=false\nkvConfigPath=%s/kv.json\n" % DIR)
     status, out, err = zarya("namesrv", "-c", NS, "-p")
     check(status == 0 and "listenPort=29876\n" in out, "zarya namesrv -c FILE -p", out + err)
