@@ -201,22 +201,42 @@ def held_log():
 
 
 def idle_connections(z):
-    """In a process of its own, since descriptors are limited here too."""
+    """In a process of its own, since descriptors are limited here too. A connection that was refused is closed at once, though
+    connect() went well: none of them may have ended, and some, from first to last, are asked."""
     n = 10000
     before = rss(z.proc.pid)
     code = ("import socket,sys,resource\n"
             "h=resource.getrlimit(resource.RLIMIT_NOFILE)[1]; resource.setrlimit(resource.RLIMIT_NOFILE,(h,h))\n"
             f"c=[]\nfor i in range({n}):\n"
             f"    s=socket.socket(); s.bind(('127.0.0.%d'%(2+i%8),0)); s.connect(('127.0.0.1',{z.port})); c.append(s)\n"
-            "print('ready',flush=True); sys.stdin.read()\n")
+            "def ask(s):\n"
+            f"    s.settimeout(20); s.sendall({frame(30, {'topic': 'Hostile', 'queueId': 0})!r}); return len(s.recv(65536)) > 0\n"
+            "def ended(s):\n"
+            "    s.setblocking(False)\n"
+            "    try: return s.recv(1) == b''\n"
+            "    except BlockingIOError: return False\n"
+            "    except OSError: return True\n"
+            "def state(): return '%d answer, %d ended' % (sum(ask(s) for s in c[::500] + c[-1:]), sum(ended(s) for s in c))\n"
+            "for line in sys.stdin:\n"
+            "    try: print(state(), flush=True)\n"
+            "    except OSError as e: print(e, flush=True)\n")
     p = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    ready = p.stdout.readline().strip()
-    check(ready == "ready", f"{n} idle connections are accepted", ready)
+
+    def state():
+        p.stdin.write("?\n")
+        p.stdin.flush()
+        return p.stdout.readline().strip()
+
+    wanted = f"{n // 500 + 1} answer, 0 ended"
+    got = state()
+    check(got == wanted, f"{n} idle connections are accepted, answered and stay", got)
     grown = rss(z.proc.pid) - before
     table.append((f"{n} idle connections", grown))
     check(grown < n * 8, f"{n} idle connections cost at most 8 KiB each", f"{grown} KiB")
     alive(z, f"beside {n} idle connections")
     others(z, f"beside {n} idle connections")
+    got = state()
+    check(got == wanted, f"{n} idle connections are there still", got)
     p.stdin.close()
     p.wait(30)
 
