@@ -7,7 +7,9 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "config/node.h"
 #include "core/core.h"
@@ -477,6 +479,35 @@ Test(log, a_stop_does_not_wait_for_ever, .timeout = 60)
     log_lines(1, 1); /* goes nowhere, and does not hang */
     cr_expect_eq(zk_log_flush(), 1u); /* nothing to wait for */
     close(r.pipe[0]);                 /* the writer, which lives until the process ends, gets no further */
+    free(r.text);
+}
+
+/* What was logged before a crash is what tells why. */
+Test(log, a_crash_leaves_no_line_behind, .timeout = 60)
+{
+    struct reader r;
+    int status, soon[2];
+    char byte;
+    cr_assert_eq(pipe(soon), 0);
+    reader_begin(&r);
+    pid_t child = fork();
+    if (child == 0) {
+        close(soon[0]);
+        setrlimit(RLIMIT_CORE, &(struct rlimit){ 0, 0 });
+        signal(SIGABRT, SIG_DFL); /* not the test runner's */
+        zk_log_start();
+        log_lines(0, 5000); /* more than the pipe takes: nobody reads yet */
+        close(soon[1]);
+        abort();
+    }
+    close(soon[1]);
+    cr_assert_eq(read(soon[0], &byte, 1), 0);
+    close(soon[0]);
+    pthread_create(&r.thread, NULL, reader_read, &r);
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_expect(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    reader_end(&r);
+    cr_expect_eq(count_lines(r.text, 0, NULL), 5000u);
     free(r.text);
 }
 
