@@ -77,7 +77,8 @@ struct zr_plugin {
     uint32_t swap;          /* ZR_SWAP_* */
     uint32_t reserved;
 
-    /* Says whether these settings could work. Opens nothing, writes nothing. May be NULL. */
+    /* Says whether these settings could work. Opens nothing, writes nothing. May be NULL. A raised reason that begins with an
+     * option's name and a colon is told at the place where that option was written. */
     ZR_ON(main) zr_status (*check)(const struct zr_host *host, const void *settings);
     /* Builds an instance with no outside effect. settings is static. On failure *ret stays NULL. */
     ZR_ON(main) zr_status (*create)(const struct zr_host *host, const void *settings, struct zr_inst **ret);
