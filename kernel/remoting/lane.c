@@ -10,6 +10,7 @@
  * A turn that decodes more header text than ZK_TURN_HEADERS is ended early, between two frames.
  *
  * LOCKING. None here: the transport serialises the calls of a lane. See session.c for the list of sessions. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "remoting/internal.h"
@@ -153,6 +154,18 @@ static void scratch_keep(struct zk_lane_state *ls)
     ls->scratch_left -= used;
 }
 
+/* Framing is not lost: the request alone is refused. */
+static zr_status too_many_fields(struct zr_session *s, const struct zl_header *h)
+{
+    char text[80];
+    int len = snprintf(text, sizeof text, "the request has more ext fields than the %u that are read", ZL_MAX_FIELDS);
+    struct zr_command c = { ZR_HDR(struct zr_command, 0), .code = 1, .remark = { text, (uint64_t)len } };
+    zk_metric_add(zk_rem.metrics.malformed, 1);
+    if (!(h->flag & ZL_FLAG_ONEWAY))
+        (void)zk_out_command(s, &c, h->type, ZL_FLAG_RESPONSE, h->opaque);
+    return ZR_OK;
+}
+
 static zr_status take_frame(struct zk_lane *lane, struct zr_session *s, struct zr_span frame, int64_t now_ns)
 {
     struct zk_lane_state *ls = zk_lane_state(lane);
@@ -161,7 +174,10 @@ static zr_status take_frame(struct zk_lane *lane, struct zr_session *s, struct z
     if (!scratch)
         return malformed(s, "no memory for its header");
     const char *why = "malformed header";
-    if (zl_header_decode(frame, &ls->header, scratch, header_len, &why) != ZR_OK)
+    zr_status status = zl_header_decode(frame, &ls->header, scratch, header_len, &why);
+    if (status == ZR_EFULL && !(ls->header.flag & ZL_FLAG_RESPONSE))
+        return too_many_fields(s, &ls->header);
+    if (status != ZR_OK)
         return malformed(s, why);
     scratch_keep(ls);
     struct zr_request req;

@@ -63,11 +63,10 @@ static int32_t language_number(struct zr_str name)
 
 /* ---- ext fields, both ways of decoding ---- */
 
-static const char *field_add(struct zl_header *h, struct zr_str name, struct zr_str value)
+static void field_add(struct zl_header *h, struct zr_str name, struct zr_str value)
 {
-    if (h->n_fields == ZL_MAX_FIELDS) return "more than 64 ext fields";
-    h->fields[h->n_fields++] = (struct zr_field){ name, value };
-    return NULL;
+    if (h->n_fields < ZL_MAX_FIELDS) h->fields[h->n_fields++] = (struct zr_field){ name, value };
+    else h->more_fields = 1;
 }
 
 static void field_remove(struct zl_header *h, struct zr_str name)
@@ -246,7 +245,7 @@ static inline uint32_t member_usual(struct scanner *s, struct zr_str *ret_name, 
 
 static uint32_t ext_read(struct scanner *s, struct zl_header *h)
 {
-    h->n_fields = 0;
+    h->n_fields = h->more_fields = 0;
     h->has_ext = 0;
     if (*s->p != '{') {
         struct zr_str text;
@@ -262,8 +261,7 @@ static uint32_t ext_read(struct scanner *s, struct zl_header *h)
         uint32_t usual = member_usual(s, &name, &value);
         if (usual == 2 || (!usual && (!key_read(s, &name) || !value_text(s, &value)))) return 0;
         if (value.ptr) {
-            const char *why = field_add(h, name, value);
-            if (why) return FAIL(s, why);
+            field_add(h, name, value);
         } else {
             field_remove(h, name);
         }
@@ -408,8 +406,7 @@ static const char *binary_fields(struct zl_header *h, struct zr_str map)
         if (value.len == 0) {
             field_remove(h, name);
         } else if (name.len) {
-            const char *why = field_add(h, name, value);
-            if (why) return why;
+            field_add(h, name, value);
         }
     }
     return NULL;
@@ -449,17 +446,17 @@ zr_status zl_header_decode(struct zr_span frame, struct zl_header *ret, char *sc
     ret->remark = (struct zr_str){ NULL, 0 };
     ret->code = ret->flag = ret->opaque = ret->version = ret->language = 0;
     ret->type = word >> 24;
-    ret->has_ext = ret->n_fields = 0;
+    ret->has_ext = ret->n_fields = ret->more_fields = 0;
+    const char *why = NULL;
     if (ret->type == ZL_TYPE_JSON) {
         struct scanner s = { (const char *)text, (const char *)text + len, scratch, scratch ? scratch + cap_scratch : NULL, NULL };
-        if (json_decode(&s, ret)) return ZR_OK;
-        *ret_why = s.why;
-        return ZR_EINVAL;
+        if (!json_decode(&s, ret)) why = s.why;
+    } else {
+        why = ret->type == ZL_TYPE_BINARY ? binary_decode(text, len, ret) : "unknown serialization type";
     }
-    const char *why = ret->type == ZL_TYPE_BINARY ? binary_decode(text, len, ret) : "unknown serialization type";
-    if (!why) return ZR_OK;
-    *ret_why = why;
-    return ZR_EINVAL;
+    if (!why && !ret->more_fields) return ZR_OK;
+    *ret_why = why ? why : "more than 64 ext fields";
+    return why ? ZR_EINVAL : ZR_EFULL;
 }
 
 /* ---- encoding ---- */

@@ -6,7 +6,8 @@
  *
  * 1. Result and text are one block: first the rows, behind them the text, which is never longer than its source, because every
  *    escape is at least as long as what it stands for.
- * 2. Bytes beyond ASCII pass through: the text is UTF-8 (Java would read it as Latin-1 and show rubbish). */
+ * 2. Bytes beyond ASCII pass through: the text is UTF-8 (Java would read it as Latin-1 and show rubbish). The mark that some editors
+ *    put at the head of UTF-8 is passed over. */
 #include "zl/conf.h"
 
 #include <stdlib.h>
@@ -154,6 +155,7 @@ zr_status zl_properties_parse(struct zr_str text, struct zl_property **ret, uint
     if (rows > UINT32_MAX) return ZR_EINVAL;
     struct zl_property *all = malloc(rows * sizeof(*all) + text.len + 1);
     if (!all) return ZR_ENOMEM;
+    if (text.len >= 3 && memcmp(text.ptr, "\xEF\xBB\xBF", 3) == 0) text = (struct zr_str){ text.ptr + 3, text.len - 3 };
     struct parser ps = { text.ptr, text.ptr + text.len, (char *)(all + rows), 1 };
     struct zr_str line;
     uint32_t n = 0;

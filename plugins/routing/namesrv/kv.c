@@ -5,7 +5,7 @@
  * A change answers when a document that contains it is durable. Changes that come while one is being written share the next one:
  * the first becomes the writer, the others wait for it (they are on worker threads).
  *
- * LOCKING: the table under inst->lock; kv_gen, kv_saved, kv_failed, kv_saving under inst->small. kv_gen grows with small held inside
+ * LOCKING: the table under inst->lock; kv_gen, kv_saved, kv_failed, kv_why, kv_saving under inst->small. kv_gen grows with small held inside
  * lock's write side, so a document made under lock holds every change up to the kv_gen read there. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -188,11 +188,12 @@ static zr_status kv_save(struct zr_inst *inst, uint64_t mine)
         status = kv_write(inst, &gen);
         pthread_mutex_lock(&inst->small);
         *(status == ZR_OK ? &inst->kv_saved : &inst->kv_failed) = gen;
+        if (status != ZR_OK)
+            inst->kv_why = status == ZR_EFULL ? ZR_EAGAIN : status; /* a disk has no limit of ours */
         inst->kv_saving = 0;
         pthread_cond_broadcast(&inst->changed);
     }
-    if (inst->kv_saved < mine && status == ZR_OK)
-        status = ZR_EIO;
+    status = inst->kv_saved < mine ? inst->kv_why : ZR_OK;
     pthread_mutex_unlock(&inst->small);
     return status;
 }

@@ -170,6 +170,7 @@ struct zr_inst {
     uint32_t jobs;      /* handed to the worker pool and not finished */
     uint32_t kv_saving; /* a thread writes the document */
     uint64_t kv_gen, kv_saved, kv_failed; /* change counters: made (under lock too), durable, last refused */
+    zr_status kv_why;                     /* of the last refusal */
 };
 
 #define NS_METRIC_QUERIES 0u
@@ -254,7 +255,7 @@ void ns_lookup(struct zr_inst *inst, struct zr_str topic, void (*on_route)(void 
 
 /* ---- kv.c ---- */
 zr_status ns_kv_load(struct zr_inst *inst);
-/* Both return when the document is durable. ZR_EFULL: a bound; ZR_EIO and others: not durable. */
+/* Both return when the document is durable. ZR_EFULL: a bound; not durable: ZR_EAGAIN (the disk is full), ZR_EIO and others. */
 zr_status ns_kv_put(struct zr_inst *inst, struct zr_str space, struct zr_str key, struct zr_str value);
 zr_status ns_kv_delete(struct zr_inst *inst, struct zr_str space, struct zr_str key);
 zr_status ns_kv_get(struct zr_inst *inst, struct zr_str space, struct zr_str key, struct zl_buf *out);

@@ -275,13 +275,20 @@ static zr_status on_cluster_info(struct zr_inst *inst, const struct zr_request *
 
 /* ---- 100, 101, 102, 219: KV configuration ----------------------------------------------------------------------------- */
 
+static zr_status kv_failure(struct zr_inst *inst, const struct zr_request *req, zr_status status)
+{
+    if (status == ZR_EAGAIN)
+        return answer_code(inst, req, NS_CODE_ERROR, "KV configuration: the name server's disk is full, it could not be stored");
+    return answer_failure(inst, req, status, "KV configuration");
+}
+
 static zr_status on_kv_put(struct zr_inst *inst, const struct zr_request *req)
 {
     struct zr_str space = field(req, "namespace"), key = field(req, "key"), value = field(req, "value");
     if (!space.ptr || !key.ptr)
         return answer_code(inst, req, NS_CODE_ERROR, "namespace or key is null");
     zr_status status = ns_kv_put(inst, space, key, value);
-    return status == ZR_OK ? answer_ok(inst, req) : answer_failure(inst, req, status, "KV configuration");
+    return status == ZR_OK ? answer_ok(inst, req) : kv_failure(inst, req, status);
 }
 
 static zr_status answer_no_kv(struct zr_inst *inst, const struct zr_request *req, const char *fmt, struct zr_str space, struct zr_str key)
@@ -312,7 +319,7 @@ static zr_status on_kv_get(struct zr_inst *inst, const struct zr_request *req)
 static zr_status on_kv_delete(struct zr_inst *inst, const struct zr_request *req)
 {
     zr_status status = ns_kv_delete(inst, field(req, "namespace"), field(req, "key"));
-    return status == ZR_OK ? answer_ok(inst, req) : answer_failure(inst, req, status, "KV configuration");
+    return status == ZR_OK ? answer_ok(inst, req) : kv_failure(inst, req, status);
 }
 
 static zr_status on_kv_list(struct zr_inst *inst, const struct zr_request *req)

@@ -19,7 +19,7 @@
 #define ZL_FLAG_ONEWAY 2
 #define ZL_VERSION 513       /* V5_5_0: what we answer with */
 #define ZL_LANGUAGE_OTHER 7
-#define ZL_MAX_FIELDS 64u    /* of a header; one with more is malformed */
+#define ZL_MAX_FIELDS 64u    /* of a header; RocketMQ's own have less than half of it */
 
 /* Cuts one frame off the front of bytes. ZR_OK: *ret_frame is the whole frame with its length word. ZR_EAGAIN: *ret_need bytes
  * are needed in all. ZR_EINVAL: framing is lost. */
@@ -31,11 +31,12 @@ struct zl_header {
     int32_t code, flag, opaque, version, language; /* language -1: unknown */
     uint32_t type;                                 /* ZL_TYPE_* */
     uint32_t has_ext;                              /* extFields was an object */
-    uint32_t n_fields;
+    uint32_t n_fields, more_fields; /* more_fields: there are some beyond those */
     struct zr_field fields[ZL_MAX_FIELDS];
 };
 /* Decodes a whole frame. scratch: unescaped text goes there; cap_scratch >= headerLength always suffices. On ZR_EINVAL
- * *ret_why is a static text that says what. */
+ * *ret_why is a static text that says what; so on ZR_EFULL, where only the fields are too many: all else is decoded and can be
+ * answered. */
 zr_status zl_header_decode(struct zr_span frame, struct zl_header *ret, char *scratch, uint64_t cap_scratch, const char **ret_why);
 
 /* Appends a whole frame but for the body's bytes beyond head: writes length words, header, and command->body if it has no

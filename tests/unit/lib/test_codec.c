@@ -331,7 +331,7 @@ static struct decoded *decode_n_fields(uint32_t n)
     char text[4000];
     int len = sprintf(text, "{\"extFields\":{");
     for (uint32_t i = 0; i < n; i++) len += sprintf(text + len, "%s\"k%u\":\"%u\"", i ? "," : "", i, i);
-    sprintf(text + len, "}}");
+    sprintf(text + len, "},\"opaque\":7}");
     return decode_json(text);
 }
 
@@ -342,9 +342,14 @@ Test(json_header, holds_64_fields)
     cr_assert_eq(d->h.n_fields, 64);
     cr_str_is(ext(d, "k63"), "63");
     done(d);
-    d = decode_n_fields(65);
-    cr_assert_eq(d->status, ZR_EINVAL);
+    d = decode_n_fields(65); /* can still be answered */
+    cr_assert_eq(d->status, ZR_EFULL);
+    cr_assert_eq(d->h.opaque, 7);
+    cr_assert_eq(d->h.n_fields, 64);
     done(d);
+    struct decoded *bad = decode_json("{\"extFields\":{\"a\":1},\"opaque\":{}}");
+    cr_assert_eq(bad->status, ZR_EINVAL);
+    done(bad);
 }
 
 Test(json_header, scratch_too_small_is_refused)

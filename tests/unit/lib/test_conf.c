@@ -33,6 +33,7 @@ Test(conf, only_the_first_separator_separates) { CHECK("a=b=c\nd : = e\nf  g=h\n
 Test(conf, a_key_without_value) { CHECK("alone\nalso=\nlast", "alone=|also=|last="); }
 Test(conf, escapes) { CHECK("a\\=b\\ c\\:d=\\t\\n\\\\x\\q\\u0041\n", "a=b c:d=\t\n\\xqA"); }
 Test(conf, unicode) { CHECK("k=\\u6807\\ud83d\\ude00\\ud83d!\xe6\xa0\x87", "k=\xe6\xa0\x87\xf0\x9f\x98\x80\xef\xbf\xbd!\xe6\xa0\x87"); }
+Test(conf, an_editors_mark_at_the_head) { CHECK("\xEF\xBB\xBFk=v\nb=\xEF\xBB\xBFx", "k=v|b=\xEF\xBB\xBFx"); CHECK("\xEF\xBB\xBF# a\nk=v", "k=v"); CHECK("\xEF\xBB\xBF", ""); }
 Test(conf, continued_lines) { CHECK("a=1,\\\n   2,\\\r\n\t3\nb=x\\\\\nc=y", "a=1,2,3|b=x\\|c=y"); }
 Test(conf, a_continued_line_is_no_comment) { CHECK("a=1\\\n#2\nb=3", "a=1#2|b=3"); }
 Test(conf, a_blank_line_ends_a_continuation) { CHECK("a=1\\\n\nb=2", "a=1|b=2"); }

@@ -364,6 +364,36 @@ Test(dispatch, malformed_closes_that_connection_only)
     fake_stop();
 }
 
+/* Framing is intact: it is answered by a text that names the limit, and the connection goes on. */
+Test(dispatch, more_fields_than_are_read_are_refused)
+{
+    struct fake_frame f;
+    start();
+    struct zr_conn *c = fake_open(0, 0);
+    for (uint32_t type = ZL_TYPE_JSON; type <= ZL_TYPE_BINARY; type++)
+        for (uint32_t oneway = 0; oneway < 2; oneway++) {
+            struct zr_field fields[ZL_MAX_FIELDS + 6];
+            char names[ZL_MAX_FIELDS + 6][8];
+            struct zl_buf b;
+            uint64_t used = 0;
+            for (uint32_t i = 0; i < ZL_MAX_FIELDS + 6; i++) {
+                snprintf(names[i], sizeof names[i], "x%u", i);
+                fields[i] = (struct zr_field){ zl_str(names[i]), ZR_STR("1") };
+            }
+            struct zr_command m = { ZR_HDR(struct zr_command, 0), .code = 10, .n_fields = ZL_MAX_FIELDS + 6, .fields = fields };
+            zl_buf_init(&b, 1 << 20);
+            cr_assert(zl_command_encode(&b, &m, type, oneway ? ZL_FLAG_ONEWAY : 0, 77, 0) == ZR_OK);
+            cr_assert(fake_data(c, b.ptr, b.len, &used) == ZR_OK && used == b.len);
+            fake_turn_end(0);
+            cr_assert(fake_next(c, &f) == !oneway);
+            if (!oneway)
+                cr_assert(f.h.code == 1 && f.h.opaque == 77 && memmem(f.h.remark.ptr, f.h.remark.len, "64", 2));
+            zl_buf_free(&b);
+        }
+    cr_assert(fake_exchange(c, 10, 0, ZL_TYPE_JSON, "still here", &f) && f.h.code == 0);
+    fake_stop();
+}
+
 Test(dispatch, message_mode_wants_whole_frames)
 {
     struct zl_buf b;

@@ -156,7 +156,7 @@ static zr_status state_write(const struct zr_host *host, struct zr_str name, str
 {
     (void)host;
     if (fake_write_fails)
-        return ZR_EIO;
+        return fake_write_fails == 2 ? ZR_EFULL : ZR_EIO;
     doc_set(name, bytes)->writes++;
     return ZR_OK;
 }

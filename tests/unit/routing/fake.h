@@ -35,7 +35,7 @@ extern struct zr_host fake_host;
 extern struct fake_answer fake_last;
 extern int64_t fake_now_ns;
 extern uint32_t fake_work_queued; /* 1: jobs wait for fake_run_jobs; 0: they run at once */
-extern uint32_t fake_write_fails; /* documents cannot be written */
+extern uint32_t fake_write_fails; /* documents cannot be written; 2: because the disk is full */
 extern struct fake_call fake_calls[64];
 extern uint32_t fake_n_calls;
 extern struct fake_topic *fake_topics;

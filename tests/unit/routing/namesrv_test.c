@@ -636,7 +636,10 @@ Test(namesrv, kv_configuration)
     /* a disk that fails is not answered with success, and the next change tries again */
     fake_write_fails = 1;
     ask(100, V5, "namespace=N\nkey=K\nvalue=X\n", NULL);
-    cr_expect_eq(fake_last.code, 1);
+    EXPECT(1, "KV configuration: it could not be stored", "none", "");
+    fake_write_fails = 2;
+    ask(100, V5, "namespace=N\nkey=K\nvalue=X\n", NULL);
+    EXPECT(1, "KV configuration: the name server's disk is full, it could not be stored", "none", "");
     fake_write_fails = 0;
     ask(100, V5, "namespace=N\nkey=L\nvalue=Y\n", NULL);
     EXPECT(0, "", "none", "");
