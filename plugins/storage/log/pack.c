@@ -5,7 +5,8 @@
  *   byte ──> renamed ──> folder synced ──> readers led to it ──> old form unlinked ──> folder synced
  *
  * What stays true:
- *   1. At every moment at least one whole form of a segment stands under its name. A name without .tmp is a whole form.
+ *   1. At every moment at least one whole form of a segment stands under its name. A name without .tmp is a whole form. Of two forms
+ *      that differ none is unlinked or replaced while it has a whole record that the other lacks.
  *   2. The segment that is written to, and the one made ahead, are plain. Sends never wait for this thread.
  *   3. A change that fails (disk full, error, damage) leaves things as they were, and is tried again later, when all others
  *      had their turn: a page that cannot be read holds up no other segment. What is damaged is not tried again before a
@@ -110,19 +111,23 @@ static int64_t change_over(struct change *ch, uint32_t packed)
     return swapped ? 0 : r;
 }
 
-/* What an interrupted change left: the packed form may be there already. 1: it is, and whole. */
+#define DIFFER (-EEXIST) /* two forms, and each has records that the other lacks */
+
+/* What an interrupted change left: the packed form may be there already. 1: it is, and the same; 0: it is to be made (again). */
 static int64_t packed_already(struct change *ch, const struct zs_pace *p)
 {
     struct zr_inst *st = ch->st;
     struct zr_io_stat stat;
     struct zs_pack_info info;
-    if (st->io->stat(st->io->ctx, ch->packed, &stat) < 0) return 0;
-    int64_t r = st->conf.pack->peek(st->io, ch->packed, &info);
-    if (r >= 0) r = info.base == ch->base && info.raw_size == st->segs.size ? st->conf.pack->verify(st->io, ch->packed, p) : -EBADMSG;
-    if (r == 0) return 1;
-    if (r < 0 && r != -EBADMSG) return r;
-    zs_log(st, ZR_LOG_WARN, "%s is not whole, and is made again from the plain segment", ch->packed);
-    return unlink_there(st, ch->packed);
+    int64_t r = st->io->stat(st->io->ctx, ch->packed, &stat);
+    if (r < 0) return r == -ENOENT ? 0 : r;
+    r = st->conf.pack->peek(st->io, ch->packed, &info);
+    if (r >= 0) r = info.base == ch->base ? st->conf.pack->compare(st->io, ch->packed, ch->plain, p) : -EBADMSG;
+    if (r != -EBADMSG) return r < 0 ? r : 1;
+    r = st->conf.pack->lacks(st->io, ch->packed, ch->plain, ch->base, 0, p);
+    if (r != 0) return r > 0 || r == -EBADMSG ? DIFFER : r;
+    zs_log(st, ZR_LOG_WARN, "%s is not whole, and is made again from the plain segment, which has all of it", ch->packed);
+    return 0; /* it goes when the new one takes its name */
 }
 
 static int64_t pack_one(struct change *ch)
@@ -140,13 +145,17 @@ static int64_t pack_one(struct change *ch)
     return r < 0 ? r : change_over(ch, 1);
 }
 
-/* The plain form is there beside the packed one that is read: 1: and it is the same. */
+/* The plain form is there beside the packed one that is read: 1: and it is the same; 0: it is not there, or has nothing that the other lacks. */
 static int64_t plain_already(struct change *ch, const struct zs_pace *p)
 {
+    struct zr_inst *st = ch->st;
     struct zr_io_stat stat;
-    if (ch->st->io->stat(ch->st->io->ctx, ch->plain, &stat) < 0) return 0;
-    int64_t r = ch->st->conf.pack->compare(ch->st->io, ch->packed, ch->plain, p);
-    return r == 0 ? 1 : r == -EBADMSG ? 0 : r;
+    int64_t r = st->io->stat(st->io->ctx, ch->plain, &stat);
+    if (r < 0) return r == -ENOENT ? 0 : r;
+    r = st->conf.pack->compare(st->io, ch->packed, ch->plain, p);
+    if (r != -EBADMSG) return r < 0 ? r : 1;
+    r = st->conf.pack->lacks(st->io, ch->packed, ch->plain, ch->base, 1, p);
+    return r > 0 ? DIFFER : r;
 }
 
 static int64_t expand_one(struct change *ch)
@@ -175,7 +184,11 @@ static void tell(struct change *ch, int64_t r, uint32_t packed, uint64_t size)
                packed ? "packed" : "expanded", (long long)ms, (long long)size, (long long)st->segs.size);
         return;
     }
-    if (r == -EBADMSG) {
+    if (r == DIFFER) {
+        ch->seg->stays = 1;
+        zs_log(st, ZR_LOG_ERROR, "%s and %s have different messages: both stay, and the %s one is read. `zaryactl store convert` makes one of both where that can be",
+               ch->plain, ch->packed, packed ? "plain" : "packed");
+    } else if (r == -EBADMSG) {
         if (packed) atomic_store(&ch->seg->damaged, 1);
         ch->seg->stays = 1;
         zs_log(st, ZR_LOG_ERROR, "segment %020lld cannot be %s: %s", (long long)ch->base, packed ? "packed" : "expanded",
@@ -189,7 +202,7 @@ static void tell(struct change *ch, int64_t r, uint32_t packed, uint64_t size)
 /* What follows from a change that failed. A full disk is full for every segment. */
 static int change_failed(struct zs_pack *c, struct zs_seg *seg, int64_t r)
 {
-    if (r == -EBADMSG) return 1;
+    if (r == -EBADMSG || r == DIFFER) return 1;
     c->n_failed++;
     if (r == -ENOSPC || r == -ECANCELED) return -1;
     seg->failed_in = c->round;
@@ -243,11 +256,26 @@ static uint32_t drop_twin(struct change *ch)
     struct zr_inst *st = ch->st;
     const struct zs_pack_ops *ops = st->conf.pack;
     const struct zs_pace p = { pace, ch };
-    int64_t r = ops->compare(st->io, ch->packed, ch->plain, &p), bad = r == -EBADMSG ? ops->verify(st->io, ch->packed, &p) : 0;
-    if (r == 0 || bad > 0 || bad == -EBADMSG) return unlink_there(st, ch->packed) >= 0;
-    if (r == -EBADMSG && bad == 0)
-        zs_log(st, ZR_LOG_ERROR, "%s and %s differ; the plain one is read. `zaryactl store convert` settles it", ch->packed, ch->plain);
+    int64_t r = ops->compare(st->io, ch->packed, ch->plain, &p), more = r == -EBADMSG ? ops->lacks(st->io, ch->packed, ch->plain, ch->base, 0, &p) : r;
+    if (more == 0) return unlink_there(st, ch->packed) >= 0;
+    if (more > 0 || more == -EBADMSG)
+        zs_log(st, ZR_LOG_ERROR, "%s and %s differ: both stay, and the plain one is read. `zaryactl store convert` settles it", ch->packed, ch->plain);
     return 0;
+}
+
+int zs_pack_twins(struct zr_inst *st, const char *packed, const char *plain, int64_t base, uint32_t plain_fits)
+{
+    const struct zs_pack_ops *ops = st->conf.pack;
+    int64_t r = ops->compare(st->io, packed, plain, NULL);
+    if (r >= 0) return ZS_TWIN_PLAIN;
+    if (r != -EBADMSG) return (int)r;
+    int64_t more = ops->lacks(st->io, packed, plain, base, 0, NULL);
+    if (more == -EBADMSG || (more == 0 && plain_fits)) return ZS_TWIN_PLAIN;
+    if (more < 0) return (int)more;
+    int64_t less = ops->lacks(st->io, packed, plain, base, 1, NULL), bad = less == 0 ? ops->verify(st->io, packed, NULL) : 1;
+    if (less < 0 || (bad < 0 && bad != -EBADMSG)) return (int)(less < 0 ? less : bad);
+    if (less == 0 && bad == 0) return ZS_TWIN_PACKED;
+    return less > more && plain_fits ? ZS_TWIN_PLAIN : ZS_TWIN_BOTH;
 }
 
 static void drop_twins(struct zr_inst *st)

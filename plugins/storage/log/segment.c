@@ -428,7 +428,7 @@ static int by_base(const void *a, const void *b)
 }
 
 /* A segment in both forms: a change was interrupted. The plain one is taken, for it needs nothing; which of them stays is
- * seen to by the packing thread. But where the plain one is not whole and the packed one is, that one is taken. */
+ * seen to by the packing thread. But where the packed one has messages that the plain one lacks, that one is taken. */
 static zr_status found_twins(struct zr_inst *st, struct found_list *l)
 {
     char path[ZS_PATH];
@@ -444,16 +444,23 @@ static zr_status found_twins(struct zr_inst *st, struct found_list *l)
                    st->dirs.path[plain->dir], st->dirs.path[packed->dir]);
             continue;
         }
-        if (packed->size == 0 || plain->size == packed->size || !zs_seg_packed_path(st, packed->base, path)) continue;
-        int64_t r = st->conf.pack->verify(st->io, path, NULL);
-        if (r < 0 && r != -EBADMSG && r != -ENOMEM) /* it may be the only whole one: nothing is settled without it */
+        char plain_path[ZS_PATH];
+        if (packed->size == 0 || !zs_seg_packed_path(st, packed->base, path)) continue;
+        zs_seg_path(st, packed->base, plain_path);
+        uint32_t fits = plain->size == packed->size;
+        int64_t r = zs_pack_twins(st, path, plain_path, packed->base, fits);
+        if (r < 0 && r != -ENOMEM && !fits) /* it may be the only whole one: nothing is settled without it */
             return zs_raise(st, zs_status_of(r), r, "%s cannot be read, and its plain form is not whole: %s", path, zs_errno_text(r));
         if (r == -ENOMEM) return ZR_ENOMEM;
-        if (r != 0) continue;
-        zs_seg_path(st, packed->base, path);
-        r = st->io->unlink(st->io->ctx, path);
-        if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be deleted: %s", path, zs_errno_text(r));
-        zs_log(st, ZR_LOG_WARN, "%s had %llu bytes; its packed form is whole and takes its place", path, (unsigned long long)plain->size);
+        if (r != ZS_TWIN_PACKED && r != ZS_TWIN_BOTH) continue;
+        if (r == ZS_TWIN_PACKED && !(st->dirs.read_only >> plain->dir & 1u)) {
+            r = st->io->unlink(st->io->ctx, plain_path);
+            if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be deleted: %s", plain_path, zs_errno_text(r));
+            zs_log(st, ZR_LOG_WARN, "%s had %llu bytes and no message that its packed form lacks; that one is whole and takes its place", plain_path,
+                   (unsigned long long)plain->size);
+        } else {
+            zs_log(st, ZR_LOG_ERROR, "%s lacks messages that %s has: both stay, and the packed one is read", plain_path, path);
+        }
         *plain = *packed;
     }
     l->n = n;

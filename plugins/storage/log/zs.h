@@ -38,6 +38,8 @@ struct zs_pack_ops {
                     const struct zs_conf *conf, const struct zs_pace *pace);
     int64_t (*expand)(const struct zr_io_v1 *io, const char *packed, const char *to, const struct zs_pace *pace);
     int64_t (*compare)(const struct zr_io_v1 *io, const char *packed, const char *plain, const struct zs_pace *pace);
+    /* How many whole records one of two forms of a segment has that the other lacks; -EBADMSG: that cannot be told. */
+    int64_t (*lacks)(const struct zr_io_v1 *io, const char *packed, const char *plain, int64_t base, uint32_t of_plain, const struct zs_pace *pace);
 };
 
 struct zs_conf {

@@ -61,6 +61,12 @@ void zs_pack_ahead_wait(struct zr_inst *st); /* until no reading ahead is under 
 void zs_seg_pack_close(struct zr_inst *st, struct zs_seg *seg); /* under segs.lock */
 
 /* ---- pack.c ---- */
+/* Of two forms of a segment that a start finds: which is read? BOTH: the packed one, but the plain one stays too. Or -errno. plain_fits:
+ * the plain one has a segment's size. */
+#define ZS_TWIN_PLAIN 0
+#define ZS_TWIN_PACKED 1
+#define ZS_TWIN_BOTH 2
+int zs_pack_twins(struct zr_inst *st, const char *packed, const char *plain, int64_t base, uint32_t plain_fits);
 void zs_pack_main(void *arg);
 /* One step of that thread: 0: there was nothing to change; 1: a segment was changed, or is never to be; 2: its change failed, the
  * next one may do better; -1: there is nothing to do but to try again later. */

@@ -43,7 +43,7 @@ static void say(void *arg, int64_t base, int64_t status, uint64_t plain_bytes, u
     if (status < 0) {
         if (!p->failed++) p->first_error = status;
         fprintf(stderr, "%s%s/%020lld: %s\n", isatty(STDERR_FILENO) ? "\r" : "", p->folder, (long long)base,
-                status == -EBADMSG ? "damaged; it is left as it is (--accept-loss expands what is whole of it)" : status == -ECANCELED ? "stopped" : zs_errno_text(status));
+                status == -EBADMSG ? "damaged, or its two forms have different messages; it is left as it is (--to plain --accept-loss keeps what is whole of it)" : status == -ECANCELED ? "stopped" : zs_errno_text(status));
         return;
     }
     p->plain += plain_bytes;

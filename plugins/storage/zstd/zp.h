@@ -77,9 +77,19 @@ int64_t zp_expand(const struct zr_io_v1 *io, const char *from, const char *to, c
 /* Decompresses everything and compares it with the plain file. -EBADMSG: something differs or is damaged. */
 int64_t zp_compare(const struct zr_io_v1 *io, const char *packed, const char *plain, const struct zp_pace *pace);
 
+/* ---- a segment in both forms (zp_twins.c) ---- */
+#define ZP_OF_PACKED 0u
+#define ZP_OF_PLAIN 1u
+/* How many whole records (of a body with the right checksum, in their own place) one form has that the other lacks, or has otherwise;
+ * lost, if given, is told of each. base: the segment's. -EBADMSG: of a packed one that cannot be opened, beside a plain one that is
+ * not whole records from end to end, it cannot be told. */
+int64_t zp_lacks(const struct zr_io_v1 *io, const char *packed, const char *plain, int64_t base, uint32_t of,
+                 const struct zp_damage *lost, const struct zp_pace *pace);
+
 /* ---- one segment, every step: temporary file, sync, comparison, rename, directory sync, and only then the old form goes.
  * plain is the path of the plain form, "<folder>/<20 digits>"; the packed one is beside it. Finishes what an earlier,
- * interrupted run left. 0: done, or it was done already. ---- */
+ * interrupted run left. No form goes that has a whole record which the other lacks: of two that differ, either one has it all, or one
+ * is made of both, or both stay (-EBADMSG; with damage, what is lost is told). 0: done, or it was done already. ---- */
 int64_t zp_to_packed(const struct zr_io_v1 *io, const char *plain, int64_t base, const struct zp_conf *conf,
                      const struct zp_pace *pace);
 int64_t zp_to_plain(const struct zr_io_v1 *io, const char *plain, const struct zp_damage *damage, const struct zp_pace *pace);

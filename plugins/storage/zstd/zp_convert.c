@@ -5,7 +5,8 @@
  *   to plain:   write x.tmp, sync ──> compare it with x.zst ──> rename to x ──> sync the folder ──> unlink x.zst ──> sync
  *
  * A name without .tmp is therefore always a whole form. Both forms beside one another are what an interruption leaves between
- * rename and unlink; the one that is wanted is then verified, and made again from the other if it is bad. */
+ * rename and unlink: they are the same then. Where they are not (one was damaged, or put there by hand), the one that goes has no
+ * whole record that the other lacks (zp_twins.c); else one is made of both; else both stay, and a person decides. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,18 +53,35 @@ static uint32_t is_zero(const uint8_t *p, uint64_t n)
     return n == 0;
 }
 
+/* What stands for a damaged block: what the plain form has there (other, -1: there is none), whole or, if that is allowed (damage),
+ * in part; or zeroes, if that is. */
+static int64_t other_block(const struct zr_io_v1 *io, struct zp_file *f, int32_t other, int64_t from, int64_t to, uint8_t *buf,
+                           const struct zp_damage *damage, int64_t error)
+{
+    struct zp_info info;
+    zp_about(f, &info);
+    memset(buf, 0, (size_t)(to - from));
+    int64_t whole = other < 0 ? 0 : zp_plain_whole(io, other, info.base, info.raw_size, from, to);
+    if (whole <= 0 && !damage) return error;
+    if (other >= 0 && zl_io_read_all(io, other, buf, (uint64_t)(to - from), from) < 0) {
+        memset(buf, 0, (size_t)(to - from));
+        whole = 0;
+        if (!damage) return error;
+    }
+    if (whole <= 0) damage->call(damage->arg, from, to - from, "this block of the packed segment is damaged");
+    return 0;
+}
+
 /* One block. What is zero stays a hole. */
-static int64_t expand_block(const struct zr_io_v1 *io, struct zp_file *f, uint32_t no, int32_t out, const struct zp_damage *damage)
+static int64_t expand_block(const struct zr_io_v1 *io, struct zp_file *f, uint32_t no, int32_t out, int32_t other,
+                            const struct zp_damage *damage)
 {
     int64_t from, to;
     zp_block_at(f, no, &from, &to);
     uint8_t *buf = malloc((size_t)(to - from));
     int64_t r = buf ? zp_block_read(f, no, buf) : -ENOMEM;
+    if (r == -EBADMSG || r == -EIO) r = other_block(io, f, other, from, to, buf, damage, r);
     if (r >= 0 && !is_zero(buf, (uint64_t)(to - from))) r = zl_io_write_all(io, out, buf, (uint64_t)(to - from), from);
-    else if ((r == -EBADMSG || r == -EIO) && damage) {
-        damage->call(damage->arg, from, to - from, "this block of the packed segment is damaged");
-        r = 0;
-    }
     free(buf);
     return r;
 }
@@ -75,32 +93,43 @@ static int64_t keep_mtime(const struct zr_io_v1 *io, int32_t fd, int64_t mtime_n
     return r == -EPERM || r == -EOPNOTSUPP || r == -EINVAL ? 0 : r; /* then its time begins anew */
 }
 
-int64_t zp_expand(const struct zr_io_v1 *io, const char *from, const char *to, const struct zp_damage *damage,
-                  const struct zp_pace *pace)
+static int64_t expand(const struct zr_io_v1 *io, const char *from, const char *to, const char *beside, const struct zp_damage *damage,
+                      const struct zp_pace *pace)
 {
     struct zp_file *f;
     struct zp_info info;
     int64_t r = zp_open(io, from, &f, NULL);
     if (r < 0) return r;
     zp_about(f, &info);
-    int64_t out = io->open(io->ctx, to, ZR_IO_READ | ZR_IO_WRITE | ZR_IO_CREATE | ZR_IO_TRUNC, 0644);
+    int64_t other = beside ? io->open(io->ctx, beside, ZR_IO_READ, 0) : -1;
+    int64_t out = beside && other < 0 ? other : io->open(io->ctx, to, ZR_IO_READ | ZR_IO_WRITE | ZR_IO_CREATE | ZR_IO_TRUNC, 0644);
     r = out < 0 ? out : io->ftruncate(io->ctx, (int32_t)out, info.raw_size);
     for (uint32_t no = 0; no < info.n_blocks && r >= 0; no++) {
         int64_t a, b;
-        r = expand_block(io, f, no, (int32_t)out, damage);
+        r = expand_block(io, f, no, (int32_t)out, (int32_t)other, damage);
         zp_block_at(f, no, &a, &b);
         if (r >= 0 && pace && pace->call(pace->arg, (uint64_t)(b - a))) r = -ECANCELED;
     }
     if (r >= 0) r = keep_mtime(io, (int32_t)out, info.mtime_ns);
     if (r >= 0) r = io->fsync(io->ctx, (int32_t)out);
     if (out >= 0) io->close(io->ctx, (int32_t)out);
+    if (other >= 0) io->close(io->ctx, (int32_t)other);
     zp_close(f);
     return r < 0 ? r : 0;
 }
 
+int64_t zp_expand(const struct zr_io_v1 *io, const char *from, const char *to, const struct zp_damage *damage,
+                  const struct zp_pace *pace)
+{
+    return expand(io, from, to, NULL, damage, pace);
+}
+
 /* ---- comparing ------------------------------------------------------------------------------------------------------------- */
 
-/* 0: the same; 1: another; -errno. A block that is damaged counts as another, unless lossy, where the plain one must be zero. */
+enum { STRICT, LOSSY, MERGED };
+
+/* 0: the same; 1: another; -errno. A block that is damaged counts as another, unless LOSSY, where the plain one must be zero, or
+ * MERGED, where it came from elsewhere. */
 static int64_t compare_block(const struct zr_io_v1 *io, struct zp_file *f, uint32_t no, int32_t plain, uint32_t lossy)
 {
     int64_t from, to;
@@ -111,7 +140,7 @@ static int64_t compare_block(const struct zr_io_v1 *io, struct zp_file *f, uint3
     if (r >= 0) {
         r = zp_block_read(f, no, a);
         if (r >= 0) r = memcmp(a, b, n) != 0;
-        else if (r == -EBADMSG || r == -EIO) r = lossy ? !is_zero(b, n) : 1;
+        else if (r == -EBADMSG || r == -EIO) r = lossy == MERGED ? 0 : lossy == LOSSY ? !is_zero(b, n) : 1;
     }
     free(a);
     free(b);
@@ -143,7 +172,7 @@ static int64_t compare(const struct zr_io_v1 *io, const char *packed, const char
 
 int64_t zp_compare(const struct zr_io_v1 *io, const char *packed, const char *plain, const struct zp_pace *pace)
 {
-    return compare(io, packed, plain, 0, pace);
+    return compare(io, packed, plain, STRICT, pace);
 }
 
 /* ---- one segment, every step -------------------------------------------------------------------------------------------------- */
@@ -157,27 +186,44 @@ static int64_t is_there(const struct zr_io_v1 *io, const char *path, uint64_t *r
     return r >= 0 ? 1 : r == -ENOENT ? 0 : r;
 }
 
-int64_t zp_to_packed(const struct zr_io_v1 *io, const char *plain, int64_t base, const struct zp_conf *conf,
-                     const struct zp_pace *pace)
+/* The position that a segment's name tells: the 20 digits behind the last slash. */
+static int64_t base_of(const char *plain)
 {
-    char packed[PATH], temporary[PATH];
-    uint64_t size, packed_size;
-    if (!path_of(packed, plain, ZP_SUFFIX) || !path_of(temporary, plain, ZP_SUFFIX ".tmp")) return -ENAMETOOLONG;
-    int64_t have = is_there(io, plain, &size), done = is_there(io, packed, &packed_size);
-    if (have < 0 || done < 0) return have < 0 ? have : done;
-    if (!have) return done ? 0 : -ENOENT;
-    if (done) {
-        int64_t bad = zp_verify(io, packed, 0, NULL, pace);
-        if (bad == 0) return drop_other(io, plain);
-        if (bad < 0 && bad != -EBADMSG) return bad;
-        bad = io->unlink(io->ctx, packed);
-        if (bad < 0) return bad;
+    const char *slash = strrchr(plain, '/'), *at = slash ? slash + 1 : plain;
+    int64_t v = 0;
+    for (int i = 0; i < 20; i++) {
+        if (at[i] < '0' || at[i] > '9' || v > (INT64_MAX - 9) / 10) return -EINVAL;
+        v = v * 10 + (at[i] - '0');
     }
-    int64_t r = zp_pack(io, plain, temporary, base, (int64_t)size, conf, pace);
-    if (r >= 0) r = zp_compare(io, temporary, plain, pace);
-    if (r >= 0) r = change_over(io, temporary, packed, plain);
-    else io->unlink(io->ctx, temporary);
-    return r;
+    return v;
+}
+
+/* Both forms are there and differ, and the packed one has what the plain one lacks: a plain one is made of both, which has every
+ * record of either, or nothing is changed. With damage, what it lacks after all is told, and may be lost. */
+static int64_t merge(const struct zr_io_v1 *io, const char *plain, const char *packed, const char *temporary, int64_t base,
+                     const struct zp_damage *damage, const struct zp_pace *pace)
+{
+    int64_t r = expand(io, packed, temporary, plain, damage, pace);
+    if (r >= 0) r = compare(io, packed, temporary, MERGED, pace);
+    if (r >= 0) r = zp_lacks(io, packed, temporary, base, ZP_OF_PACKED, NULL, pace);
+    if (r == 0) r = zp_plain_lacks(io, plain, temporary, base, damage, pace);
+    if (r > 0 && damage) r = 0;
+    if (r == 0) return change_over(io, temporary, plain, packed);
+    io->unlink(io->ctx, temporary);
+    return r > 0 ? -EBADMSG : r;
+}
+
+/* Which of two forms that differ goes, when plain ones are wanted? */
+static int64_t settle_plain(const struct zr_io_v1 *io, const char *plain, const char *packed, const char *temporary,
+                            const struct zp_damage *damage, const struct zp_pace *pace)
+{
+    int64_t base = base_of(plain), more = base < 0 ? base : zp_lacks(io, packed, plain, base, ZP_OF_PACKED, NULL, pace);
+    if (more == -EBADMSG && damage) { /* nothing can be read of it */
+        damage->call(damage->arg, 0, 0, "the packed form cannot be read, and the plain one beside it is not whole");
+        more = 0;
+    }
+    if (more == 0) return drop_other(io, packed);
+    return more < 0 ? more : merge(io, plain, packed, temporary, base, damage, pace);
 }
 
 int64_t zp_to_plain(const struct zr_io_v1 *io, const char *plain, const struct zp_damage *damage, const struct zp_pace *pace)
@@ -188,15 +234,49 @@ int64_t zp_to_plain(const struct zr_io_v1 *io, const char *plain, const struct z
     int64_t have = is_there(io, plain, &size), there = is_there(io, packed, &packed_size);
     if (have < 0 || there < 0) return have < 0 ? have : there;
     if (!there) return have ? 0 : -ENOENT;
-    if (have) { /* two whole forms. The packed one has checksums: where it is good, it is what the plain one must be */
-        int64_t same = zp_compare(io, packed, plain, pace), bad = same == -EBADMSG ? zp_verify(io, packed, 1, NULL, pace) : 0;
-        if (same == 0 || bad > 0 || bad == -EBADMSG) return drop_other(io, packed);
-        if (same != -EBADMSG) return same;
-        if (bad < 0) return bad;
+    if (have) {
+        int64_t same = zp_compare(io, packed, plain, pace);
+        if (same == 0) return drop_other(io, packed);
+        return same == -EBADMSG ? settle_plain(io, plain, packed, temporary, damage, pace) : same;
     }
     int64_t r = zp_expand(io, packed, temporary, damage, pace);
-    if (r >= 0) r = compare(io, packed, temporary, damage != NULL, pace);
+    if (r >= 0) r = compare(io, packed, temporary, damage ? LOSSY : STRICT, pace);
     if (r >= 0) r = change_over(io, temporary, plain, packed);
+    else io->unlink(io->ctx, temporary);
+    return r;
+}
+
+/* The same, when packed ones are wanted. 1: the plain one has everything, and is to be packed again. */
+static int64_t settle_packed(const struct zr_io_v1 *io, const char *plain, const char *packed, int64_t base, const struct zp_pace *pace)
+{
+    int64_t same = zp_compare(io, packed, plain, pace);
+    if (same == 0) return drop_other(io, plain);
+    int64_t more = same == -EBADMSG ? zp_lacks(io, packed, plain, base, ZP_OF_PACKED, NULL, pace) : same;
+    if (more <= 0) return more == 0 ? 1 : more;
+    int64_t bad = zp_verify(io, packed, 1, NULL, pace), less = bad == 0 ? zp_lacks(io, packed, plain, base, ZP_OF_PLAIN, NULL, pace) : 1;
+    if (bad < 0 || less < 0) return bad < 0 ? bad : less;
+    if (less == 0) return drop_other(io, plain);
+    int64_t r = zp_to_plain(io, plain, NULL, pace);
+    return r < 0 ? r : 1;
+}
+
+int64_t zp_to_packed(const struct zr_io_v1 *io, const char *plain, int64_t base, const struct zp_conf *conf,
+                     const struct zp_pace *pace)
+{
+    char packed[PATH], temporary[PATH];
+    uint64_t size, packed_size;
+    if (!path_of(packed, plain, ZP_SUFFIX) || !path_of(temporary, plain, ZP_SUFFIX ".tmp")) return -ENAMETOOLONG;
+    int64_t have = is_there(io, plain, &size), done = is_there(io, packed, &packed_size);
+    if (have < 0 || done < 0) return have < 0 ? have : done;
+    if (!have) return done ? 0 : -ENOENT;
+    if (done) {
+        int64_t r = settle_packed(io, plain, packed, base, pace);
+        if (r <= 0) return r;
+        if ((have = is_there(io, plain, &size)) <= 0) return have < 0 ? have : -ENOENT;
+    }
+    int64_t r = zp_pack(io, plain, temporary, base, (int64_t)size, conf, pace);
+    if (r >= 0) r = zp_compare(io, temporary, plain, pace);
+    if (r >= 0) r = change_over(io, temporary, packed, plain);
     else io->unlink(io->ctx, temporary);
     return r;
 }

@@ -33,4 +33,9 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the packed form is li
 uint64_t zp_xxh64(const void *bytes, uint64_t len, uint64_t seed);
 /* Digest of everything but the blocks, whose checksums are in sums: header, dictionary, sums without the digest, seek table. */
 uint64_t zp_digest(struct zr_span header, struct zr_span dict, struct zr_span sums, struct zr_span seek);
+/* The same of two plain files (zp_lacks). */
+int64_t zp_plain_lacks(const struct zr_io_v1 *io, const char *of, const char *in, int64_t base, const struct zp_damage *lost,
+                       const struct zp_pace *pace);
+/* 1: [from, to) of an open plain segment is whole records, up to the blank if it is the last; 0: it is not; or -errno. */
+int64_t zp_plain_whole(const struct zr_io_v1 *io, int32_t plain, int64_t base, int64_t size, int64_t from, int64_t to);
 #endif

@@ -75,6 +75,12 @@ static int64_t ops_compare(const struct zr_io_v1 *io, const char *packed, const 
     return zp_compare(io, packed, plain, pace_of(pace, &room));
 }
 
+static int64_t ops_lacks(const struct zr_io_v1 *io, const char *packed, const char *plain, int64_t base, uint32_t of_plain, const struct zs_pace *pace)
+{
+    struct zp_pace room;
+    return zp_lacks(io, packed, plain, base, of_plain ? ZP_OF_PLAIN : ZP_OF_PACKED, NULL, pace_of(pace, &room));
+}
+
 const struct zs_pack_ops zp_store_ops = {
     .peek = ops_peek,
     .open = ops_open,
@@ -87,4 +93,5 @@ const struct zs_pack_ops zp_store_ops = {
     .pack = ops_pack,
     .expand = ops_expand,
     .compare = ops_compare,
+    .lacks = ops_lacks,
 };

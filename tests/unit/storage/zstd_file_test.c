@@ -291,6 +291,136 @@ Test(zstd_file, the_other_form_goes_only_when_the_new_one_is_right)
     sample_end(&s);
 }
 
+/* ---- both forms, which differ: none goes that has what the other lacks ---- */
+
+static void zero(const char *path, int64_t from, int64_t to)
+{
+    static const uint8_t none[SIZE];
+    file_write(path, from, none, (uint64_t)(to - from));
+}
+
+static uint32_t is_sample(const struct sample *s)
+{
+    static uint8_t got[SIZE];
+    if (file_size_of(s->plain) != SIZE) return 0;
+    file_read(s->plain, 0, got, SIZE);
+    return memcmp(got, s->bytes, SIZE) == 0;
+}
+
+static uint32_t both_there(const struct sample *s) { return file_size_of(s->plain) >= 0 && file_size_of(s->packed) >= 0; }
+
+/* Another message of the same length in the place of the record that follows the one at `at`. */
+static int64_t put_another(struct sample *s, int64_t at)
+{
+    static uint8_t rec[SIZE], body[SIZE];
+    struct zl_record old;
+    const char *why;
+    at += zl_load32(s->bytes + at);
+    cr_assert_eq(zl_record_parse((struct zr_span){ s->bytes + at, SIZE - (uint64_t)at }, 1, &old, &why), ZR_OK);
+    memset(body, 'x', old.body.len);
+    struct zr_msg m = msg_of("T", 0, body, old.body.len, "TAGS\001a\002");
+    cr_assert_eq(zl_record_size(&m), old.size);
+    zl_record_encode(rec, &m);
+    zl_record_finish(rec, 4711, old.physical_offset, old.store_ms);
+    file_write(s->plain, at, rec, old.size);
+    return at;
+}
+
+Test(zstd_file, a_damaged_packed_form_stays_beside_a_plain_one_of_zeroes)
+{
+    const struct zr_io_v1 *io = zl_io_posix();
+    struct sample s;
+    struct seen seen = { 0 };
+    static uint8_t got[SIZE];
+    sample_make(&s, "twins-zero", JSON, 11);
+    cr_assert_eq(sample_pack(&s), 0);
+    file_flip(s.packed, file_size_of(s.packed) / 2);
+    zero(s.plain, 0, SIZE);
+    cr_assert_eq(zp_to_plain(io, s.plain, NULL, NULL), -EBADMSG);
+    cr_assert(both_there(&s));
+    cr_assert_eq(zp_to_packed(io, s.plain, 3ll * SIZE, &conf, NULL), -EBADMSG);
+    cr_assert(both_there(&s));
+    cr_assert_eq(zp_to_plain(io, s.plain, &(struct zp_damage){ see, &seen }, NULL), 0);
+    cr_assert_eq(file_size_of(s.packed), -1);
+    cr_assert_eq(seen.n, 1);
+    file_read(s.plain, 0, got, SIZE);
+    int64_t differ = 0;
+    for (int i = 0; i < SIZE; i++) differ += got[i] != s.bytes[i];
+    cr_assert(differ > 0 && differ <= seen.bytes);
+    sample_end(&s);
+}
+
+Test(zstd_file, of_two_forms_that_are_damaged_in_different_places_one_is_made)
+{
+    for (int to_packed = 0; to_packed < 2; to_packed++) {
+        const struct zr_io_v1 *io = zl_io_posix();
+        struct sample s;
+        sample_make(&s, "twins-merge", JSON, 12);
+        cr_assert_eq(sample_pack(&s), 0);
+        file_flip(s.packed, file_size_of(s.packed) / 2);
+        zero(s.plain, 0, 30000);
+        cr_assert_eq(to_packed ? zp_to_packed(io, s.plain, 3ll * SIZE, &conf, NULL) : zp_to_plain(io, s.plain, NULL, NULL), 0);
+        cr_assert(!both_there(&s));
+        cr_assert_eq(zp_to_plain(io, s.plain, NULL, NULL), 0);
+        cr_assert(is_sample(&s));
+        sample_end(&s);
+    }
+}
+
+Test(zstd_file, two_forms_with_different_messages_both_stay)
+{
+    const struct zr_io_v1 *io = zl_io_posix();
+    struct sample s;
+    struct seen seen = { 0 };
+    sample_make(&s, "twins-differ", JSON, 13);
+    cr_assert_eq(sample_pack(&s), 0);
+    put_another(&s, 0);
+    cr_assert_eq(zp_lacks(io, s.packed, s.plain, 3ll * SIZE, ZP_OF_PACKED, NULL, NULL), 1);
+    cr_assert_eq(zp_lacks(io, s.packed, s.plain, 3ll * SIZE, ZP_OF_PLAIN, NULL, NULL), 1);
+    cr_assert_eq(zp_to_plain(io, s.plain, NULL, NULL), -EBADMSG);
+    cr_assert(both_there(&s));
+    cr_assert_eq(zp_to_packed(io, s.plain, 3ll * SIZE, &conf, NULL), -EBADMSG);
+    cr_assert(both_there(&s));
+    cr_assert_eq(zp_to_plain(io, s.plain, &(struct zp_damage){ see, &seen }, NULL), 0, "only when loss is accepted, and told");
+    cr_assert_eq(seen.n, 1);
+    cr_assert(is_sample(&s));
+    sample_end(&s);
+}
+
+Test(zstd_file, a_plain_form_with_more_than_a_whole_packed_one_is_not_dropped)
+{
+    const struct zr_io_v1 *io = zl_io_posix();
+    struct sample s;
+    sample_make(&s, "twins-more", JSON, 14);
+    zero(s.plain, 100000, SIZE);
+    cr_assert_eq(sample_pack(&s), 0);
+    file_write(s.plain, 0, s.bytes, SIZE);
+    cr_assert_eq(zp_to_packed(io, s.plain, 3ll * SIZE, &conf, NULL), 0);
+    cr_assert_eq(file_size_of(s.plain), -1);
+    cr_assert_eq(zp_to_plain(io, s.plain, NULL, NULL), 0);
+    cr_assert(is_sample(&s));
+    sample_end(&s);
+}
+
+Test(zstd_file, a_packed_form_that_cannot_be_opened_goes_only_beside_a_whole_plain_one)
+{
+    const struct zr_io_v1 *io = zl_io_posix();
+    struct sample s;
+    sample_make(&s, "twins-shut", JSON, 15);
+    cr_assert_eq(sample_pack(&s), 0);
+    file_flip(s.packed, 40);
+    zero(s.plain, 50000, 60000);
+    cr_assert_eq(zp_to_plain(io, s.plain, NULL, NULL), -EBADMSG);
+    cr_assert(both_there(&s));
+    cr_assert_eq(zp_to_packed(io, s.plain, 3ll * SIZE, &conf, NULL), -EBADMSG);
+    cr_assert(both_there(&s));
+    file_write(s.plain, 0, s.bytes, SIZE);
+    cr_assert_eq(zp_to_packed(io, s.plain, 3ll * SIZE, &conf, NULL), 0);
+    cr_assert_eq(zp_to_plain(io, s.plain, NULL, NULL), 0);
+    cr_assert(is_sample(&s));
+    sample_end(&s);
+}
+
 static uint32_t stop_at_once(void *arg, uint64_t bytes)
 {
     (void)bytes;

@@ -495,6 +495,42 @@ Test(zstd_store, a_damaged_block_keeps_no_other_segment_packed, .timeout = 100)
     world_end(w);
 }
 
+/* The packed form has a damaged block, and a plain one of zeroes, or of other messages, stands beside it: neither goes, and what has
+ * more is read. */
+static void twins_stay(uint32_t compress, uint32_t other)
+{
+    struct world *w = packed_world("twins", 1);
+    char packed[1100], plain[1100];
+    static uint8_t bytes[65536];
+    uint64_t n_packed, n_plain, rest;
+    wait_packed(w);
+    world_close(w);
+    file_path(w, packed, "commitlog/%020d.zst", 65536);
+    file_path(w, plain, "commitlog/%020d", 65536);
+    if (other) { /* whole but for its first half, and one message is another */
+        cr_assert_eq(zp_expand(zl_io_posix(), packed, plain, NULL, NULL), 0);
+        file_read(plain, 0, bytes, sizeof bytes);
+        memset(bytes, 0, sizeof bytes / 2);
+    }
+    FILE *f = fopen(plain, "w");
+    cr_assert_eq(fwrite(bytes, 1, sizeof bytes, f), sizeof bytes);
+    fclose(f);
+    file_flip(packed, file_size_of(packed) / 2);
+    w->conf.compress = compress;
+    cr_assert_eq(world_open(w), ZR_OK, "%s", w->error);
+    for (int i = 0; i < 2000 && !compress && !world_said(w, "cannot be expanded") && !world_said(w, "different messages"); i++) usleep(1000);
+    usleep(compress ? 100000 : 1000);
+    cr_assert(world_said(w, "both stay, and the packed one is read"), "%s", w->lines);
+    cr_assert_gt(read_all(w, "A", 0, BODY) + read_all(w, "B", 3, 15000), N + 20 - 20, "one block is lost");
+    count_forms(w, &n_packed, &n_plain, &rest);
+    cr_assert(file_size_of(packed) > 0 && file_size_of(plain) == 65536, "%s", w->lines);
+    world_end(w);
+}
+
+Test(zstd_store, a_damaged_packed_segment_beside_zeroes_stays_while_packing, .timeout = 100) { twins_stay(1, 0); }
+Test(zstd_store, a_damaged_packed_segment_beside_zeroes_stays_while_expanding, .timeout = 100) { twins_stay(0, 0); }
+Test(zstd_store, two_forms_that_each_have_more_both_stay, .timeout = 100) { twins_stay(0, 1); }
+
 /* One segment whose change fails, for long: the others change their form meanwhile. */
 static void one_unreadable(uint32_t compress)
 {
