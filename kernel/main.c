@@ -17,6 +17,8 @@
 #include "zl/io.h"
 #include "zl/json.h"
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -291,16 +293,16 @@ static int show_schema(const struct zk_args *args)
 
 /* ---- saying that we are there --------------------------------------------------------------------------------------------------- */
 
-static void print_serves(uint32_t serves)
+static void print_serves(FILE *out, uint32_t serves)
 {
     static const struct { uint32_t bit; const char *name; } names[] = { { ZR_SERVES_BROKER, "broker" }, { ZR_SERVES_FAST, "broker-fast" }, { ZR_SERVES_ROUTING, "routing" } };
     const char *comma = "";
     for (uint32_t i = 0; i < 3; i++)
         if (serves & names[i].bit) {
-            printf("%s%s", comma, names[i].name);
+            fprintf(out, "%s%s", comma, names[i].name);
             comma = ",";
         }
-    printf("\n");
+    fprintf(out, "\n");
 }
 
 static const struct zr_listener *listener_at(const struct zk_instance *in, uint32_t i)
@@ -383,30 +385,49 @@ static const char *namesrv_text(void)
     return copy;
 }
 
-static void print_boot_lines(uint32_t face)
+static void write_boot_lines(FILE *out, uint32_t face)
 {
     const struct zr_listener *broker = first_listener(ZR_SERVES_BROKER), *routing = first_listener(ZR_SERVES_ROUTING), *l;
     for (uint32_t i = 0; i < zk_n_instances; i++)
         for (uint32_t k = 0; zk_instances[i]->transport && (l = listener_at(zk_instances[i], k)) != NULL; k++) {
-            printf("listening %.*s serves ", (int)l->url.len, l->url.ptr);
-            print_serves(l->serves);
+            fprintf(out, "listening %.*s serves ", (int)l->url.len, l->url.ptr);
+            print_serves(out, l->serves);
         }
     if (routing) {
         struct zr_str at = routing->url;
         const char *slashes = memmem(at.ptr, at.len, "://", 3);
-        printf("The Name Server boot success. serializeType=JSON, address %.*s\n", slashes ? (int)(at.ptr + at.len - slashes - 3) : (int)at.len,
-               slashes ? slashes + 3 : at.ptr);
+        fprintf(out, "The Name Server boot success. serializeType=JSON, address %.*s\n", slashes ? (int)(at.ptr + at.len - slashes - 3) : (int)at.len,
+                slashes ? slashes + 3 : at.ptr);
     }
     if (broker && zk_node.with_broker) {
         const char *ns = namesrv_text(), *v6 = strchr(zk_node.ip1.ptr, ':') && zk_node.ip1.ptr[0] != '[' ? "[]" : NULL;
-        printf("The broker[%s, %.1s%s%s:%u] boot success. serializeType=JSON%s%s\n", zk_node.set.name.ptr, v6 ? v6 : "", zk_node.ip1.ptr, v6 ? v6 + 1 : "", broker->addr.port,
-               ns ? " and name server is " : "", ns ? ns : "");
+        fprintf(out, "The broker[%s, %.1s%s%s:%u] boot success. serializeType=JSON%s%s\n", zk_node.set.name.ptr, v6 ? v6 : "", zk_node.ip1.ptr,
+                v6 ? v6 + 1 : "", broker->addr.port, ns ? " and name server is " : "", ns ? ns : "");
     }
     if (face == ZK_FACE_BARE)
-        printf("This is Zarya to try out: it listens on 127.0.0.1 only and keeps its data in %s.\n"
-               "To open it: zarya --print-config > zarya.conf, change the addresses and node.ip1 there, zarya -c zarya.conf.\n",
-               zk_node.data_dir);
-    fflush(stdout);
+        fprintf(out, "This is Zarya to try out: it listens on 127.0.0.1 only and keeps its data in %s.\n"
+                "To open it: zarya --print-config > zarya.conf, change the addresses and node.ip1 there, zarya -c zarya.conf.\n",
+                zk_node.data_dir);
+}
+
+/* In one piece, or on the log's way where whoever reads them stalls: a terminal that is held does not stop a broker. */
+static void print_boot_lines(uint32_t face)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *out = open_memstream(&text, &n);
+    struct pollfd reader = { STDOUT_FILENO, POLLOUT, 0 };
+    if (!out)
+        return;
+    write_boot_lines(out, face);
+    fclose(out);
+    if (n <= PIPE_BUF && poll(&reader, 1, 0) == 0) {
+        zk_log_raw(text, (uint32_t)n);
+    } else {
+        fwrite(text, 1, n, stdout);
+        fflush(stdout);
+    }
+    free(text);
 }
 
 static void warn_open_admin(void)

@@ -190,7 +190,7 @@ def held_log():
             os.write(w, b"x" * 4096)
     except BlockingIOError:
         os.set_blocking(w, True)
-    z.proc = start([os.path.join(BUILD, "bin/zarya"), "-c", z.conf], z.log, stderr=w)
+    z.proc = start(["sh", "-c", 'exec "$0" "$@" >&2', os.path.join(BUILD, "bin/zarya"), "-c", z.conf], z.log, stderr=w)  # all of what it says
     check(wait_for(lambda: listening(z.port) and listening(z.ns_port)), "a log that nobody reads does not hold up a start")
     create_topic(z.addr, "Hostile")
     alive(z, "while nobody reads the log")
