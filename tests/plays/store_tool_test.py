@@ -451,6 +451,83 @@ def live():
     check(checked(z.data)[0] == 0 and not os.path.exists(path(z.data, "abort")), "and the directory is clean")
 
 
+def put(addr, topic, queue):
+    c = Conn(addr)
+    c.sock.sendall(send_frame(topic, queue, b"x", 1))
+    got = c.read(10)
+    c.close()
+    return got and got[0]["code"] == 0
+
+
+def topic_of(d, name):
+    """As a broker that starts here has it; None: it has not."""
+    z = broker_on(d)
+    head, body = remoting(z.addr, 351, {"topic": name})
+    z.stop()
+    return json.loads(body)["readQueueNums"] if head.get("code") == 0 else None
+
+
+def journaled():
+    """Topics that a killed broker has in the journal of its large topics.json: check knows them, and --repair keeps them."""
+    z = Zarya(directory=temp_dir(), storage=STORAGE).start()
+    create_topic(z.addr, "Early", 3)
+    create_topic(z.addr, "Gone", 1)
+    create_topic(z.addr, "Stray", 2)
+    put(z.addr, "Early", 2)
+    put(z.addr, "Stray", 1)
+    z.stop()
+    with open(path(z.data, "config/topics.json")) as f:
+        table = json.load(f)
+    del table["topicConfigTable"]["Stray"]  # for --repair to write the document, with what the journal has
+    for i in range(1600):
+        table["topicConfigTable"][f"Filler-{i}"] = dict(table["topicConfigTable"]["Early"], topicName=f"Filler-{i}")
+    with open(path(z.data, "config/topics.json"), "w") as f:
+        json.dump(table, f)
+    z.start()
+    create_topic(z.addr, "First", 1)  # from here on the document is large
+    names = []
+    for i in range(8):  # the document is written behind, in its own time: the last ones are in the journal alone
+        names.append(f"Late-{i}")
+        create_topic(z.addr, names[-1], 5)
+        put(z.addr, names[-1], 4)
+    create_topic(z.addr, "Early", 7)
+    remoting(z.addr, 215, {"topic": "Gone"})
+    z.kill()
+    with open(path(z.data, "config/topics.json")) as f:
+        text = f.read()
+    if not check('"Late-7"' not in text and os.listdir(path(z.data, "zarya/journal")), "a broker was killed that had topics in its journal", len(text)):
+        return
+    status, doc = checked(z.data)
+    unknown = [f["text"][:80] for f in doc["findings"] if f["kind"] == "topic.unknown"]
+    check(status == 1 and len(unknown) == 1 and " Stray " in unknown[0], "what is in the journal is not unknown", (status, unknown))
+    check([f for f in doc["findings"] if f["kind"] == "journal" and f["level"] == "note"], "and it is told", doc["findings"][:4])
+
+    def unlisted(d):  # a document of somebody else, who left out a topic with messages
+        t = json.loads(text)
+        del t["topicConfigTable"]["Early"]
+        for n in ("config/topics.json", "config/topics.json.bak"):
+            with open(path(d, n), "w") as f:
+                json.dump(t, f)
+
+    def backup_only(d):
+        cut(d, "config/topics.json", len(text) // 2)
+
+    def neither(d):
+        for n in ("config/topics.json", "config/topics.json.bak"):
+            cut(d, n, 100)
+
+    for damage in (None, unlisted, backup_only, neither):
+        d = os.path.join(temp_dir(), "data")
+        subprocess.run(["cp", "-r", "--sparse=always", z.data, d], check=True)
+        if damage:
+            damage(d)
+        name = damage.__name__.replace("_", " ") if damage else "as it was"
+        mended, after = checked(d, "--repair")
+        have = [topic_of(d, n) for n in (names[-1], "Early", "Stray", "Gone")]
+        # Who else writes the document is believed: Gone is there again. Early, which he left out, comes from the journal.
+        check(mended == 0 and have == [5, 7, 2, 1 if damage is unlisted else None], f"journal, {name}: --repair keeps its topics", (mended, have, after.get("done"), after["findings"][:4]))
+
+
 def shows(origin):
     r = show(origin, "--key", "A", "k77b")
     check(len(r) == 1 and r[0]["body"].startswith("m:77:") and r[0]["properties"]["KEYS"] == "k77 k77b", "show --key", r[:1])
@@ -633,6 +710,7 @@ if __name__ == "__main__":
     status, doc = checked(origin)
     check(status == 0 and doc["records"] >= N and not [f for f in doc["findings"] if f["level"] != "note"], "what the broker wrote is clean", doc["findings"][:5])
     shows(origin)
+    journaled()
     live()
     converts(origin)
     killed_converts(origin, 30 if FULL else 2)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* docs.c - the documents beside the store: those under config/, the checkpoint, abort, and Zarya's own in zarya/; each by itself,
- * and whether they agree with the queues and the log. */
+ * and whether they agree with the queues and the log. Topics are those of the document and of its journal together. */
 #include "tool.h"
 
 static const char *const names[ZT_DOCS] = { "config/topics.json", "config/subscriptionGroup.json", "config/consumerOffset.json",
@@ -42,10 +42,21 @@ static void doc_tell(struct zt_docs *d, struct zt_doc *doc, uint64_t at, uint32_
             "it is no JSON document (%u bytes); its .bak is %s", size, doc->backup == 1 ? "good" : doc->backup ? "damaged too" : "missing");
 }
 
+static void journal_follow(struct zt_docs *d)
+{
+    const struct zt_doc *doc = &d->at[ZT_DOC_TOPICS];
+    struct zr_str text = doc->root ? zl_buf_as_str(&doc->text) : (struct zr_str){ NULL, 0 };
+    zt_journal_follow(&d->journal, text, zl_json_get(doc->root, "topicConfigTable"), doc->state == 1, d->report);
+    if (d->journal.n_rows && !d->v->live)
+        zt_find(d->report, ZT_LEVEL_NOTE, "journal", doc->name, -1, 0, NULL, "%llu topics were changed after it was written, and stand in zarya/journal: the next start writes them",
+                (unsigned long long)d->journal.n_rows);
+}
+
 void zt_docs_load(struct zt_docs *d, struct zt_view *v, struct zt_report *report)
 {
     d->v = v;
     d->report = report;
+    zt_journal_load(&d->journal, v, report);
     for (uint32_t i = 0; i < ZT_DOCS; i++) {
         struct zt_doc *doc = &d->at[i];
         uint64_t at, other;
@@ -58,6 +69,7 @@ void zt_docs_load(struct zt_docs *d, struct zt_view *v, struct zt_report *report
         if (doc->state != 1 && doc->backup == 1) doc_read(d, doc, ".bak", &other);
         else if (doc->state != 1) doc->root = NULL;
     }
+    journal_follow(d);
 }
 
 void zt_docs_free(struct zt_docs *d)
@@ -68,11 +80,13 @@ void zt_docs_free(struct zt_docs *d)
         d->at[i].doc = NULL;
         d->at[i].root = NULL;
     }
+    zt_journal_free(&d->journal);
 }
 
 static const struct zl_json *topic_of(const struct zt_docs *d, struct zr_str topic)
 {
-    const struct zl_json *table = zl_json_get(d->at[ZT_DOC_TOPICS].root, "topicConfigTable");
+    const struct zl_json *table = zl_json_get(d->at[ZT_DOC_TOPICS].root, "topicConfigTable"), *row;
+    if (zt_journal_topic(&d->journal, topic, &row)) return row;
     for (const struct zl_json *t = table ? table->child : NULL; t; t = t->next)
         if (zl_eq(t->key, topic)) return t;
     return NULL;

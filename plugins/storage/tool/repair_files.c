@@ -376,7 +376,15 @@ static int by_topic(const void *a, const void *b)
     return c ? c : x->id < y->id ? -1 : x->id > y->id;
 }
 
-/* The document with the topics that only the queues know added. */
+static void topic_put(struct zl_jw *w, struct zl_buf *part, const struct zl_json *node)
+{
+    zl_buf_clear(part);
+    zl_json_print(part, node);
+    zl_jw_key(w, node->key);
+    zl_jw_raw(w, zl_buf_as_str(part));
+}
+
+/* The document with what its journal has, and with the topics that only the queues know added. */
 static void topics_mend(struct zt_repair *r, struct zt_doc *doc)
 {
     struct zt_queues *qs = r->c->queues;
@@ -384,7 +392,8 @@ static void topics_mend(struct zt_repair *r, struct zt_doc *doc)
     struct zl_buf out, part;
     struct zl_jw w;
     uint64_t n = 0, added = 0;
-    const struct zl_json *table = zl_json_get(doc->root, "topicConfigTable");
+    const struct zt_journal *journal = &r->c->docs.journal;
+    const struct zl_json *table = zl_json_get(doc->root, "topicConfigTable"), *row;
     if (!list) return zt_repair_fail(r, doc->name, -ENOMEM);
     for (struct zt_queue *q = atomic_load(&qs->all); q; q = q->all)
         if (!q->removed && (q->n_records || q->n_files) && !zl_starts(zl_str(q->topic), "%LMQ%")) list[n++] = q;
@@ -394,23 +403,19 @@ static void topics_mend(struct zt_repair *r, struct zt_doc *doc)
     zl_jw_init(&w, &out, 1);
     zl_jw_begin(&w, '{');
     for (const struct zl_json *o = doc->root ? doc->root->child : NULL; o; o = o->next) {
-        if (o == table) continue;
-        zl_buf_clear(&part);
-        zl_json_print(&part, o);
-        zl_jw_key(&w, o->key);
-        zl_jw_raw(&w, zl_buf_as_str(&part));
+        if (o != table) topic_put(&w, &part, journal->version && zl_is(o->key, "dataVersion") ? journal->version : o);
     }
     zl_jw_key(&w, zl_str("topicConfigTable"));
     zl_jw_begin(&w, '{');
-    for (const struct zl_json *t = table ? table->child : NULL; t; t = t->next) {
-        zl_buf_clear(&part);
-        zl_json_print(&part, t);
-        zl_jw_key(&w, t->key);
-        zl_jw_raw(&w, zl_buf_as_str(&part));
+    for (const struct zl_json *t = table ? table->child : NULL; t; t = t->next)
+        if (!zt_journal_topic(journal, t->key, &row)) topic_put(&w, &part, t);
+    for (uint64_t at = 0; (row = zt_journal_next(journal, &at));) {
+        topic_put(&w, &part, row);
+        added++;
     }
     for (uint64_t i = 0; i < n; i++) {
         if (i + 1 < n && !strcmp(list[i]->topic, list[i + 1]->topic)) continue; /* the last of a topic has the greatest id */
-        if (table && zt_docs_topic(&r->c->docs, zl_str(list[i]->topic))) continue;
+        if (zt_journal_topic(journal, zl_str(list[i]->topic), &row) ? row != NULL : table && zt_docs_topic(&r->c->docs, zl_str(list[i]->topic))) continue;
         topic_add(&w, zl_str(list[i]->topic), list[i]->id + 1);
         added++;
     }

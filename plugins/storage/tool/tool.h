@@ -294,6 +294,24 @@ void zt_index_tell(struct zt_index *ix, struct zt_log *lg);
 /* Looks a key up in the files: physical offsets, newest first. */
 uint32_t zt_index_find(struct zt_index *ix, struct zr_str topic, struct zr_str key, int64_t *physical, uint32_t cap);
 
+/* ---- journal.c ---- */
+struct zt_journal_row;
+struct zt_journal { /* changes to topics that are not in the document yet */
+    struct zl_buf *files;
+    uint32_t n_files, n_docs;
+    struct zl_json_doc **docs;
+    struct zt_journal_row *rows; /* by name */
+    uint64_t n_rows, cap_rows;
+    const struct zl_json *version; /* of the newest of them; NULL: the document's */
+};
+void zt_journal_load(struct zt_journal *j, struct zt_view *v, struct zt_report *report); /* before the document is read */
+/* What counts behind this document. from_itself: it lay in its own place, not in the .bak's; empty: there is none. */
+void zt_journal_follow(struct zt_journal *j, struct zr_str document, const struct zl_json *table, uint32_t from_itself, struct zt_report *report);
+/* 1: it speaks of the topic; *ret NULL when it was removed. */
+uint32_t zt_journal_topic(const struct zt_journal *j, struct zr_str topic, const struct zl_json **ret);
+const struct zl_json *zt_journal_next(const struct zt_journal *j, uint64_t *at); /* those that are not removed; NULL: the end */
+void zt_journal_free(struct zt_journal *j);
+
 /* ---- docs.c ---- */
 struct zt_doc {
     const char *name;
@@ -316,6 +334,7 @@ struct zt_docs {
     struct zt_view *v;
     struct zt_report *report;
     struct zt_doc at[ZT_DOCS];
+    struct zt_journal journal; /* of ZT_DOC_TOPICS */
 };
 void zt_docs_load(struct zt_docs *d, struct zt_view *v, struct zt_report *report);
 void zt_docs_free(struct zt_docs *d);
