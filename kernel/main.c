@@ -53,11 +53,18 @@ static void raise_file_limit(void)
     }
 }
 
+/* A goodbye is one word to each name server: one that does not answer by then is not there, and notices by itself. */
+#define GOODBYE_MS 3000
+static int64_t goodbye_ns(void)
+{
+    return (zk_node.set.drain_timeout < GOODBYE_MS ? zk_node.set.drain_timeout : GOODBYE_MS) * 1000000;
+}
+
 /* A registry's last act is to say goodbye; clients that ask name servers from now on go elsewhere, others are served on. */
 static void leave_name_servers(void)
 {
     zk_log(ZR_LOG_INFO, "leaving the name servers");
-    zk_plugins_drain(ZK_DRAIN_CALLERS, zk_node.set.drain_timeout * 1000000);
+    zk_plugins_drain(ZK_DRAIN_CALLERS, goodbye_ns());
 }
 
 static void wait_for_end(void)
@@ -474,7 +481,7 @@ static void stop_serving(void)
     zk_hooks_run(ZR_POINT_STOPPING, &stopping, &verdict);
     if (zk_node.with_broker)
         zk_broker_stop();
-    zk_plugins_drain(ZK_DRAIN_CALLERS, zk_node.set.drain_timeout * 1000000);
+    zk_plugins_drain(ZK_DRAIN_CALLERS, goodbye_ns());
     zk_remoting_stop();
     zk_plugins_drain(ZK_DRAIN_ALL, zk_node.set.drain_timeout * 1000000);
     if (zk_node.with_broker)
