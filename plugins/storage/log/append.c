@@ -130,10 +130,31 @@ static uint32_t inner_batch_ok(const struct zr_msg *m)
            m->properties.len + ZL_RECORD_TAIL <= ZL_MAX_PROPERTIES;
 }
 
+/* A sector of zeroes in properties is what a failure of the power leaves behind; so a recovery takes no record for whole that ends in
+ * a zero, or has so many that a sector may consist of them (scan.c). Text has none. */
+static uint32_t looks_torn(struct zr_span props)
+{
+    const uint8_t *p = props.ptr, *end = p + props.len;
+    if (props.len == 0) return 0;
+    if (end[-1] == 0) return 1;
+    while (end - p >= ZS_SECTOR && (p = memchr(p, 0, (size_t)(end - p)))) {
+        const uint8_t *from = p;
+        while (p < end && *p == 0) p++;
+        if (p - from >= ZS_SECTOR) return 1;
+    }
+    return 0;
+}
+
 static zr_status msg_check(struct zr_inst *st, const struct zr_msg *m, uint64_t *ret_size)
 {
     if (zs_queue_name_ok(m->topic) != ZR_OK || m->queue_id < 0) return ZR_EINVAL;
     if (m->body.len > (uint64_t)st->conf.max_message_size || m->properties.len > ZL_MAX_PROPERTIES) return ZR_EINVAL;
+    if (looks_torn(m->properties)) {
+        if (!atomic_exchange(&st->torn_told, 1))
+            zs_log(st, ZR_LOG_WARN, "a message to %.*s is refused: its properties end in a zero byte or have %u of them in a row, which a recovery "
+                   "would take for a sector that was never written (said once)", (int)m->topic.len, m->topic.ptr, (unsigned)ZS_SECTOR);
+        return ZR_EINVAL;
+    }
     if (m->inner_num > 1 && !(m->sys_flag & ZR_SYSFLAG_INNER_BATCH)) return ZR_EINVAL;
     if ((m->sys_flag & ZR_SYSFLAG_INNER_BATCH) && !inner_batch_ok(m)) return ZR_EINVAL;
     uint64_t size = zl_record_size_sealed(m, st->conf.property_crc);

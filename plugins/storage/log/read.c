@@ -5,8 +5,8 @@
  * for those that may match. Records that lie side by side become one piece. What stays true:
  *   1. Nothing behind the visible position is given.
  *   2. A record is given only if its header says it is that record: size, magic, physical offset. What an earlier process
- *      wrote, or what was long out of memory, is checked by its body's checksum, queue and queue offset too: no wrong body
- *      is delivered, and none to the wrong queue.
+ *      wrote, or what was long out of memory, is checked by its body's checksum, topic, queue and queue offset too: no wrong
+ *      body is delivered, and none to the wrong queue.
  *   3. What cannot be given (deleted, damaged, lost) is skipped, and next_offset goes on behind it. What cannot be given now,
  *      for descriptors or memory are short, ends the answer before it: nothing whole is passed over.
  *   4. With ZR_READ_NOWAIT no page is touched that is not in memory: records younger than recent_bytes are taken to be there,
@@ -119,10 +119,28 @@ static uint32_t record_good(const uint8_t *ptr, int64_t phys, uint64_t size, uin
     return !whole || zl_record_parse((struct zr_span){ ptr, size }, 1, &rec, &why) == ZR_OK;
 }
 
+/* Where its body's length is. */
+static uint32_t body_len_at(const uint8_t *ptr)
+{
+    uint32_t flag = zl_load32(ptr + 36);
+    return 84 + (flag & ZR_SYSFLAG_BORNHOST_V6 ? 12 : 0) + (flag & ZR_SYSFLAG_STOREHOST_V6 ? 12 : 0);
+}
+
+static uint32_t topic_is(const uint8_t *ptr, uint64_t size, const struct zr_queue *q)
+{
+    uint64_t at = body_len_at(ptr), len_size = zl_load32(ptr + 4) == ZL_MAGIC_V2 ? 2 : 1;
+    if (at + 4 > size) return 0;
+    at += 4 + (uint64_t)zl_load32(ptr + at);
+    if (at + len_size + q->topic_len > size) return 0;
+    uint32_t len = len_size == 2 ? zl_load16(ptr + at) : ptr[at];
+    return len == q->topic_len && memcmp(ptr + at + len_size, q->topic, len) == 0;
+}
+
 /* Is it the message that the queue has at this offset? A light queue's entries point to records of other queues. */
-static uint32_t record_belongs(const struct reading *r, const uint8_t *ptr)
+static uint32_t record_belongs(const struct reading *r, const uint8_t *ptr, uint64_t size)
 {
     if (zs_queue_light(r->q)) return 1;
+    if (!topic_is(ptr, size, r->q)) return 0;
     int64_t in = r->next - (int64_t)zl_load64(ptr + 20); /* a batch has entries for each of its messages */
     uint32_t most = zl_load32(ptr + 36) & ZR_SYSFLAG_INNER_BATCH ? 32767 : 1;
     return (int32_t)zl_load32(ptr + 12) == r->q->id && in >= 0 && in < most;
@@ -196,7 +214,7 @@ static int record_find(struct reading *r, const struct zs_entry *e, const struct
         why = record_bring(r, h, ptr, e);
         if (why != GOT_RECORD) return why;
     }
-    if (!record_good(ptr, e->phys, size, !recent) || (!recent && !record_belongs(r, ptr))) {
+    if (!record_good(ptr, e->phys, size, !recent) || (!recent && !record_belongs(r, ptr, size))) {
         zs_count(st, ZS_M_DAMAGED, 1);
         zs_log(st, ZR_LOG_ERROR, "queue %s %d: at %lld is not the whole record of offset %lld", r->q->topic, r->q->id, (long long)e->phys,
                (long long)r->next);

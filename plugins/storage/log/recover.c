@@ -28,12 +28,23 @@
 #define HEAL_MAX 65536
 #define LEAST_RECORD 91
 #define GAPS 256u
+#define ANEWS 4096u
+#define ANEW_TRIES 8u
+#define HEAL_NEAR 64
+#define DEAD_LEAST 4096 /* bytes; less is as quickly read again */
 
 /* Offsets [from, to) of a queue that were passed over by the record of offset `to`, and filled. No checksum covers that number. */
 struct gap {
     struct zr_queue *q;
     int64_t from, to;
     uint64_t n_taken;
+};
+
+/* A record of queue offset 0 in a queue that has messages: of one that began anew, or one whose offset is damaged. */
+struct anew {
+    struct zr_queue *q; /* NULL: free */
+    struct zs_entry e;
+    int64_t n; /* offsets it takes */
 };
 
 struct recovery {
@@ -48,6 +59,7 @@ struct recovery {
     int64_t damaged_bytes;
     struct gap gaps[GAPS]; /* the newest */
     uint32_t n_gaps;       /* there were */
+    struct anew *anews;    /* ANEWS of them, by queue; NULL: none was met */
     int64_t unread; /* bytes of the log that the disk did not give: they may be whole */
 };
 
@@ -170,6 +182,49 @@ static zr_status push_entries(struct recovery *rec, struct zr_queue *q, const st
     return rc;
 }
 
+/* The queue's place in the table; make: a free one, or at last that of another queue. NULL: not there. */
+static struct anew *anew_of(struct recovery *rec, const struct zr_queue *q, uint32_t make)
+{
+    struct anew *free_one = NULL;
+    for (uint32_t i = 0; rec->anews && i < ANEW_TRIES; i++) {
+        struct anew *a = &rec->anews[(q->serial + i) % ANEWS];
+        if (a->q == q) return a;
+        if (!free_one || (free_one->q && !a->q)) free_one = a;
+    }
+    return make ? free_one : NULL;
+}
+
+/* It is remembered; what follows in its queue tells which of the two it is. Until then it has no entry. */
+static zr_status anew_begin(struct recovery *rec, struct zr_queue *q, const struct zl_record *r)
+{
+    if (!rec->anews) rec->anews = calloc(ANEWS, sizeof *rec->anews);
+    struct anew *a = anew_of(rec, q, 1);
+    if (!a) return ZR_ENOMEM;
+    *a = (struct anew){ .q = q, .n = zl_record_offsets(r),
+                        .e = { .phys = r->physical_offset, .size = (int32_t)r->size, .tags = zs_tags_of(rec->st, r) } };
+    zs_log(rec->st, ZR_LOG_WARN, "the record at %lld says that queue %s %d begins anew at 0, which had messages up to %lld: it does only if the "
+           "next ones go on from there", (long long)r->physical_offset, q->topic, q->id, (long long)atomic_load(&q->next));
+    rec->n_conflicts++; /* until then */
+    return ZR_OK;
+}
+
+/* Does this record go on from a record of offset 0? Then the queue did begin anew there. */
+static zr_status anew_take(struct recovery *rec, struct zr_queue *q, const struct zl_record *r)
+{
+    struct anew *a = anew_of(rec, q, 0);
+    int64_t next = atomic_load(&q->next);
+    if (!a || r->physical_offset <= a->e.phys) return ZR_OK;
+    struct anew was = *a;
+    a->q = NULL;
+    if (r->queue_offset != was.n || r->queue_offset == next) return ZR_OK; /* goes on as before: the offset 0 is damage */
+    zs_log(rec->st, ZR_LOG_WARN, "queue %s %d begins anew at %lld: what it had before that, up to offset %lld, is in the log only", q->topic, q->id,
+           (long long)was.e.phys, (long long)next);
+    zr_status rc = restart_queue(rec->st, q, 0, was.e.phys);
+    for (; was.n && rc == ZR_OK; was.n--, rec->n_entries++) rc = push_entry(rec->st, q, &was.e);
+    rec->n_conflicts--;
+    return rc;
+}
+
 static zr_status dispatch(struct recovery *rec, const struct zl_record *r)
 {
     struct zr_inst *st = rec->st;
@@ -182,20 +237,23 @@ static zr_status dispatch(struct recovery *rec, const struct zl_record *r)
     uint32_t parted = next > r->queue_offset && next < r->queue_offset + zl_record_offsets(r) && r->physical_offset + r->size == q->end_phys;
     if (parted) return push_entries(rec, q, r, next); /* a batch of which some entries were written */
     if (next > 0 && r->physical_offset + r->size <= q->end_phys) return ZR_OK; /* has its entry */
+    if (rec->anews) rc = anew_take(rec, q, r);
+    if (rc != ZR_OK) return rc;
+    next = atomic_load(&q->next);
     struct gap *gap = r->queue_offset < next ? gap_of(rec, q, r) : NULL;
     if (gap) return gap_take(rec, gap, r);
     if (r->queue_offset < next && q->end_phys == 0) { /* its files hold no entry; those before them, with this one's, are lost */
         rc = restart_queue(st, q, r->queue_offset, r->physical_offset);
         return rc == ZR_OK ? push_entries(rec, q, r, r->queue_offset) : rc;
     }
+    if (r->queue_offset == 0 && next > 0) return anew_begin(rec, q, r);
     /* Every message takes at least LEAST_RECORD bytes of log: what claims to be further than that is damaged (no checksum
      * covers a header), and what claims an offset that is taken is a second history of its queue. */
-    if ((r->queue_offset < next && r->queue_offset > 0) || r->queue_offset - next > (r->physical_offset - q->end_phys) / least) {
+    if (r->queue_offset < next || r->queue_offset - next > (r->physical_offset - q->end_phys) / least) {
         rec->n_conflicts++;
         return ZR_OK;
     }
-    if (r->queue_offset == 0 && next > 0) rc = restart_queue(st, q, 0, r->physical_offset);
-    else if (r->queue_offset > next) rc = fill_gap(rec, q, r);
+    if (r->queue_offset > next) rc = fill_gap(rec, q, r);
     if (rc != ZR_OK) return rc;
     return push_entries(rec, q, r, r->queue_offset);
 }
@@ -292,6 +350,13 @@ static void start_before_snapshot(struct recovery *rec)
     rec->start = pos <= first ? first : first + (pos - first) / size * size;
 }
 
+/* Up to here all was on disk before the power can have failed. */
+static int64_t written_whole(struct recovery *rec)
+{
+    int64_t pos = rec->st->checkpoint.logics_phys;
+    return rec->use_snap && rec->snap.pos > pos ? rec->snap.pos : pos;
+}
+
 static void find_start(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
@@ -372,6 +437,34 @@ static void keep_end(struct recovery *rec)
     rec->tail = pos;
 }
 
+/* What ends the log as damage may be records but for their property CRC: those stay, and their offsets are not given out again. */
+static zr_status keep_unsealed(struct recovery *rec, int64_t from)
+{
+    struct zr_inst *st = rec->st;
+    struct zs_scan s;
+    struct zl_record r;
+    zr_status rc = ZR_OK;
+    int64_t end = -1;
+    int what;
+    zs_scan_open(&s, st, from, zs_segs_last(st) + st->segs.size, 1);
+    s.lax = 1;
+    while (rc == ZR_OK && (what = zs_scan_next(&s, &r)) != ZS_SCAN_END && what != ZS_SCAN_STOP) {
+        if (what == ZS_SCAN_BAD && !zs_scan_resync(&s)) break;
+        if (what == ZS_SCAN_BAD) continue;
+        end = s.pos;
+        struct zr_queue *q = zs_has_entry(r.sys_flag) ? zs_queue_find(st, r.topic, r.queue_id) : NULL;
+        int64_t far = q ? (r.physical_offset - q->end_phys) / LEAST_RECORD : 0;
+        if (!q || r.queue_offset < atomic_load(&q->next) || r.queue_offset - atomic_load(&q->next) > far) continue;
+        r.queue_offset += zl_record_offsets(&r);
+        rc = fill_gap(rec, q, &r);
+    }
+    zs_scan_close(&s);
+    if (end < 0) return rc;
+    report_damage(rec, from, end, "property CRCs are wrong");
+    rec->tail = end;
+    return rc;
+}
+
 static zr_status read_log(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
@@ -424,6 +517,7 @@ static zr_status read_log(struct recovery *rec)
         rec->last_ms = r.store_ms;
     }
     zs_scan_close(&s);
+    if (rc == ZR_OK && !n_stale && st->conf.property_crc_check) rc = keep_unsealed(rec, rec->tail);
     if (rc == ZR_OK && n_stale) {
         zs_log(st, ZR_LOG_WARN, "remains of an older log from %lld on are not taken for messages", (long long)stale_at);
         rec->tail = stale_at;
@@ -452,8 +546,12 @@ static zr_status cut_segment(struct zr_inst *st, int64_t tail)
     int64_t fd = r < 0 ? r : st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
     r = fd;
     if (fd >= 0) {
-        r = st->io->ftruncate(st->io->ctx, (int32_t)fd, tail - base);
-        if (r >= 0) r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->segs.size);
+        struct zr_io_stat stat;
+        r = st->io->fstat(st->io->ctx, (int32_t)fd, &stat);
+        uint32_t longer = r >= 0 && stat.size > (uint64_t)st->segs.size; /* with bytes of nobody knows what, which stay (segment.c) */
+        if (r >= 0 && longer) r = zs_zero(st, (int32_t)fd, tail - base, base + st->segs.size - tail);
+        else if (r >= 0) r = st->io->ftruncate(st->io->ctx, (int32_t)fd, tail - base);
+        if (r >= 0 && !longer) r = st->io->ftruncate(st->io->ctx, (int32_t)fd, st->segs.size);
         if (r >= 0) r = st->io->fdatasync(st->io->ctx, (int32_t)fd);
         st->io->close(st->io->ctx, (int32_t)fd);
     }
@@ -655,6 +753,7 @@ zr_status zs_recover(struct zr_inst *st)
     if (rc == ZR_OK && first < 0) rc = give_up_entries(&rec);
     if (rc == ZR_OK && first >= 0) {
         find_start(&rec);
+        st->doubt = rec.clean ? INT64_MAX : written_whole(&rec);
         if (!rec.clean) rc = give_up_entries(&rec);
         if (rc == ZR_OK) rc = read_log(&rec);
         if (rc == ZR_OK) keep_end(&rec);
@@ -669,6 +768,7 @@ zr_status zs_recover(struct zr_inst *st)
         if (first >= 0) report(&rec, began);
         if (rc == ZR_OK && st->conf.index) rc = zs_index_open(st, &rec.snap, rec.clean);
     }
+    free(rec.anews);
     zs_snapshot_free(&rec.snap);
     zs_queues_sweep(st, 1);
     st->recovering = 0;
@@ -686,6 +786,33 @@ struct heal {
     uint64_t n_found;
 };
 
+/* Is this place in a part of the log that is known to hold no record? */
+static int64_t dead_until(const struct zr_inst *st, int64_t phys)
+{
+    for (uint32_t i = 0; i < ZS_HEAL_DEAD; i++)
+        if (phys >= st->heal_dead[i].from && phys < st->heal_dead[i].to) return st->heal_dead[i].to;
+    return -1;
+}
+
+/* No record begins at phys: how far is that so? It is read once, to the segment's end at most, and remembered; what is behind the
+ * log's end, or could not be read, is not. */
+static void dead_look(struct zr_inst *st, int64_t phys)
+{
+    struct zs_scan s;
+    int64_t first = zs_segs_first(st), end = zs_visible(st), to;
+    if (first < 0 || phys < first || phys >= end) return;
+    to = first + ((phys - first) / st->segs.size + 1) * st->segs.size;
+    if (to > end) to = end;
+    zs_scan_open(&s, st, phys, to, 1);
+    if (zs_scan_resync(&s)) to = s.pos;
+    uint32_t sure = !s.failed && !s.shut;
+    zs_scan_close(&s);
+    if (!sure || to - phys < DEAD_LEAST) return;
+    st->heal_dead[st->heal_dead_next].from = phys;
+    st->heal_dead[st->heal_dead_next].to = to;
+    st->heal_dead_next = (st->heal_dead_next + 1) % ZS_HEAL_DEAD;
+}
+
 /* Is there an entry, and is its record the queue's message of that offset? */
 static uint32_t true_entry(struct zr_inst *st, struct zr_queue *q, int64_t offset, struct zs_entry *ret)
 {
@@ -694,8 +821,23 @@ static uint32_t true_entry(struct zr_inst *st, struct zr_queue *q, int64_t offse
     if (zs_queue_copy(st, q, offset, 1, raw, 0) != 1) return 0;
     zs_entry_load(raw, ret);
     if (ret->size == ZS_FILLER || (zs_entry_real(ret) && zs_queue_light(q))) return 1;
-    if (!zs_entry_real(ret) || !zs_scan_one(st, ret->phys, &r) || (int32_t)r.size != ret->size || r.queue_id != q->id) return 0;
+    if (!zs_entry_real(ret) || dead_until(st, ret->phys) >= 0) return 0;
+    if (!zs_scan_one_of(st, ret->phys, (struct zr_str){ q->topic, q->topic_len }, &r)) {
+        if (!zs_scan_one(st, ret->phys, &r)) dead_look(st, ret->phys);
+        return 0;
+    }
+    if ((int32_t)r.size != ret->size || r.queue_id != q->id) return 0;
     return offset >= r.queue_offset && offset < r.queue_offset + (r.sys_flag & ZR_SYSFLAG_INNER_BATCH ? 32767 : 1);
+}
+
+/* The record of the nearest true entry from `at` on, in steps of dir: of the near ones each is asked, then ever fewer. */
+static uint32_t neighbour(struct heal *h, int64_t at, int64_t min, int64_t next, int64_t dir, struct zs_entry *ret)
+{
+    for (int64_t n = 0, step = dir; at >= min && at < next; at += step) {
+        if (true_entry(h->st, h->q, at, ret) && zs_entry_real(ret)) return 1;
+        if (++n > HEAL_NEAR) step *= 2;
+    }
+    return 0;
 }
 
 /* The lost and the wrong entries around offset, and the part of the log between the records of their neighbours. */
@@ -708,16 +850,8 @@ static void heal_range(struct heal *h, int64_t offset, int64_t min, int64_t next
     h->phys_to = zs_visible(h->st);
     while (h->from > min && h->to - h->from < HEAL_MAX && !true_entry(h->st, h->q, h->from - 1, &e)) h->from--;
     while (h->to < next && h->to - h->from < HEAL_MAX && !true_entry(h->st, h->q, h->to, &e)) h->to++;
-    for (int64_t at = h->from - 1; at >= min; at--)
-        if (true_entry(h->st, h->q, at, &e) && zs_entry_real(&e)) {
-            if (e.phys + e.size > h->phys_from) h->phys_from = e.phys + e.size;
-            break;
-        }
-    for (int64_t at = h->to; at < next; at++)
-        if (true_entry(h->st, h->q, at, &e) && zs_entry_real(&e)) {
-            if (e.phys < h->phys_to) h->phys_to = e.phys;
-            break;
-        }
+    if (neighbour(h, h->from - 1, min, next, -1, &e) && e.phys + e.size > h->phys_from) h->phys_from = e.phys + e.size;
+    if (neighbour(h, h->to, min, next, 1, &e) && e.phys < h->phys_to) h->phys_to = e.phys;
 }
 
 /* What there is of them: those that lead nowhere stay as they are, unless their record is found. */
@@ -759,9 +893,13 @@ static uint32_t heal_scan(struct heal *h)
     while ((what = zs_scan_next(&s, &r)) != ZS_SCAN_END && what != ZS_SCAN_STOP && h->n_found < (uint64_t)(h->to - h->from)) {
         if (what == ZS_SCAN_BAD && s.shut) break;
         if (what == ZS_SCAN_BAD) {
-            int64_t bad = s.pos;
+            int64_t bad = s.pos, dead = dead_until(h->st, bad);
             const char *why = s.why;
-            uint32_t more = zs_scan_resync(&s);
+            if (dead >= 0 && dead < h->phys_to) { /* that was looked at already */
+                s.pos = dead;
+                continue;
+            }
+            uint32_t more = dead < 0 && zs_scan_resync(&s);
             zs_log(h->st, ZR_LOG_ERROR, "the log is damaged from %lld to %lld: %s", (long long)bad, (long long)(more ? s.pos : h->phys_to), why);
             if (!more) {
                 what = ZS_SCAN_END;

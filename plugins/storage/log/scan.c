@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include "zs_pack.h"
 
-#define SECTOR 512u
+#define SECTOR ((uint64_t)ZS_SECTOR)
 #define WINDOW (1u << 20)
 #define AHEAD (8u << 20) /* asked of the disk before it is needed, in two halves: one window at a time would leave it idle while records are judged */
 #define PAGE 4096
@@ -19,7 +19,7 @@
 
 void zs_scan_open(struct zs_scan *s, struct zr_inst *st, int64_t pos, int64_t limit, uint32_t crc)
 {
-    *s = (struct zs_scan){ .st = st, .pos = pos, .limit = limit, .crc = crc, .why = "" };
+    *s = (struct zs_scan){ .st = st, .pos = pos, .limit = limit, .window = WINDOW, .crc = crc, .why = "" };
 }
 
 static void leave_segment(struct zs_scan *s)
@@ -87,7 +87,7 @@ static int64_t load(struct zs_scan *s, int64_t pos, uint64_t need)
     if ((int64_t)need > room) need = (uint64_t)room;
     if (s->len && pos >= s->buf_at && pos + (int64_t)need <= s->buf_at + (int64_t)s->len)
         return s->buf_at + (int64_t)s->len - pos;
-    uint64_t want = need > WINDOW ? need : WINDOW;
+    uint64_t want = need > s->window ? need : s->window;
     if ((int64_t)want > room) want = (uint64_t)room;
     if (!buf_reach(s, want)) return -ENOMEM;
     read_ahead(s, pos, want);
@@ -109,8 +109,9 @@ static int bad(struct zs_scan *s, const char *why)
     return ZS_SCAN_BAD;
 }
 
-/* A sector of the record that never reached the disk is zero. The body's checksum shows it there, but nothing covers topic and
- * properties: is one that begins within them, as far as the record goes, all zero? No text is. */
+/* After a failure of the power a sector of the record that never reached the disk is zero. The body's checksum shows it there, but
+ * nothing covers topic and properties: is one that begins within them, as far as the record goes, all zero? Appends refuse what
+ * would look so (append.c); other brokers do not, so it is asked only of what may not have been on disk (st->doubt). */
 static uint32_t tail_torn(const uint8_t *p, int64_t off, uint64_t from, uint64_t size)
 {
     for (uint64_t at = from + (SECTOR - ((uint64_t)off + from) % SECTOR) % SECTOR; at < size; at += SECTOR) {
@@ -143,8 +144,9 @@ static int judge(struct zs_scan *s, int64_t pos, struct zl_record *ret)
     struct zr_span bytes = { s->buf + (pos - s->buf_at), (uint64_t)n };
     zr_status rc = zl_record_parse(bytes, s->crc, ret, &why);
     if (rc != ZR_OK) return bad(s, rc == ZR_ECORRUPT ? why : "its lengths do not agree");
-    if (s->crc && s->st->conf.property_crc_check && zl_record_sealed((struct zr_span){ bytes.ptr, size }) != 1)
-        return bad(s, "its property CRC is missing or wrong");
+    int sealed = s->crc && s->st->conf.property_crc_check ? zl_record_sealed((struct zr_span){ bytes.ptr, size }) : -1;
+    if (sealed == 0 && !s->lax) return bad(s, "its property CRC is wrong"); /* without one it is what it was before there were any */
+    if (sealed == 1 || pos < s->st->doubt) return ZS_SCAN_RECORD;
     uint64_t topic_at = (uint64_t)((const uint8_t *)ret->topic.ptr - bytes.ptr); /* without properties their length is zero, as it must be */
     if (tail_torn(bytes.ptr, pos - s->seg->base, topic_at, ret->properties.len ? ret->size : topic_at + ret->topic.len))
         return bad(s, "a part of its properties was never written");
@@ -236,13 +238,19 @@ int zs_scan_resync(struct zs_scan *s)
     return 0;
 }
 
-uint32_t zs_scan_one(struct zr_inst *st, int64_t phys, struct zl_record *ret)
+uint32_t zs_scan_one_of(struct zr_inst *st, int64_t phys, struct zr_str topic, struct zl_record *ret)
 {
     struct zs_scan s;
     zs_scan_open(&s, st, phys, INT64_MAX, 1);
-    uint32_t good = phys >= 0 && enter_segment(&s, phys) && judge(&s, phys, ret) == ZS_SCAN_RECORD;
+    s.window = PAGE; /* of the others nothing is asked */
+    uint32_t good = phys >= 0 && enter_segment(&s, phys) && judge(&s, phys, ret) == ZS_SCAN_RECORD && (!topic.ptr || zl_eq(ret->topic, topic));
     zs_scan_close(&s);
     ret->body = ret->properties = (struct zr_span){ NULL, 0 };
     ret->topic = (struct zr_str){ NULL, 0 };
     return good;
+}
+
+uint32_t zs_scan_one(struct zr_inst *st, int64_t phys, struct zl_record *ret)
+{
+    return zs_scan_one_of(st, phys, (struct zr_str){ NULL, 0 }, ret);
 }

@@ -6,7 +6,9 @@
  *      so no load from a mapping can fall behind the end of its file.
  *   2. A segment with pins stays open and mapped, also after it was deleted.
  *   3. The table is contiguous in numbers; a file that is missing in the middle is a NULL in it.
- *   4. A name that was made but whose folder was not synced is remembered (name_unsynced); the flusher syncs it before it
+ *   4. At a start names and lengths of all files are judged before any is changed; what is odd is left as it is and named in
+ *      the log, and no file is made shorter by a byte that is not zero.
+ *   5. A name that was made but whose folder was not synced is remembered (name_unsynced); the flusher syncs it before it
  *      counts anything in that segment as flushed.
  *
  * LOCKING: segs.lock guards the table, each segment's refs, map and fd. It is held over open and mmap of one file, never
@@ -16,6 +18,7 @@
 #include "zs_pack.h"
 
 #define AHEAD_PIECE (4ll << 20)
+#define MAX_GAP (1 << 20) /* segments missing one after the other: a name that is further on is none of this log's */
 
 void zs_seg_path(struct zr_inst *st, int64_t base, char *to)
 {
@@ -370,6 +373,7 @@ struct found {
     int64_t base;
     uint64_t size; /* of the plain form, as its file or the packed one's header tells; 0: the header is damaged */
     uint32_t packed, dir;
+    uint32_t keeps; /* its length, though it is longer than a segment */
     int64_t mtime_ns;
 };
 struct found_list {
@@ -467,33 +471,119 @@ static zr_status found_twins(struct zr_inst *st, struct found_list *l)
     return ZR_OK;
 }
 
-/* The size that the files were made with. It shows in their names; a single file must do with its length. */
-static int64_t found_size(const struct found_list *l, int64_t configured)
+/* How many files, and how many distances of two names, say that segments have this size; and where such files lie. */
+struct found_vote {
+    int64_t size, at; /* names are at, at + size, at + 2 * size, ... */
+    uint64_t n_says, n_files;
+};
+
+static struct found_vote found_count(const struct found_list *l, int64_t size)
 {
-    int64_t step = INT64_MAX;
-    for (uint64_t i = 1; i < l->n; i++)
-        if (l->at[i].base - l->at[i - 1].base < step) step = l->at[i].base - l->at[i - 1].base;
-    uint32_t fits = 1;
-    for (uint64_t i = 0; i < l->n; i++)
-        if (l->at[i].base % configured) fits = 0;
-    if (l->n > 1) {
-        if (step == configured) return configured;
-        if (fits && step > configured && l->at[0].size == (uint64_t)configured) return configured; /* holes */
-        return step;
+    struct found_vote v = { .size = size };
+    uint64_t lead = 0, lead_any = 0;
+    int64_t at_any = 0;
+    for (uint64_t i = 0; i < l->n; i++) { /* the majority vote of Boyer and Moore */
+        int64_t at = l->at[i].base % size;
+        uint32_t says = l->at[i].size == (uint64_t)size;
+        if (says) {
+            if (lead == 0) v.at = at;
+            lead += v.at == at ? 1u : UINT64_MAX;
+        }
+        if (lead_any == 0) at_any = at;
+        lead_any += at_any == at ? 1u : UINT64_MAX;
+        v.n_files += says;
+        v.n_says += says;
+        if (i && l->at[i].base - l->at[i - 1].base == size && l->at[i - 1].size <= (uint64_t)size) v.n_says++; /* no two lie in one place */
     }
-    if (l->at[0].size > (uint64_t)configured) return (int64_t)l->at[0].size;
-    return configured;
+    if (v.n_files == 0) v.at = at_any;
+    return v;
+}
+
+static uint32_t found_better(const struct found_vote *a, const struct found_vote *b, int64_t configured)
+{
+    if (a->n_says != b->n_says) return a->n_says > b->n_says;
+    if ((a->size == configured) != (b->size == configured)) return a->size == configured;
+    if ((a->at == 0) != (b->at == 0)) return a->at == 0;
+    if ((a->n_files == 0) != (b->n_files == 0)) return a->n_files > 0;
+    return a->size > b->size;
+}
+
+/* The size that the files were made with: what most of them, and of the distances of their names, say. */
+static struct found_vote found_size(const struct found_list *l, int64_t configured)
+{
+    struct found_vote best = found_count(l, configured);
+    int64_t last[2] = { configured, 0 };
+    if (l->n == 1) {
+        int64_t size = (int64_t)l->at[0].size > configured ? (int64_t)l->at[0].size : configured;
+        return (struct found_vote){ .size = size, .at = l->at[0].base % size };
+    }
+    for (uint64_t i = 0; i < l->n; i++)
+        for (uint32_t k = 0; k < 2; k++) {
+            int64_t size = k ? (i ? l->at[i].base - l->at[i - 1].base : 0) : (int64_t)l->at[i].size;
+            if (size < (int64_t)ZS_BLANK || size == best.size || size == last[k]) continue;
+            last[k] = size;
+            struct found_vote v = found_count(l, size);
+            if (found_better(&v, &best, configured)) best = v;
+        }
+    return best;
+}
+
+/* Files whose names do not lie where a segment can begin are no part of the log: nothing is done to them. */
+static void found_odd(struct zr_inst *st, struct found_list *l, const struct found_vote *v)
+{
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < l->n; i++) {
+        struct found *f = &l->at[i];
+        int64_t gap = n ? (f->base - l->at[n - 1].base) / v->size : 0;
+        if (f->base % v->size == v->at && gap <= MAX_GAP) {
+            l->at[n++] = *f;
+            continue;
+        }
+        zs_log(st, ZR_LOG_ERROR, "%s/%020lld%s (%llu bytes) is no segment of this log, whose files have %lld bytes and begin at %lld and multiples "
+               "of that behind it: it is left alone and not used. If it was copied there, move it away; else run `zaryactl store check %s`",
+               st->dirs.path[f->dir], (long long)f->base, f->packed ? ZS_PACKED : "", (unsigned long long)f->size, (long long)v->size,
+               (long long)v->at, st->conf.root);
+        zs_dir_forget(st, f->base);
+    }
+    l->n = n;
+}
+
+/* Whether its length can be put right without a byte being lost. If not, it is used and keeps it, where it is clear that segments
+ * are shorter. Nothing is changed yet. */
+static zr_status found_judge(struct zr_inst *st, struct found *f, uint32_t clear)
+{
+    char path[ZS_PATH];
+    int64_t nonzero = 0;
+    if (f->size == (uint64_t)st->segs.size) return ZR_OK;
+    if (f->packed && f->size == 0) return ZR_OK; /* what it cannot give is reported when it is met */
+    if (f->packed)
+        return zs_raise(st, ZR_ECORRUPT, 0, "%s/%020lld" ZS_PACKED " is a segment of %llu bytes; the others have %lld", zs_dir_of(st, f->base),
+                        (long long)f->base, (unsigned long long)f->size, (long long)st->segs.size);
+    if (f->size < (uint64_t)st->segs.size) return ZR_OK;
+    zs_seg_path(st, f->base, path);
+    int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ, 0), r = fd;
+    if (fd >= 0) {
+        r = zs_is_zero(st, (int32_t)fd, st->segs.size, (int64_t)f->size - st->segs.size, &nonzero);
+        st->io->close(st->io->ctx, (int32_t)fd);
+    }
+    if (r < 0) return zs_raise(st, zs_status_of(r), r, "%s cannot be read: %s", path, zs_errno_text(r));
+    if (r > 0) return ZR_OK;
+    f->keeps = 1;
+    if (clear && f->size < 2 * (uint64_t)st->segs.size) {
+        zs_log(st, ZR_LOG_ERROR, "%s has %llu bytes instead of %lld, and not all of those too many are zero (the first that is not: %lld): they are not "
+               "read, and left where they are", path, (unsigned long long)f->size, (long long)st->segs.size, (long long)nonzero);
+        return ZR_OK;
+    }
+    return zs_raise(st, ZR_ECORRUPT, 0, "%s has %llu bytes, but segments of this log seem to have %lld, and at %lld of it there is something: which is "
+                    "right cannot be told, and nothing was changed. If segment_size is not the one the log was made with, put it right; move "
+                    "away files that were copied there", path, (unsigned long long)f->size, (long long)st->segs.size, (long long)nonzero);
 }
 
 /* A file of the wrong length is given the right one: cut short by an accident, zeroes follow, which the recovery understands. */
 static zr_status found_mend(struct zr_inst *st, const struct found *f)
 {
     char path[ZS_PATH];
-    if (f->size == (uint64_t)st->segs.size) return ZR_OK;
-    if (f->packed && f->size == 0) return ZR_OK; /* what it cannot give is reported when it is met */
-    if (f->packed)
-        return zs_raise(st, ZR_ECORRUPT, 0, "%s/%020lld" ZS_PACKED " is a segment of %llu bytes; the others have %lld", st->log_dir,
-                        (long long)f->base, (unsigned long long)f->size, (long long)st->segs.size);
+    if (f->size == (uint64_t)st->segs.size || f->packed || f->keeps) return ZR_OK;
     zs_seg_path(st, f->base, path);
     int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ | ZR_IO_WRITE, 0);
     int64_t r = fd;
@@ -508,27 +598,24 @@ static zr_status found_mend(struct zr_inst *st, const struct found *f)
     return ZR_OK;
 }
 
-static zr_status found_add(struct zr_inst *st, const struct found_list *l)
+static zr_status found_add(struct zr_inst *st, const struct found_list *l, uint32_t clear)
 {
-    for (uint64_t i = 0; i < l->n; i++) {
+    zr_status rc = ZR_OK;
+    for (uint64_t i = 0; i < l->n && rc == ZR_OK; i++) rc = found_judge(st, &l->at[i], clear);
+    for (uint64_t i = 0; i < l->n && rc == ZR_OK; i++) rc = found_mend(st, &l->at[i]);
+    for (uint64_t i = 0; i < l->n && rc == ZR_OK; i++) {
         const struct found *f = &l->at[i];
-        if ((f->base - l->at[0].base) % st->segs.size) {
-            return zs_raise(st, ZR_ECORRUPT, 0, "%s/%020lld does not lie on a multiple of the segment size %lld",
-                            st->log_dir, (long long)f->base, (long long)st->segs.size);
-        }
-        if (!zs_dir_set(st, f->base, f->dir)) return ZR_ENOMEM;
-        zr_status rc = found_mend(st, f);
-        if (rc != ZR_OK) return rc;
         struct zs_seg *seg = zs_seg_add(st, f->base, -1);
         if (!seg) return ZR_ENOMEM;
         seg->packed = f->packed;
+        seg->stays = f->keeps; /* the other form has no place for them */
         seg->mtime_ns = f->mtime_ns;
         zs_seg_put(st, seg);
         if (i && f->base - l->at[i - 1].base != st->segs.size)
             zs_log(st, ZR_LOG_ERROR, "%s: the log from %lld to %lld is missing", st->log_dir,
                    (long long)(l->at[i - 1].base + st->segs.size), (long long)f->base);
     }
-    return ZR_OK;
+    return rc;
 }
 
 /* What a file says of its segment's size. */
@@ -577,11 +664,13 @@ zr_status zs_segs_load(struct zr_inst *st)
         rc = found_twins(st, &l);
     }
     if (rc == ZR_OK && l.n) {
-        st->segs.size = found_size(&l, st->conf.segment_size);
+        struct found_vote v = found_size(&l, st->conf.segment_size);
+        found_odd(st, &l, &v);
+        st->segs.size = v.size;
         if (st->segs.size != st->conf.segment_size)
             zs_log(st, ZR_LOG_WARN, "segment_size is %lld in the configuration; the log was made with %lld, which is kept",
                    (long long)st->conf.segment_size, (long long)st->segs.size);
-        rc = found_add(st, &l);
+        rc = found_add(st, &l, v.n_says * 2 > l.n);
     }
     free(l.at);
     return rc;

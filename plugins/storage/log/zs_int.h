@@ -43,6 +43,8 @@
 #define ZS_PATH 1024u              /* longest path built here */
 #define ZS_PINS 32u                /* segments, or blocks of packed ones, that one read may hold */
 #define ZS_CHECKPOINT 4096u
+#define ZS_SECTOR 512 /* what a disk writes whole */
+#define ZS_HEAL_DEAD 64u
 #define ZS_HEAL_KNOWN 64u          /* places of queues that were looked for in the log and not all found */
 #define ZS_MAX_QUEUES (4u << 20)
 #define ZS_MAX_RING (1u << 20)     /* entries of one queue in memory */
@@ -93,6 +95,7 @@ struct zs_dirs {
     pthread_mutex_t lock; /* over at */
     char path[ZS_MAX_DIRS][ZS_PATH];
     uint32_t n, read_only;      /* read_only: bit i for folder i */
+    int32_t lock_fd[ZS_MAX_DIRS]; /* open on the folder, and locked; -1: not */
     struct zs_dir_entry *at;    /* which file lies where, by base; nothing when there is one folder */
     uint64_t n_at, cap;
 };
@@ -256,6 +259,9 @@ struct zr_inst {
     int64_t prep_base;           /* base of the one that is ready, -1: none */
     int32_t prep_fd;
 
+    _Atomic uint32_t torn_told;  /* that such properties are refused */
+    int64_t doubt;               /* what lies behind this may have been written without all of its sectors (scan.c); set by a recovery */
+
     /* queues */
     pthread_rwlock_t table_lock;
     struct zr_queue **buckets;
@@ -280,7 +286,10 @@ struct zr_inst {
         const struct zr_queue *q;
         int64_t from, to;
     } heal_known[ZS_HEAL_KNOWN]; /* looked for, and not all found; under heal_lock */
-    uint32_t heal_next;
+    uint32_t heal_next, heal_dead_next;
+    struct {
+        int64_t from, to;
+    } heal_dead[ZS_HEAL_DEAD];   /* parts of the log where no record begins; under heal_lock */
 
     /* flusher */
     pthread_mutex_t flush_lock;
@@ -343,6 +352,7 @@ int64_t zs_zero(struct zr_inst *st, int32_t fd, int64_t off, int64_t len);
 
 /* ---- dirs.c ---- */
 uint32_t zs_dirs_init(struct zr_inst *st); /* 0: too many of them, or too long */
+zr_status zs_dirs_lock(struct zr_inst *st); /* ZR_EEXIST: another broker, or a tool, has one of them */
 void zs_dirs_free(struct zr_inst *st);
 const char *zs_dir_of(struct zr_inst *st, int64_t base); /* where the file lies */
 uint32_t zs_dir_set(struct zr_inst *st, int64_t base, uint32_t dir);
@@ -481,7 +491,9 @@ struct zs_scan {
     int64_t pos;        /* the next record's place */
     int64_t limit;      /* nothing is read at or behind it */
     const char *why;    /* why the record at pos is none */
+    uint64_t window;    /* read at once, if there is so much */
     uint32_t crc;       /* compare body checksums */
+    uint32_t lax;       /* a wrong property CRC is none of its business */
     uint32_t shut;      /* a segment that is there was passed over, for it could not be opened */
     uint32_t failed;    /* bytes were passed over, for the disk did not give them */
 };
@@ -497,6 +509,7 @@ int zs_scan_next(struct zs_scan *s, struct zl_record *ret);
 int zs_scan_resync(struct zs_scan *s);
 /* Is there a valid record at phys (body checksum included)? Its facts, without spans. */
 uint32_t zs_scan_one(struct zr_inst *st, int64_t phys, struct zl_record *ret);
+uint32_t zs_scan_one_of(struct zr_inst *st, int64_t phys, struct zr_str topic, struct zl_record *ret); /* and is it this topic's? */
 
 /* ---- snapshot.c ---- */
 void zs_snapshot_load(struct zr_inst *st, struct zs_snapshot *ret);

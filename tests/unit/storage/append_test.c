@@ -390,3 +390,26 @@ Test(append, a_slow_disk_has_all_senders_in_one_sync)
     cr_assert_lt(least, halves / 4 * 3, "%u syncs for %d messages of %d senders", least, SENDERS * SENDS, SENDERS);
     world_end(w);
 }
+
+/* Such bytes are what a sector looks like that a failure of the power left unwritten. */
+Test(append, properties_that_a_recovery_would_not_believe_are_refused)
+{
+    static char props[3000];
+    for (int n = 0; n < 1200; n += 100) {
+        struct world *w = world_new("nuls");
+        cr_assert_eq(world_open(w), ZR_OK);
+        memset(props, 'x', sizeof props);
+        memcpy(props, "a\1", 2);
+        memset(props + 700, 0, (size_t)n);
+        props[2999] = 2;
+        for (int end = 0; end < 2; end++) {
+            struct zr_msg m = msg_of("T", 0, "body", 4, NULL);
+            struct zr_put put = { .hdr = { sizeof put, 0 } };
+            int64_t at;
+            m.properties = (struct zr_span){ (const uint8_t *)props, end ? 700 + (uint64_t)n : sizeof props };
+            zs_append(w->st, &m, 1, &put, &at);
+            cr_assert_eq(put.status, n >= 512 || (end && n) ? ZR_EINVAL : ZR_OK, "%d zero bytes", n);
+        }
+        world_end(w);
+    }
+}

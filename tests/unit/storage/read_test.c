@@ -276,3 +276,44 @@ Test(read, raw_entries_and_residency)
     cr_assert_eq(zs_resident(w->st, q, 250), 0);
     world_end(w);
 }
+
+/* An entry that leads to another topic's record of the same queue and offset. */
+Test(read, an_entry_of_another_topic_gives_none_of_its_messages)
+{
+    struct world *w = world_new("othertopic");
+    char path[1024];
+    uint8_t entry[20];
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 50, 100);
+    put_many(w, "U", 0, 50, 100);
+    world_close(w);
+    file_path(w, path, "consumequeue/U/0/00000000000000000000");
+    file_read(path, 7 * 20, entry, sizeof entry);
+    file_path(w, path, "consumequeue/T/0/00000000000000000000");
+    file_write(path, 7 * 20, entry, sizeof entry);
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(read_all(w, "T", 0, 100), 50);
+    world_end(w);
+}
+
+/* What a dead segment costs: it is read a few times, not once for each of its entries. */
+Test(read, the_entries_of_a_lost_segment_cost_no_search_each)
+{
+    struct world *w = world_new("deadseg");
+    char path[1024];
+    w->conf.segment_size = 1 << 20;
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 4; i++) put_many(w, "T", i % 2, 4000, 100);
+    world_close(w);
+    file_path(w, path, "commitlog/00000000000000000000");
+    cr_assert_eq(truncate(path, 0), 0);
+    cr_assert_eq(truncate(path, 1 << 20), 0);
+    cr_assert_eq(world_open(w), ZR_OK);
+    world_fault(w, OP_PREAD, -1, 0, "commitlog");
+    int64_t calls = atomic_load(&w->fault[OP_PREAD].calls);
+    int64_t got = read_all(w, "T", 0, 100) + read_all(w, "T", 1, 100);
+    cr_assert_gt(got, 16000 - (1 << 20) / 192 - 1);
+    calls = atomic_load(&w->fault[OP_PREAD].calls) - calls;
+    cr_assert_lt(calls, 1000, "%lld", (long long)calls);
+    world_end(w);
+}

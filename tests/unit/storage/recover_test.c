@@ -868,3 +868,208 @@ Test(recover, a_log_in_several_folders)
     cr_assert_eq(max_of(w, "T", 0), 1000);
     world_end(w);
 }
+
+/* ---- what is odd is left alone ------------------------------------------------------------------------------------------- */
+
+/* A file that has a segment's name and is none: empty, or a queue's that was copied there. */
+Test(recover, a_stray_name_in_the_log_cuts_no_segment)
+{
+    static const struct { const char *name; uint32_t size; } stray[] = {
+        { "commitlog/00000000000000000512", 0 }, { "commitlog/00000000000000020000", 20000 }, { "commitlog/00000000000000004096", 4096 },
+        { "commitlog/00000000000000196609", 65536 },
+    };
+    for (uint32_t i = 0; i < sizeof stray / sizeof *stray; i++)
+        for (int how = 0; how < 6; how++) { /* killed or not; with the size configured, another, and a log of one file */
+            struct world *w = world_new("stray");
+            uint32_t n = how / 2 == 2 ? 40 : 400;
+            char path[1024];
+            uint8_t *bytes = malloc(65536);
+            memset(bytes, 0x5A, 65536);
+            cr_assert_eq(world_open(w), ZR_OK);
+            put_many(w, "T", 0, n, SIZE);
+            if (how & 1) {
+                struct world *k = world_copy(w);
+                world_end(w);
+                w = k;
+            } else {
+                world_close(w);
+            }
+            if (how / 2 == 1) w->conf.segment_size = 1 << 20;
+            file_path(w, path, "%s", stray[i].name);
+            FILE *f = fopen(path, "w");
+            cr_assert(f);
+            fclose(f);
+            file_write(path, 0, bytes, stray[i].size ? stray[i].size : 1);
+            cr_assert_eq(truncate(path, stray[i].size), 0);
+            world_quiet(w);
+            cr_assert_eq(world_open(w), ZR_OK, "%s: %s", stray[i].name, w->error);
+            cr_assert(world_said(w, strrchr(stray[i].name, '/') + 1), "%s", w->lines);
+            cr_assert_eq(read_all(w, "T", 0, SIZE), n, "%s, case %d", stray[i].name, how);
+            cr_assert_eq(file_size_of(path), stray[i].size);
+            put_many(w, "T", 0, 200, SIZE);
+            world_close(w);
+            cr_assert_eq(remove(path), 0);
+            cr_assert_eq(world_open(w), ZR_OK, "%s", w->error);
+            cr_assert_eq(read_all(w, "T", 0, SIZE), n + 200);
+            world_end(w);
+            free(bytes);
+        }
+}
+
+/* A segment that is longer than the others is not cut where that would take bytes away. */
+Test(recover, a_segment_with_bytes_behind_its_end_is_not_shortened)
+{
+    for (int bytes = 0; bytes < 3; bytes++) {
+        struct world *w = world_new("longer");
+        char path[1024];
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "T", 0, 400, SIZE);
+        world_close(w);
+        file_path(w, path, "commitlog/%020d", bytes ? 196608 : 65536); /* the last one is where records are written, and cut */
+        cr_assert_eq(truncate(path, bytes == 2 ? 200000 : 100000), 0);
+        if (bytes) file_write(path, 90000, "bytes", 5);
+        if (bytes) file_write(path, 65000, "junk", 4);
+        if (bytes == 2) {
+            cr_assert_neq(world_open(w), ZR_OK);
+            cr_assert(strstr(w->error, "00000000000000196608") && strstr(w->error, "nothing was changed"), "%s", w->error);
+            cr_assert_eq(file_size_of(path), 200000);
+            cr_assert_eq(truncate(path, 65536), 0);
+            world_close(w);
+        }
+        cr_assert_eq(world_open(w), ZR_OK, "%s", w->error);
+        cr_assert_eq(read_all(w, "T", 0, SIZE), 400);
+        put_many(w, "T", 0, 400, SIZE);
+        cr_assert_eq(read_all(w, "T", 0, SIZE), 800);
+        if (bytes == 1) {
+            char there[5];
+            cr_assert_eq(file_size_of(path), 100000);
+            file_read(path, 90000, there, 5);
+            cr_assert_eq(memcmp(there, "bytes", 5), 0);
+            cr_assert(world_said(w, "left where they are"), "%s", w->lines);
+        }
+        world_end(w);
+    }
+}
+
+/* The option is newer than the log: records without a property CRC are as good as they were. */
+Test(recover, records_without_a_property_crc_are_not_damaged)
+{
+    struct world *w = world_new("unsealed");
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 400, SIZE);
+    struct world *k = world_copy(w);
+    world_end(w);
+    char path[1024];
+    file_path(k, path, "zarya");
+    remove_tree(path);
+    k->conf.property_crc = k->conf.property_crc_check = 1;
+    cr_assert_eq(world_open(k), ZR_OK);
+    cr_assert_eq(read_all(k, "T", 0, SIZE), 400, "%s", k->lines);
+    put_many(k, "T", 0, 10, SIZE);
+    k = world_kill(k);
+    cr_assert_eq(read_all(k, "T", 0, SIZE), 410);
+    world_end(k);
+}
+
+/* A wrong one is damage, but no reason to delete what is otherwise a record: with the option taken back it is there again. */
+Test(recover, records_with_a_wrong_property_crc_are_not_cut_off)
+{
+    struct world *w = world_new("badseal");
+    const int64_t rec = 91 + 1 + 500 + 20;
+    char path[1024];
+    w->conf.property_crc = w->conf.property_crc_check = 1;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 300, SIZE);
+    struct world *k = world_copy(w);
+    world_end(w);
+    file_path(k, path, "commitlog/00000000000000131072");
+    uint8_t head[8];
+    file_read(path, 10 * rec, head, 8);
+    cr_assert_eq(zl_load32(head), rec);
+    for (int i = 10; i < 300 - 2 * 107; i++) file_flip(path, i * rec + 18); /* flag: nothing but the property CRC covers it */
+    cr_assert_eq(world_open(k), ZR_OK);
+    cr_assert(world_said(k, "property CRC"), "%s", k->lines);
+    cr_assert_eq(read_all(k, "T", 0, SIZE), 300 - (300 - 2 * 107 - 10), "%s", k->lines);
+    world_close(k);
+    file_path(k, path, "zarya");
+    remove_tree(path);
+    file_path(k, path, "consumequeue");
+    remove_tree(path);
+    k->conf.property_crc = k->conf.property_crc_check = 0;
+    cr_assert_eq(world_open(k), ZR_OK);
+    cr_assert_eq(read_all(k, "T", 0, SIZE), 300);
+    world_end(k);
+}
+
+/* No checksum covers a queue offset. One that became 0 is that of a queue that began anew only if the queue goes on from there. */
+Test(recover, a_queue_offset_that_became_zero_hides_nothing)
+{
+    for (int at = 1; at < 60; at += at < 4 ? 1 : 27) {
+        struct world *w = world_new("zeroed");
+        char path[1024];
+        uint8_t offset[8] = { 0 };
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "T", 0, 60, 100);
+        struct world *k = world_copy(w);
+        world_end(w);
+        file_path(k, path, "commitlog/00000000000000000000");
+        file_write(path, at * 192 + 20, offset, sizeof offset);
+        cr_assert_eq(world_open(k), ZR_OK);
+        cr_assert_eq(read_all(k, "T", 0, 100), 59, "at %d: %s", at, k->lines);
+        cr_assert_eq(min_of(k, "T", 0), 0);
+        cr_assert(world_said(k, "says that queue T 0 begins anew"), "%s", k->lines);
+        put_many(k, "T", 0, 1, 0);
+        cr_assert_geq(max_of(k, "T", 0), 60);
+        k = world_kill(k);
+        cr_assert_eq(read_all(k, "T", 0, 0), 60);
+        world_end(k);
+    }
+}
+
+/* A queue that did begin anew, as of a topic that another broker deleted and made again. */
+Test(recover, a_queue_that_goes_on_from_zero_began_anew)
+{
+    struct world *w = world_new("anewq");
+    char path[1024];
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 50, 100);
+    struct world *k = world_copy(w);
+    world_end(w);
+    file_path(k, path, "commitlog/00000000000000000000");
+    for (int i = 20; i < 50; i++) {
+        uint8_t offset[8];
+        zl_store64(offset, (uint64_t)(i - 20));
+        file_write(path, i * 192 + 20, offset, sizeof offset);
+    }
+    cr_assert_eq(world_open(k), ZR_OK);
+    expect(k, "T", 0, 0, 30);
+    cr_assert_eq(read_all(k, "T", 0, 0), 30);
+    cr_assert(world_said(k, "begins anew"), "%s", k->lines);
+    world_end(k);
+}
+
+/* A record whose properties have zero bytes, as another broker takes them: only a failure of the power leaves sectors unwritten. */
+Test(recover, zero_bytes_in_properties_are_no_torn_sectors_where_all_was_on_disk)
+{
+    struct world *w = world_new("nuls");
+    char path[1024], props[2100];
+    uint8_t zeros[1500] = { 0 };
+    memset(props, 'x', sizeof props);
+    memcpy(props, "name\1", 5);
+    props[2098] = 2;
+    props[2099] = 0;
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 4; i++) cr_assert_eq(put_one(w, "T", 0, "body", props).status, ZR_OK);
+    world_close(w);
+    file_path(w, path, "commitlog/00000000000000000000");
+    int64_t rec = 91 + 1 + 4 + 2099;
+    file_write(path, 1 * rec + 300, zeros, sizeof zeros);
+    file_write(path, 3 * rec + 300, zeros, sizeof zeros);
+    file_path(w, path, "zarya");
+    remove_tree(path);
+    file_path(w, path, "consumequeue");
+    remove_tree(path);
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(read_all(w, "T", 0, 0), 4, "%s", w->lines);
+    world_end(w);
+}
