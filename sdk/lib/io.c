@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -219,6 +220,13 @@ static int64_t posix_lock(void *self, int32_t fd)
     return r == -EACCES ? -EAGAIN : r < 0 ? r : 0;
 }
 
+static int64_t posix_lock_dir(void *self, int32_t fd)
+{
+    (void)self;
+    int64_t r = RETRY(flock(fd, LOCK_EX | LOCK_NB));
+    return r == -EWOULDBLOCK ? -EAGAIN : r < 0 ? r : 0;
+}
+
 static int64_t posix_disk(void *self, const char *path, struct zr_io_disk *ret)
 {
     (void)self;
@@ -281,6 +289,7 @@ const struct zr_io_v1 *zl_io_posix(void)
         .sync_fs = posix_sync_fs,
         .set_mtime = posix_set_mtime,
         .link = posix_link,
+        .lock_dir = posix_lock_dir,
     };
     return &table;
 }

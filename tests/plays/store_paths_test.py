@@ -46,6 +46,19 @@ def flip(path, at):
         f.write(bytes([b ^ 0x41]))
 
 
+def a_second_broker(z, shape, folder, log_path):
+    """With a data directory of its own, but a folder of the log that the first one has: neither it nor the tool gets in."""
+    other = Zarya(storage=shape.replace(log_path, folder), name="broker-b")
+    os.mkdir(other.data) if not os.path.isdir(other.data) else None
+    r = subprocess.run([os.path.join(BUILD, "bin/zarya"), "-c", other.conf], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    check(r.returncode != 0 and folder in r.stdout and other.data in r.stdout and "another broker" in r.stdout,
+          "a second broker on a folder of the log is refused, with both places named", r.stdout[-600:])
+    for command in (["convert", other.data, "--to", "plain"], ["check", other.data, "--repair"]):
+        status, out, err = store(*command, "--log-path", folder)
+        check(status == 3 and folder in err and "has this folder of the log open" in err, f"so is {command[0]}", (status, out[-300:], err))
+    check(len(pull_queue(z.addr, "Paths", 0)) == N // 4, "the first one goes on")
+
+
 def main():
     d = temp_dir()
     folders = [d + "/one", d + "/two", d + "/three"]
@@ -58,6 +71,7 @@ def main():
     send_all(z.addr, "Paths", N)
     status, live = findings(d + "/data", "--log-path", log_path)
     check(status == 0, "check of a running broker whose log is in two folders", wrong(live))
+    a_second_broker(z, shape, folders[1], log_path)
     check(z.stop() == 0, "zarya stops", text_of(z.log)[-600:])
     count = [len(glob.glob(p + "/*")) for p in folders[:2]]
     check(min(count) >= 2, "segments lie in both folders", count)

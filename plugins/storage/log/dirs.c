@@ -4,8 +4,12 @@
  * number among those that may take it: sorted by name, without the read-only ones, without those whose disk is fuller than
  * disk_force_ratio (unless all are).
  *
+ * Each folder is locked as long as the store is open, so that two brokers whose data directories differ cannot share one. The lock
+ * is flock's, of the folder itself: Apache's brokers take no file of another name in it, and do not mind this.
+ *
  * LOCKING: dirs.lock guards which file lies where. Leaf. */
 #include "zs_int.h"
+#include <errno.h>
 #include <stdlib.h>
 
 /* Adds the parts of a list joined by commas. Twins are one. 0: too many, or too long. */
@@ -32,6 +36,7 @@ static uint32_t add_list(struct zs_dirs *d, const char *list, uint32_t read_only
 uint32_t zs_dirs_init(struct zr_inst *st)
 {
     struct zs_dirs *d = &st->dirs;
+    for (uint32_t i = 0; i < ZS_MAX_DIRS; i++) d->lock_fd[i] = -1;
     if (!add_list(d, st->conf.log_dir, 0)) return 0;
     if (d->n == 0) d->n = zs_path(d->path[0], "%s/commitlog", st->conf.root);
     return d->n > 0 && add_list(d, st->conf.log_dirs_read_only, 1) && zs_path(st->log_dir, "%s", d->path[0]);
@@ -170,8 +175,43 @@ const char *zs_dir_empty(struct zr_inst *st)
     return NULL;
 }
 
+/* One folder under two names is locked once. */
+static uint32_t is_locked(struct zr_inst *st, uint32_t n, int32_t fd)
+{
+    struct zr_io_stat a, b;
+    if (st->io->fstat(st->io->ctx, fd, &a) < 0) return 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (st->dirs.lock_fd[i] >= 0 && st->io->fstat(st->io->ctx, st->dirs.lock_fd[i], &b) >= 0 && a.inode == b.inode) return 1;
+    return 0;
+}
+
+zr_status zs_dirs_lock(struct zr_inst *st)
+{
+    const struct zr_io_v1 *io = st->io;
+    if (!ZR_HAS(struct zr_io_v1, io, lock_dir) || !io->lock_dir) return ZR_OK;
+    for (uint32_t i = 0; i < st->dirs.n; i++) {
+        const char *path = st->dirs.path[i];
+        int64_t fd = io->open(io->ctx, path, ZR_IO_READ | ZR_IO_DIRECTORY, 0), r = fd < 0 ? fd : io->lock_dir(io->ctx, (int32_t)fd);
+        if (fd < 0) return zs_raise(st, zs_status_of(fd), fd, "%s cannot be opened: %s", path, zs_errno_text(fd));
+        if (r == -EAGAIN && !is_locked(st, i, (int32_t)fd)) {
+            io->close(io->ctx, (int32_t)fd);
+            return zs_raise(st, ZR_EEXIST, r, "%s is locked: another broker, or zaryactl, has this folder of the log open; the store in %s cannot use it too",
+                            path, st->conf.root);
+        }
+        if (r < 0 && r != -EAGAIN)
+            zs_log(st, ZR_LOG_WARN, "%s cannot be locked: %s; nothing keeps another broker with a data directory of its own from it", path, zs_errno_text(r));
+        if (r < 0) io->close(io->ctx, (int32_t)fd);
+        else st->dirs.lock_fd[i] = (int32_t)fd;
+    }
+    return ZR_OK;
+}
+
 void zs_dirs_free(struct zr_inst *st)
 {
+    for (uint32_t i = 0; i < ZS_MAX_DIRS; i++) {
+        if (st->dirs.lock_fd[i] >= 0) st->io->close(st->io->ctx, st->dirs.lock_fd[i]);
+        st->dirs.lock_fd[i] = -1;
+    }
     free(st->dirs.at);
     st->dirs.at = NULL;
     st->dirs.n_at = st->dirs.cap = 0;

@@ -218,6 +218,7 @@ zr_status zs_warm(struct zr_inst *st)
     declare_metrics(st);
     zr_status rc = make_folders(st);
     if (rc == ZR_OK) rc = zs_lock_take(st);
+    if (rc == ZR_OK) rc = zs_dirs_lock(st);
     if (rc == ZR_OK) rc = zs_foreign_look(st);
     if (rc == ZR_OK) rc = zs_checkpoint_open(st);
     if (rc == ZR_OK) rc = zs_qfiles_init(st);

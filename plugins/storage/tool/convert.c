@@ -172,7 +172,7 @@ int zt_cmd_convert(const char *dir, const struct zt_options *opt, uint32_t to_pl
 {
     struct zt_dirs *dirs = calloc(1, sizeof *dirs);
     int rc = dirs ? zt_dirs_load(dirs, dir, opt) : ZT_CANNOT;
-    if (rc == ZT_CLEAN) rc = zt_lock_take(dir);
+    if (rc == ZT_CLEAN) rc = zt_lock_take(dir, dirs);
     if (rc == ZT_CLEAN) {
         rc = convert(dirs, dir, opt, to_plain, level);
         zt_lock_drop();

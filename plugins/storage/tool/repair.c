@@ -104,6 +104,7 @@ static void store_run(struct zt_repair *r, struct zs_conf *conf)
     struct zt_view *v = calloc(1, sizeof *v);
     if (!v) return zt_repair_fail(r, r->dir, -ENOMEM);
     v->io = *zt_io();
+    v->io.lock_dir = NULL; /* this process has them locked */
     v->host = (struct zr_host){ ZR_HDR(struct zr_host, 0), v, zt_host_query, "zaryactl-store", r->dir };
     conf->root = r->dir;
     struct zr_inst *st = zs_create(&v->host, conf);
@@ -253,15 +254,15 @@ int zt_cmd_repair(const char *dir, const struct zt_options *opt)
     struct zr_io_stat st;
     int rc = ZT_CANNOT;
     uint32_t there = r && dirs && zt_dirs_load(dirs, dir, opt) == ZT_CLEAN;
-    free(dirs);
     if (!there) {
+        free(dirs);
         free(r);
         return ZT_CANNOT;
     }
     zl_buf_init(&r->said, 16u << 20);
     r->json = opt->json;
     r->c = calloc(1, sizeof *r->c);
-    if (r->c && zt_lock_take(dir) == ZT_CLEAN) {
+    if (r->c && zt_lock_take(dir, dirs) == ZT_CLEAN) {
         rc = zt_check_run(r->c, dir, opt);
         if (rc == ZT_CLEAN && r->c->report.failed) {
             fprintf(zt_err(), "zaryactl-store: %s could not be checked wholly; nothing is changed\n", dir);
@@ -280,6 +281,7 @@ int zt_cmd_repair(const char *dir, const struct zt_options *opt)
     if (r->c) zt_check_free(r->c);
     free(r->c);
     zl_buf_free(&r->said);
+    free(dirs);
     free(r);
     return rc;
 }

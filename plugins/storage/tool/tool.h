@@ -379,7 +379,7 @@ void zt_repair_queues(struct zt_repair *r); /* bad queues anew from the log */
 void zt_extents_aside(struct zt_repair *r, const struct zt_queue *q); /* of a queue that was made anew */
 void zt_repair_docs(struct zt_repair *r);
 /* The lock of a store; of this process from then on. ZT_CANNOT: said on stderr. */
-int zt_lock_take(const char *dir);
+int zt_lock_take(const char *dir, const struct zt_dirs *dirs); /* of the folders of the log, too */
 void zt_lock_drop(void);
 
 /* ---- the other commands ---- */

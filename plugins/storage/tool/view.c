@@ -6,6 +6,7 @@
  *   2. A segment whose file is too short reads as if zeroes followed, which is what the store makes of it at a start.
  *   3. Everything is read by calls, which answer where a disk fails or a file is too short. A mapping is room that nobody may touch. */
 #include "tool.h"
+#include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -358,7 +359,47 @@ uint32_t zt_lock_holder(const char *dir, int32_t *ret_pid)
     return held;
 }
 
-int zt_lock_take(const char *dir)
+static int32_t dir_locks[ZS_MAX_DIRS];
+static uint32_t n_dir_locks;
+
+/* One folder under two names is locked once. */
+static uint32_t own_folder(const char *path)
+{
+    struct zr_io_stat a, b;
+    if (zt_stat(path, &a) < 0) return 0;
+    for (uint32_t i = 0; i < n_dir_locks; i++)
+        if (zt_io()->fstat(zt_io()->ctx, dir_locks[i], &b) >= 0 && a.inode == b.inode) return 1;
+    return 0;
+}
+
+/* A folder may belong to a broker whose data directory is another. */
+static uint32_t dirs_lock(const char *dir, const struct zt_dirs *dirs)
+{
+    const struct zr_io_v1 *io = zt_io();
+    if (!ZR_HAS(struct zr_io_v1, io, lock_dir) || !io->lock_dir) return 1;
+    for (uint32_t i = 0; i < dirs->n; i++) {
+        int64_t fd = zt_open(dirs->at[i], ZR_IO_READ | ZR_IO_DIRECTORY), r = fd < 0 ? fd : io->lock_dir(io->ctx, (int32_t)fd);
+        if (r >= 0) {
+            dir_locks[n_dir_locks++] = (int32_t)fd;
+            continue;
+        }
+        zt_close(fd);
+        if (fd >= 0 && (r != -EAGAIN || own_folder(dirs->at[i]))) continue; /* that file system has no such locks */
+        if (fd < 0) fprintf(zt_err(), "zaryactl-store: %s: %s\n", dirs->at[i], zs_errno_text(fd));
+        else fprintf(zt_err(), "zaryactl-store: %s: a broker, of another data directory than %s, has this folder of the log open; stop it first\n", dirs->at[i], dir);
+        return 0;
+    }
+    return 1;
+}
+
+static int lock_taken(const char *dir, const struct zt_dirs *dirs)
+{
+    if (dirs_lock(dir, dirs)) return ZT_CLEAN;
+    zt_lock_drop();
+    return ZT_CANNOT;
+}
+
+int zt_lock_take(const char *dir, const struct zt_dirs *dirs)
 {
     char path[ZS_PATH];
     int32_t pid;
@@ -366,7 +407,7 @@ int zt_lock_take(const char *dir)
     int64_t r = fd < 0 ? fd : zt_io()->lock(zt_io()->ctx, (int32_t)fd);
     if (r >= 0) {
         own_lock = (int)fd;
-        return ZT_CLEAN;
+        return lock_taken(dir, dirs);
     }
     zt_close(fd);
     if (zt_lock_holder(dir, &pid)) fprintf(zt_err(), "zaryactl-store: %s: a broker has this store open (process %d); stop it first\n", dir, pid);
@@ -376,6 +417,7 @@ int zt_lock_take(const char *dir)
 
 void zt_lock_drop(void)
 {
+    while (n_dir_locks) zt_close(dir_locks[--n_dir_locks]);
     zt_close(own_lock);
     own_lock = -1;
 }

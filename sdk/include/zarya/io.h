@@ -71,6 +71,9 @@ struct zr_io_v1 {
     ZR_ON(any) int64_t (*set_mtime)(void *self, int32_t fd, int64_t mtime_ns);
     /* A second name for a file; -EXDEV where that cannot be. May be NULL. */
     ZR_ON(any) int64_t (*link)(void *self, const char *from, const char *to);
+    /* An exclusive lock (flock) of what fd is open on, a directory too, that ends with the descriptor, without waiting; -EAGAIN when
+     * another descriptor has it. Other errors: it cannot be locked there. May be NULL. */
+    ZR_ON(any) int64_t (*lock_dir)(void *self, int32_t fd);
 };
 #ifdef __cplusplus
 }
