@@ -121,6 +121,13 @@ int zc_admin_topic_stats(struct zc_client *client, const char *addr, const char 
     return call_json(client, addr, 202, &f, 1, ret, err);
 }
 
+int zc_admin_topic_groups(struct zc_client *client, const char *addr, const char *topic, struct zc_reply *ret,
+                          struct zc_err *err)
+{
+    struct zr_field f = { ZR_STR("topic"), zl_str(topic) };
+    return call_json(client, addr, 300, &f, 1, ret, err);
+}
+
 int zc_admin_topic_config(struct zc_client *client, const char *addr, const char *topic, struct zc_reply *ret,
                           struct zc_err *err)
 {

@@ -256,6 +256,8 @@ def scripts(others):
     says(["clusterList"], r"DefaultCluster\s+broker-a\s+0\s+\S+:10911")
     says(["updateTopic", "-c", "DefaultCluster", "-t", "AdminT", "-r", "4", "-w", "4"], r"create topic to \S+:10911 success|AdminT")
     says(["topicList"], r"^AdminT\b", r"^TopicTest\b")
+    says(["clusterList", "-m"], r"^#Cluster Name +#Broker Name +#InTotalYest +#OutTotalYest +#InTotalToday +#OutTotalToday", r"^DefaultCluster +broker-a +0 +0 +[1-9]\d* +[1-9]\d*$")
+    says(["topicList", "-c"], r"^#Cluster Name +#Topic +#Consumer Group", r"^DefaultCluster +TopicTest +\w+", r"^DefaultCluster +AdminT *$")
     says(["topicRoute", "-t", "AdminT"], r"broker-a", r"4")
     says(["sendMessage", "-t", "AdminT", "-p", "hello admin", "-k", "key1", "-c", "TagM"], r"broker-a\s+\d\s+0\s+SEND_OK\s+\w{32}")
     says(["topicStatus", "-t", "AdminT"], r"^broker-a\s+0\s+0", r"^broker-a\s+3\s+0")

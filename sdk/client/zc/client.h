@@ -335,6 +335,9 @@ int zc_admin_cluster(struct zc_client *client, struct zc_reply *ret, struct zc_e
 int zc_admin_runtime(struct zc_client *client, const char *broker_addr, struct zc_reply *ret, struct zc_err *err);
 int zc_admin_topic_stats(struct zc_client *client, const char *broker_addr, const char *topic, struct zc_reply *ret,
                          struct zc_err *err);
+/* Groups that have an offset of the topic, or are online with it. */
+int zc_admin_topic_groups(struct zc_client *client, const char *broker_addr, const char *topic, struct zc_reply *ret,
+                          struct zc_err *err);
 int zc_admin_topic_config(struct zc_client *client, const char *broker_addr, const char *topic, struct zc_reply *ret,
                           struct zc_err *err);
 /* topic NULL: all topics of the group. */

@@ -107,8 +107,51 @@ static int cluster_row(struct ctl *c, const struct broker *b, void *ctx)
     return 0;
 }
 
+/* ---- cluster list -m ---- */
+
+static int64_t figure(const struct zl_json *info, const char *key)
+{
+    int64_t v = 0;
+    zl_parse_i64(zl_trim(zl_json_get_str(info, key)), &v);
+    return v;
+}
+
+/* What came and went from yesterday's midnight to today's, and since. */
+static int totals_row(struct ctl *c, const struct broker *b, void *ctx)
+{
+    static const char *const KEYS[] = { "msgPutTotalTodayMorning", "msgPutTotalYesterdayMorning", "msgGetTotalTodayMorning",
+                                        "msgGetTotalYesterdayMorning", "msgPutTotalTodayNow", "msgPutTotalTodayMorning",
+                                        "msgGetTotalTodayNow", "msgGetTotalTodayMorning" };
+    struct table *t = ctx;
+    struct zc_reply reply;
+    struct zc_err err;
+    char addr[ZC_NAME_MAX];
+    cell(t, b->cluster);
+    cell(t, b->name);
+    if (zc_admin_runtime(c->client, addr_text(b, addr), &reply, &err)) {
+        for (int i = 0; i < 4; i++) cell_c(t, "-");
+        return failed(addr, &err);
+    }
+    const struct zl_json *info = zl_json_get(reply.root, "table");
+    for (int i = 0; i < 8; i += 2) cell_i(t, figure(info, KEYS[i]) - figure(info, KEYS[i + 1]));
+    zc_reply_free(&reply);
+    return 0;
+}
+
+static int cluster_totals(struct ctl *c)
+{
+    static const char *const COLUMNS[] = { "#Cluster Name:cluster",        "#Broker Name:broker",
+                                           "#InTotalYest:#in_yesterday",   "#OutTotalYest:#out_yesterday",
+                                           "#InTotalToday:#in_today",      "#OutTotalToday:#out_today" };
+    struct table *t = table_new(COLUMNS, 6);
+    int rc = each_broker(c, 0, totals_row, t);
+    table_print(t, c->json);
+    return rc;
+}
+
 int cluster_list(struct ctl *c)
 {
+    if (opt(c, 'm')) return cluster_totals(c);
     static const char *const COLUMNS[] = {
         "#Cluster Name:cluster", "#Broker Name:broker", "#BID:#id",         "#Addr:address",
         "#Version:version",      "#InTPS:#in_tps",      "#OutTPS:#out_tps", "#Behind:#dispatch_behind_bytes",

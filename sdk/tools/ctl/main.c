@@ -18,7 +18,10 @@
     "  -b BROKER   those of this broker (name)\n"
 
 static const struct command COMMANDS[] = {
-    { "topic list", "c:", "", "topics that the name server knows", "  -c CLUSTER  of one cluster\n", topic_list },
+    { "topic list", "c:g", "", "topics that the name server knows",
+      "  -c CLUSTER  of one cluster\n"
+      "  -g          with their cluster and consumer groups\n",
+      topic_list },
     { "topic create", "t:b:c:r:w:p:o:a:u:s:", "t", "makes a topic that is not there yet",
       "  -t TOPIC    (needed)\n" TARGET_HELP "  -r N        read queues (8)\n"
       "  -w N        write queues (8)\n"
@@ -41,7 +44,10 @@ static const struct command COMMANDS[] = {
       "  -t TOPIC    (needed)\n" TARGET_HELP, topic_delete },
     { "topic route", "t:l", "t", "brokers and queues of a topic", "  -t TOPIC    (needed)\n", topic_route },
     { "topic status", "t:c:", "t", "offsets of each queue", "  -t TOPIC    (needed)\n", topic_status },
-    { "cluster list", "c:m", "", "brokers with their load", "  -c CLUSTER  one cluster\n", cluster_list },
+    { "cluster list", "c:m", "", "brokers with their load",
+      "  -c CLUSTER  one cluster\n"
+      "  -m          how many messages came and went yesterday and today\n",
+      cluster_list },
     { "broker status", "b:c:", "", "the runtime information of brokers", TARGET_HELP, broker_status },
     { "group list", "b:c:", "", "subscription groups", TARGET_HELP, group_list },
     { "group create", "g:b:c:s:m:d:o:q:r:i:w:a:", "g", "makes or changes a subscription group",

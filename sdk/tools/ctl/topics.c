@@ -10,6 +10,50 @@ static int by_text(const void *a, const void *b)
     return zl_compare(*(const struct zr_str *)a, *(const struct zr_str *)b);
 }
 
+/* A topic's rows: one for each group, or one without. As mqadmin does it, one broker is asked. */
+static int group_rows(struct ctl *c, struct table *t, const char *topic)
+{
+    struct zc_route *route;
+    struct zc_reply reply = { NULL, NULL, NULL };
+    struct zc_err err;
+    uint32_t n = 0, b = 0;
+    int rc = zc_route_query(c->client, topic, &route, &err);
+    if (rc) {
+        cell_c(t, "");
+        cell_c(t, topic);
+        cell_c(t, "");
+        return failed(topic, &err);
+    }
+    while (b < route->n_brokers && route->brokers[b].n_addrs == 0) b++;
+    if (b < route->n_brokers && zc_admin_topic_groups(c->client, route->brokers[b].addrs[0].addr, topic, &reply, &err))
+        rc = failed(topic, &err);
+    const struct zl_json *list = rc ? NULL : zl_json_get(reply.root, "groupList"), *g = list ? list->child : NULL;
+    do {
+        cell_c(t, route->n_brokers ? route->brokers[0].cluster : "");
+        cell_c(t, topic);
+        cell(t, g ? zl_json_str(g) : (struct zr_str){ "", 0 });
+        g = g ? g->next : NULL;
+        n++;
+    } while (g && n < 100000);
+    zc_reply_free(&reply);
+    zc_route_free(route);
+    return rc;
+}
+
+static int topic_groups(struct ctl *c, const struct zr_str *names, uint32_t n)
+{
+    static const char *const COLUMNS[] = { "#Cluster Name:cluster", "#Topic:topic", "#Consumer Group:group" };
+    struct table *t = table_new(COLUMNS, 3);
+    int rc = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        char *topic = zl_starts(names[i], "%RETRY%") || zl_starts(names[i], "%DLQ%") ? NULL : zl_dup(names[i]);
+        if (topic && group_rows(c, t, topic)) rc = EXIT_FAILED;
+        free(topic);
+    }
+    table_print(t, c->json);
+    return rc;
+}
+
 int topic_list(struct ctl *c)
 {
     static const char *const COLUMNS[] = { "#Topic:topic" };
@@ -19,14 +63,19 @@ int topic_list(struct ctl *c)
     if (zc_admin_topic_list(c->client, opt(c, 'c'), &reply, &err)) return failed("topic list", &err);
     const struct zl_json *list = zl_json_get(reply.root, "topicList");
     struct zr_str *names = calloc((list ? list->n : 0) + 1, sizeof(*names));
-    struct table *t = table_new(COLUMNS, 1);
+    int rc = 0;
     for (const struct zl_json *i = list && names ? list->child : NULL; i; i = i->next) names[n++] = zl_json_str(i);
     if (names) qsort(names, n, sizeof(*names), by_text);
-    for (uint32_t i = 0; i < n; i++) cell(t, names[i]);
-    table_print(t, c->json);
+    if (opt(c, 'g')) {
+        rc = topic_groups(c, names, n);
+    } else {
+        struct table *t = table_new(COLUMNS, 1);
+        for (uint32_t i = 0; i < n; i++) cell(t, names[i]);
+        table_print(t, c->json);
+    }
     free(names);
     zc_reply_free(&reply);
-    return 0;
+    return rc;
 }
 
 struct update {
