@@ -356,10 +356,11 @@ static void hold_block(struct zs_hold *ret, const struct zs_block *b)
                              .pin = (uint64_t)(uintptr_t)b | TAG_BLOCK, .fd = -1 };
 }
 
-/* What the disk does not give is passed over, as damage is; a shortage passes. */
+/* Damage stays; a shortage passes; what the disk does not give now, it may give later. */
 static int hold_refused(int64_t r)
 {
-    return r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -EAGAIN || r == -EINTR ? ZS_HOLD_LATER : 0;
+    if (r == -EBADMSG) return 0;
+    return r == -ENOMEM || r == -EMFILE || r == -ENFILE || r == -EAGAIN || r == -EINTR ? ZS_HOLD_LATER : ZS_HOLD_UNREAD;
 }
 
 /* A stretch that no block has whole. */

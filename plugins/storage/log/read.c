@@ -170,7 +170,7 @@ static const struct zs_hold *held(struct reading *r, int64_t phys, uint64_t size
         r->n_holds++;
         return h;
     }
-    *ret_why = got == ZS_HOLD_LATER ? GOT_LATER : got < 0 ? GOT_BUSY : GOT_NOTHING;
+    *ret_why = got == ZS_HOLD_LATER ? GOT_LATER : got == ZS_HOLD_BUSY ? GOT_BUSY : GOT_NOTHING;
     return NULL;
 }
 
@@ -530,43 +530,60 @@ zr_status zs_read(struct zr_inst *st, const struct zr_read *req, struct zr_read_
 
 /* ---- single records ---------------------------------------------------------------------------------------------------------------- */
 
-/* Has [phys, phys + len) held in *h and, if it may not be in memory, read once so that an error of the disk shows here. */
-static uint32_t hold_bytes(struct zr_inst *st, int64_t phys, uint64_t len, uint32_t recent, struct zs_hold *h)
+/* Has [phys, phys + len) held in *h and, if it may not be in memory, read once so that an error of the disk shows here. Held
+ * only with ZR_OK; ZR_ENOENT: nothing is there any more. */
+static zr_status hold_bytes(struct zr_inst *st, int64_t phys, uint64_t len, uint32_t recent, struct zs_hold *h)
 {
-    if (zs_hold_get(st, phys, len, 0, h) <= 0) return 0;
-    if (!h->seg || recent || zs_bring_in(st, h->seg, phys - h->from, len) >= 0) return 1;
+    int got = zs_hold_get(st, phys, len, 0, h);
+    if (got <= 0) return got == 0 ? ZR_ENOENT : got == ZS_HOLD_UNREAD ? ZR_EIO : ZR_EAGAIN;
+    if (!h->seg || recent) return ZR_OK;
+    int64_t r = zs_bring_in(st, h->seg, phys - h->from, len);
+    if (r >= 0) return ZR_OK;
     zs_hold_put(st, h->pin);
-    return 0;
+    return r == -ENOMEM ? ZR_ENOMEM : r == -EINVAL ? ZR_ENOENT : r == -EAGAIN || r == -EINTR ? ZR_EAGAIN : ZR_EIO;
+}
+
+/* As record_at of the ABI, of any record up to the log's end. */
+static zr_status record_take(struct zr_inst *st, int64_t phys, int32_t size, uint32_t check, struct zl_record *ret, struct zs_hold *h)
+{
+    const char *why;
+    int64_t end = atomic_load(&st->end);
+    if (phys < atomic_load(&st->begin) || phys > end - 91) return ZR_ENOENT;
+    uint32_t recent = is_recent(st, phys, end);
+    zr_status status = hold_bytes(st, phys, 91, recent, h);
+    if (status != ZR_OK) return status;
+    uint32_t real = zl_load32(zs_hold_at(h, phys)), whole = check && (!recent || !h->seg);
+    status = ZR_ENOENT;
+    if (real > end - phys || real < 91 || real > ZS_MAX_RECORD || (size && (uint32_t)size != real)) goto no;
+    if (whole || phys + (int64_t)real > h->to) {
+        zs_hold_put(st, h->pin);
+        status = hold_bytes(st, phys, real, recent || !check, h);
+        if (status != ZR_OK) return status;
+        status = ZR_ENOENT;
+    }
+    const uint8_t *ptr = zs_hold_at(h, phys);
+    if (!record_good(ptr, phys, real, 0)) goto no;
+    status = ZR_ECORRUPT;
+    if (zl_record_parse((struct zr_span){ ptr, real }, whole, ret, &why) != ZR_OK) goto no;
+    return ZR_OK;
+no:
+    zs_hold_put(st, h->pin);
+    return status;
 }
 
 uint32_t zs_record_get(struct zr_inst *st, int64_t phys, int32_t size, uint32_t check, struct zl_record *ret, struct zs_hold *h)
 {
-    const char *why;
-    int64_t visible = atomic_load(&st->end);
-    if (phys < atomic_load(&st->begin) || phys + 91 > visible) return 0;
-    uint32_t recent = is_recent(st, phys, visible);
-    if (!hold_bytes(st, phys, 91, recent, h)) return 0;
-    uint32_t real = zl_load32(zs_hold_at(h, phys)), whole = check && (!recent || !h->seg);
-    if (real > visible - phys || real < 91 || real > ZS_MAX_RECORD || (size && (uint32_t)size != real)) goto no;
-    if (whole || phys + (int64_t)real > h->to) {
-        zs_hold_put(st, h->pin);
-        if (!hold_bytes(st, phys, real, recent || !check, h)) return 0;
-    }
-    const uint8_t *ptr = zs_hold_at(h, phys);
-    if (!record_good(ptr, phys, real, 0)) goto no;
-    if (zl_record_parse((struct zr_span){ ptr, real }, whole, ret, &why) != ZR_OK) goto no;
-    return 1;
-no:
-    zs_hold_put(st, h->pin);
-    return 0;
+    return record_take(st, phys, size, check, ret, h) == ZR_OK;
 }
 
 zr_status zs_record_at(struct zr_inst *st, int64_t physical, struct zr_piece *ret_piece, uint64_t *ret_pin)
 {
     struct zl_record rec;
     struct zs_hold h;
-    if (physical < 0 || physical >= zs_visible(st)) return ZR_ENOENT;
-    if (!zs_record_get(st, physical, 0, 1, &rec, &h)) return ZR_ENOENT;
+    if (physical < 0) return ZR_ENOENT;
+    if (physical >= zs_visible(st)) return physical <= atomic_load(&st->end) - 91 ? ZR_EAGAIN : ZR_ENOENT; /* not flushed yet */
+    zr_status status = record_take(st, physical, 0, 1, &rec, &h);
+    if (status != ZR_OK) return status;
     *ret_piece = (struct zr_piece){ .ptr = zs_hold_at(&h, physical), .len = rec.size, .off = h.seg ? physical - h.from : 0, .fd = h.fd };
     *ret_pin = h.pin;
     return ZR_OK;
@@ -589,37 +606,41 @@ uint32_t zs_resident(struct zr_inst *st, struct zr_queue *q, int64_t offset)
 
 /* ---- by time ------------------------------------------------------------------------------------------------------------------------- */
 
-/* The store time of an offset; 0: its record cannot be had. */
-static uint32_t ms_of(struct zr_inst *st, struct zr_queue *q, int64_t offset, int64_t *ret_ms)
+/* The store time of an offset. ZR_ENOENT: it has none, or that is lost; else: it cannot be had now. */
+static zr_status ms_of(struct zr_inst *st, struct zr_queue *q, int64_t offset, int64_t *ret_ms)
 {
     uint8_t raw[ZS_ENTRY];
     struct zs_entry e;
     struct zs_hold h;
-    if (zs_queue_copy(st, q, offset, 1, raw, 0) != 1) return 0;
+    int64_t n = zs_queue_copy(st, q, offset, 1, raw, 0);
+    if (n != 1) return n == -ENOMEM ? ZR_ENOMEM : n < 0 ? ZR_EIO : ZR_ENOENT;
     zs_entry_load(raw, &e);
-    if (!zs_entry_real(&e) || e.size < 91 || e.phys < atomic_load(&st->begin) || e.phys + e.size > atomic_load(&st->end)) return 0;
-    if (!hold_bytes(st, e.phys, 91, 0, &h)) return 0;
+    if (!zs_entry_real(&e) || e.size < 91 || e.phys < atomic_load(&st->begin) || e.phys + e.size > atomic_load(&st->end)) return ZR_ENOENT;
+    zr_status status = hold_bytes(st, e.phys, 91, 0, &h);
+    if (status != ZR_OK) return status;
     const uint8_t *ptr = zs_hold_at(&h, e.phys);
     uint32_t good = record_good(ptr, e.phys, (uint64_t)e.size, 0);
     if (good) *ret_ms = zs_store_ms(ptr);
     zs_hold_put(st, h.pin);
-    return good;
+    return good ? ZR_OK : ZR_ENOENT;
 }
 
 zr_status zs_time_at(struct zr_inst *st, struct zr_queue *q, int64_t offset, int64_t *ret_store_ms)
 {
     int64_t min, max;
     zs_bounds(st, q, &min, &max);
-    if (offset < min || offset >= max || !ms_of(st, q, offset, ret_store_ms)) return ZR_ENOENT;
-    return ZR_OK;
+    return offset < min || offset >= max ? ZR_ENOENT : ms_of(st, q, offset, ret_store_ms);
 }
 
-/* The first offset in [lo, hi) whose store time is at or after ms (strict: after); hi: none. Damaged ones count as the next. */
+/* The first offset in [lo, hi) whose store time is at or after ms (strict: after); hi: none. Damaged ones count as the next. Below 0:
+ * a status, for one of those that had to be looked at cannot be had now. */
 static int64_t first_from(struct zr_inst *st, struct zr_queue *q, int64_t lo, int64_t hi, int64_t ms, uint32_t strict)
 {
     while (lo < hi) {
         int64_t mid = lo + (hi - lo) / 2, at = mid, t = 0;
-        while (at < hi && !ms_of(st, q, at, &t)) at++;
+        zr_status status = ZR_ENOENT;
+        while (at < hi && (status = ms_of(st, q, at, &t)) == ZR_ENOENT) at++;
+        if (at < hi && status != ZR_OK) return status;
         if (at == hi || t > ms || (t == ms && !strict)) hi = mid;
         else lo = at + 1;
     }
@@ -633,6 +654,7 @@ zr_status zs_offset_at(struct zr_inst *st, struct zr_queue *q, int64_t store_ms,
     if (!q) return ZR_OK;
     zs_bounds(st, q, &min, &max);
     int64_t at = first_from(st, q, min, max, store_ms, upper);
+    if (at < 0) return (zr_status)at;
     if (upper && at > min) at--; /* the last at or before */
     *ret_offset = at;
     return ZR_OK;

@@ -51,6 +51,7 @@ void zs_pack_free(struct zr_inst *st);
  * segment the whole is held, whether its pages are in memory or not. */
 #define ZS_HOLD_BUSY (-1)
 #define ZS_HOLD_LATER (-2)
+#define ZS_HOLD_UNREAD (-3) /* it is there, and the disk does not give it */
 int zs_hold_get(struct zr_inst *st, int64_t phys, uint64_t len, uint32_t nowait, struct zs_hold *ret);
 void zs_hold_put(struct zr_inst *st, uint64_t pin);
 /* Copies bytes of a pinned segment, through its file (plain) or its blocks (packed). 0 or -errno. */

@@ -114,9 +114,10 @@ struct zr_storage_v1 {
     /* Reads records. ZR_OK: *ret is filled, whatever `what` says. ZR_EAGAIN only with ZR_READ_NOWAIT: do it again on a worker. */
     ZR_ON(any) zr_status (*read)(struct zr_inst *inst, const struct zr_read *req, struct zr_read_result *ret);
     ZR_ON(any) void (*unpin)(struct zr_inst *inst, uint64_t pin);
-    /* The queue offset for a store time (ms). upper 0: the first at or after; 1: the last at or before. Clamped to the bounds. */
+    /* The queue offset for a store time (ms). upper 0: the first at or after; 1: the last at or before. Clamped to the bounds.
+     * ZR_EAGAIN, ZR_ENOMEM, ZR_EIO: as record_at; the search needs a record that cannot be had now. */
     ZR_ON(worker) zr_status (*offset_at)(struct zr_inst *inst, struct zr_queue *queue, int64_t store_ms, uint32_t upper, int64_t *ret_offset);
-    /* The store time (ms) of the message at a queue offset; ZR_ENOENT. */
+    /* The store time (ms) of the message at a queue offset; ZR_ENOENT, or as record_at. */
     ZR_ON(worker) zr_status (*time_at)(struct zr_inst *inst, struct zr_queue *queue, int64_t offset, int64_t *ret_store_ms);
     /* 1 when the entry and its record are there and in memory (RocketMQ's "young queue" rule). */
     ZR_ON(any) uint32_t (*resident)(struct zr_inst *inst, struct zr_queue *queue, int64_t offset);
@@ -128,7 +129,9 @@ struct zr_storage_v1 {
     ZR_ON(worker) zr_status (*remove_topic)(struct zr_inst *inst, struct zr_str topic);
 
     /* ---- looking up ---------------------------------------------------------------------------------------------------- */
-    /* The record that begins at a physical offset (checked), as one piece, held by *ret_pin. ZR_ENOENT: none begins there. */
+    /* The record that begins at a physical offset (checked), as one piece, held by *ret_pin. For good: ZR_ENOENT, none begins
+     * there (any more), and ZR_ECORRUPT, one does and is damaged. For now, so that the caller may try again later: ZR_EAGAIN, it is not
+     * visible yet or descriptors or memory are short, ZR_ENOMEM, and ZR_EIO, the disk did not give it. */
     ZR_ON(worker) zr_status (*record_at)(struct zr_inst *inst, int64_t physical, struct zr_piece *ret_piece, uint64_t *ret_pin);
     /* Physical offsets of records with topic and key (by hash: others may be among them) and store time within [begin, end],
      * newest first. kind: one of ZR_KEY_. Returns how many; ZR_ENOTSUP < 0 without an index. It looks at a bounded number of

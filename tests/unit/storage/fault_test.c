@@ -276,6 +276,72 @@ Test(fault, under_sync_flush_only_flushed_messages_are_seen)
     world_end(w);
 }
 
+/* What is delayed, timed or half is read by its place: who asks must know whether it is lost, or cannot be had now. */
+Test(fault, a_record_that_cannot_be_had_now_is_not_said_to_be_gone)
+{
+    static const struct { enum op op; int64_t error; zr_status status; } rows[] = {
+        { OP_OPEN, EMFILE, ZR_EAGAIN }, { OP_OPEN, EIO, ZR_EAGAIN }, { OP_PREAD, EIO, ZR_EIO }, { OP_PREAD, ENOMEM, ZR_ENOMEM },
+    };
+    for (uint32_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct world *w = world_new("notnow");
+        struct zr_piece piece;
+        uint64_t pin;
+        int64_t at, ms;
+        w->conf.index = 0;
+        w->conf.max_open_segments = 4;
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "T", 0, 1000, 500);
+        world_close(w);
+        cr_assert_eq(world_open(w), ZR_OK);
+        struct zr_queue *q = zs_queue(w->st, zl_str("T"), 0, 0);
+        world_fault(w, rows[i].op, 0, rows[i].error, "commitlog");
+        cr_assert_eq(zs_record_at(w->st, 0, &piece, &pin), rows[i].status, "row %u: %d", i, zs_record_at(w->st, 0, &piece, &pin));
+        cr_assert_eq(zs_time_at(w->st, q, 0, &ms), rows[i].status, "row %u", i);
+        cr_assert_eq(zs_offset_at(w->st, q, 0, 0, &at), rows[i].status, "row %u", i);
+        world_mend(w);
+        cr_assert_eq(zs_record_at(w->st, 0, &piece, &pin), ZR_OK, "row %u", i);
+        zs_unpin(w->st, pin);
+        cr_assert_eq(zs_time_at(w->st, q, 0, &ms), ZR_OK);
+        cr_assert_eq(zs_offset_at(w->st, q, 0, 0, &at), ZR_OK);
+        cr_assert_eq(zs_record_at(w->st, 1, &piece, &pin), ZR_ENOENT);
+        world_end(w);
+    }
+}
+
+Test(fault, a_record_that_is_damaged_is_said_to_be)
+{
+    struct world *w = world_new("bitrot");
+    struct zr_piece piece;
+    uint64_t pin;
+    char path[600];
+    w->conf.index = 0;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 300, 500);
+    world_close(w);
+    cr_assert_eq(world_open(w), ZR_OK);
+    file_path(w, path, "commitlog/00000000000000000000");
+    file_flip(path, 200);
+    cr_assert_eq(zs_record_at(w->st, 0, &piece, &pin), ZR_ECORRUPT);
+    world_end(w);
+}
+
+Test(fault, a_record_that_is_not_flushed_is_there_later)
+{
+    struct world *w = world_new("unflushed");
+    struct zr_piece piece;
+    uint64_t pin;
+    w->conf.sync = 1;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 3, 100);
+    flush_all(w);
+    world_fault(w, OP_FDATASYNC, 0, EMFILE, "commitlog");
+    struct zr_put put = put_one(w, "T", 0, "unseen", NULL);
+    cr_assert_eq(put.status, ZR_OK);
+    cr_assert_eq(zs_record_at(w->st, put.physical_offset, &piece, &pin), ZR_EAGAIN);
+    cr_assert_eq(zs_record_at(w->st, put.physical_offset + put.size, &piece, &pin), ZR_ENOENT);
+    world_end(w);
+}
+
 Test(fault, many_messages_in_one_queue_without_a_consumer_under_sync_flush)
 {
     struct world *w = world_new("syncring");
