@@ -691,7 +691,10 @@ zr_status zb_search_offset_handle(struct zr_inst *inst, const struct zr_request 
         return ZR_OK;
     if (zl_field_i64(req->fields, req->n_fields, "timestamp", &ms) != ZR_OK)
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "timestamp is needed");
-    if (q && zb.storage->offset_at(zb.storage_inst, q, ms, upper, &offset) != ZR_OK)
+    zr_status status = q ? zb.storage->offset_at(zb.storage_inst, q, ms, upper, &offset) : ZR_OK;
+    if (status == ZR_EAGAIN || status == ZR_ENOMEM || status == ZR_EIO) /* a consumer would go back to the begin */
+        return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "the store cannot be read now (status %d)", status);
+    if (status != ZR_OK)
         offset = 0;
     return answer_i64(req, "offset", offset);
 }
