@@ -44,7 +44,8 @@ struct gap {
 struct anew {
     struct zr_queue *q; /* NULL: free */
     struct zs_entry e;
-    int64_t n; /* offsets it takes */
+    int64_t n;    /* offsets it takes */
+    int64_t last; /* offset of the newest record in its queue that says the same */
 };
 
 struct recovery {
@@ -200,7 +201,7 @@ static zr_status anew_begin(struct recovery *rec, struct zr_queue *q, const stru
     if (!rec->anews) rec->anews = calloc(ANEWS, sizeof *rec->anews);
     struct anew *a = anew_of(rec, q, 1);
     if (!a) return ZR_ENOMEM;
-    *a = (struct anew){ .q = q, .n = zl_record_offsets(r),
+    *a = (struct anew){ .q = q, .n = zl_record_offsets(r), .last = (int64_t)zl_record_offsets(r) - 1,
                         .e = { .phys = r->physical_offset, .size = (int32_t)r->size, .tags = zs_tags_of(rec->st, r) } };
     zs_log(rec->st, ZR_LOG_WARN, "the record at %lld says that queue %s %d begins anew at 0, which had messages up to %lld: it does only if the "
            "next ones go on from there", (long long)r->physical_offset, q->topic, q->id, (long long)atomic_load(&q->next));
@@ -208,19 +209,27 @@ static zr_status anew_begin(struct recovery *rec, struct zr_queue *q, const stru
     return ZR_OK;
 }
 
-/* Does this record go on from a record of offset 0? Then the queue did begin anew there. */
+/* Does this record go on from a record of offset 0? Then the queue did begin anew there. Of those between, if one was damaged, the
+ * entries are looked for when they are read. */
 static zr_status anew_take(struct recovery *rec, struct zr_queue *q, const struct zl_record *r)
 {
+    const struct zs_entry unknown = { .size = 0 };
     struct anew *a = anew_of(rec, q, 0);
     int64_t next = atomic_load(&q->next);
-    if (!a || r->physical_offset <= a->e.phys) return ZR_OK;
-    struct anew was = *a;
-    a->q = NULL;
-    if (r->queue_offset != was.n || r->queue_offset == next) return ZR_OK; /* goes on as before: the offset 0 is damage */
+    if (!a || r->queue_offset == 0 || r->physical_offset <= a->e.phys) return ZR_OK;
+    if (r->queue_offset >= next) { /* it goes on as before: the offset 0 is damage */
+        a->q = NULL;
+        return ZR_OK;
+    }
+    if (r->queue_offset != a->last + 1) {
+        a->last = r->queue_offset + zl_record_offsets(r) - 1;
+        return ZR_OK;
+    }
     zs_log(rec->st, ZR_LOG_WARN, "queue %s %d begins anew at %lld: what it had before that, up to offset %lld, is in the log only", q->topic, q->id,
-           (long long)was.e.phys, (long long)next);
-    zr_status rc = restart_queue(rec->st, q, 0, was.e.phys);
-    for (; was.n && rc == ZR_OK; was.n--, rec->n_entries++) rc = push_entry(rec->st, q, &was.e);
+           (long long)a->e.phys, (long long)next);
+    zr_status rc = restart_queue(rec->st, q, 0, a->e.phys);
+    for (int64_t o = 0; o < r->queue_offset && rc == ZR_OK; o++, rec->n_entries++) rc = push_entry(rec->st, q, o < a->n ? &a->e : &unknown);
+    a->q = NULL;
     rec->n_conflicts--;
     return rc;
 }

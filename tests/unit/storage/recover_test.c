@@ -1026,26 +1026,29 @@ Test(recover, a_queue_offset_that_became_zero_hides_nothing)
     }
 }
 
-/* A queue that did begin anew, as of a topic that another broker deleted and made again. */
+/* A queue that did begin anew, as of a topic that another broker deleted and made again; also where its second record is damaged. */
 Test(recover, a_queue_that_goes_on_from_zero_began_anew)
 {
-    struct world *w = world_new("anewq");
-    char path[1024];
-    cr_assert_eq(world_open(w), ZR_OK);
-    put_many(w, "T", 0, 50, 100);
-    struct world *k = world_copy(w);
-    world_end(w);
-    file_path(k, path, "commitlog/00000000000000000000");
-    for (int i = 20; i < 50; i++) {
-        uint8_t offset[8];
-        zl_store64(offset, (uint64_t)(i - 20));
-        file_write(path, i * 192 + 20, offset, sizeof offset);
+    for (int damaged = 0; damaged < 2; damaged++) {
+        struct world *w = world_new("anewq");
+        char path[1024];
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "T", 0, 50, 100);
+        struct world *k = world_copy(w);
+        world_end(w);
+        file_path(k, path, "commitlog/00000000000000000000");
+        for (int i = 20; i < 50; i++) {
+            uint8_t offset[8];
+            zl_store64(offset, (uint64_t)(i - 20));
+            file_write(path, i * 192 + 20, offset, sizeof offset);
+        }
+        if (damaged) file_flip(path, 21 * 192 + 100);
+        cr_assert_eq(world_open(k), ZR_OK);
+        expect(k, "T", 0, 0, 30);
+        cr_assert_eq(read_all(k, "T", 0, 0), 30 - damaged, "%s", k->lines);
+        cr_assert(world_said(k, "begins anew at 3840"), "%s", k->lines);
+        world_end(k);
     }
-    cr_assert_eq(world_open(k), ZR_OK);
-    expect(k, "T", 0, 0, 30);
-    cr_assert_eq(read_all(k, "T", 0, 0), 30);
-    cr_assert(world_said(k, "begins anew"), "%s", k->lines);
-    world_end(k);
 }
 
 /* A record whose properties have zero bytes, as another broker takes them: only a failure of the power leaves sectors unwritten. */
