@@ -5,6 +5,8 @@
  * What stays true:
  *   1. Every record below pos that has keys is in the index; pos never moves before its entries are in the file or in memory.
  *   2. No key is lost with the process, nor with a file: see index_mend.c.
+ *      A stop counts as clean for the index only if its last write succeeded: slots that were written without the header speak
+ *      of entries that it does not know, and chains begun anew over them would lose all behind.
  *   3. Nothing of this is on the way of a send. A query first lets the follower catch up.
  *
  * LOCKING: index.lock, see index.h. */
@@ -22,16 +24,24 @@ int64_t zs_index_pos(struct zr_inst *st) { return st->index ? atomic_load(&st->i
 int64_t zs_index_last(struct zr_inst *st) { return st->index ? atomic_load(&st->index->last) : -1; }
 int64_t zs_index_saved_pos(struct zr_inst *st) { return st->index ? atomic_load(&st->index->saved_pos) : 0; }
 int64_t zs_index_saved_last(struct zr_inst *st) { return st->index ? atomic_load(&st->index->saved_last) : -1; }
-int64_t zs_index_ms(struct zr_inst *st) { return st->index ? atomic_load(&st->index->full_ms) : st->checkpoint.index_ms; }
+int64_t zs_index_ms(struct zr_inst *st) { return st->index ? atomic_load(&st->index->saved_ms) : st->checkpoint.index_ms; }
 
-/* Brings the newest file up to date on the disk. What is in the files now can be vouched for, unless some of it is being mended. */
+void zs_index_unsure(struct zs_index *ix)
+{
+    ix->mend.unsure = 1;
+    atomic_store(&ix->saved_last, ZS_INDEX_UNSURE);
+}
+
+/* Brings the newest file up to date on the disk. What is in the files now can be vouched for, unless some of it is being mended,
+ * or the last record has a part of its keys only. */
 static int64_t index_flush(struct zr_inst *st, uint32_t sync)
 {
     struct zs_index *ix = st->index;
     int64_t pos = atomic_load(&ix->pos), r = zs_iwriter_flush(st, &ix->cur, sync);
-    if (r < 0 || ix->mending || ix->repair || ix->mend.unsure) return r;
+    if (r < 0 || ix->mending || ix->repair || ix->mend.unsure || ix->n_put) return r;
     atomic_store(&ix->saved_pos, pos);
     atomic_store(&ix->saved_last, atomic_load(&ix->last));
+    atomic_store(&ix->saved_ms, atomic_load(&ix->full_ms));
     return 0;
 }
 
@@ -197,7 +207,10 @@ void zs_index_main(void *arg)
         uint32_t more = atomic_load(&ix->pos) < limit && follow(st, &s, limit);
         if (!more && ix->mending && !ix->broken) {
             ix->mending = more = zs_index_mend(st, &s);
-            if (!more) zs_bare_save(st);
+            if (!more) {
+                zs_bare_save(st);
+                index_flush(st, 0); /* from now on it is vouched for */
+            }
         }
         if (more) { /* others may want the lock */
             pthread_mutex_unlock(&ix->lock);
@@ -269,12 +282,14 @@ zr_status zs_index_open(struct zr_inst *st, const struct zs_snapshot *snap, uint
     if (last < 0 && ix->n > 1) last = ix->files[ix->n - 2]->end_phys; /* made, and not used yet */
     uint32_t known = snap->valid && snap->index_last == last && snap->index_pos <= atomic_load(&st->end);
     if (f && f->count > 1 && !zs_index_ends_agree(st, f)) known = clean = 0;
+    if (snap->valid && snap->index_last == ZS_INDEX_UNSURE) clean = 0;
     if (ix->n == 0 && snap->valid && snap->index_last >= 0)
         zs_log(st, ZR_LOG_WARN, "%s: the index files are gone; they are made anew from the log", st->index_dir);
     ix->mending = ix->n > 0;
     ix->mend.compare = clean && (known || !snap->valid) ? -1 : (snap->valid ? snap->index_pos : atomic_load(&st->begin));
     atomic_store(&ix->saved_pos, snap->valid ? snap->index_pos : 0);
-    atomic_store(&ix->saved_last, snap->valid ? snap->index_last : -1);
+    atomic_store(&ix->saved_last, known && (clean || ix->n == 0) ? snap->index_last : ZS_INDEX_UNSURE);
+    atomic_store(&ix->saved_ms, clean ? atomic_load(&ix->full_ms) : st->checkpoint.index_ms);
     ix->mend.check_ms = clean ? INT64_MAX : st->checkpoint.index_ms;
     ix->repair = ix->n && (!clean || (snap->valid && !known));
     atomic_store(&ix->last, last);
@@ -304,6 +319,7 @@ void zs_index_close(struct zr_inst *st, uint32_t flush)
     zs_index_mend_stop(st);
     if (flush) zs_bare_save(st);
     int64_t r = flush ? index_flush(st, 1) : 0;
+    if (r < 0 || ix->n_put) zs_index_unsure(ix);
     if (r < 0) zs_log(st, ZR_LOG_WARN, "the index could not be written: %s; the next start mends it", zs_errno_text(r));
     zs_iwriter_close(st, &ix->cur);
 }

@@ -22,6 +22,7 @@
 #define ZS_INDEX_WALK (1u << 20)  /* entries that one query looks at */
 #define ZS_INDEX_FOUND 1024u      /* ... and gives; RocketMQ asks for 64 at most */
 #define ZS_INDEX_ASIDE (1u << 16) /* ... outside its times, one after another, before it looks for a way around them */
+#define ZS_INDEX_UNSURE (-2) /* the snapshot's indexLast: nobody vouches for the files, the next start reads them as after a kill */
 
 struct zs_ifile {
     char name[20];
@@ -55,7 +56,8 @@ struct zs_imend {
     int64_t name;         /* the next file's name, as a number */
     uint64_t n_keys;
     uint32_t n_left;      /* keys of the gap's last record that are still missing */
-    uint32_t reading, checked, unsure; /* the last: a part of the log could not be compared */
+    uint32_t reading, checked;
+    uint32_t unsure;      /* something of the files could not be compared, written or made durable: see zs_index_unsure */
     struct zs_bare part;  /* the gap, as it will be remembered when nothing is found in it */
     uint32_t damaged, skipped; /* the gap: not all of it can be read; it was read before */
     int64_t check_ms;     /* files that end later are read whole first; INT64_MAX: none */
@@ -69,7 +71,7 @@ struct zs_index {
     struct zs_ifile **files; /* in order of their names */
     uint64_t n, cap;
     _Atomic int64_t pos, last, full_ms;
-    _Atomic int64_t saved_pos, saved_last; /* the first two as they are in the files, once nothing is to be mended any more */
+    _Atomic int64_t saved_pos, saved_last, saved_ms; /* these as they are in the files, once nothing is to be mended any more */
     _Atomic uint32_t idle;
     uint32_t hurry, repair, broken, mending;
     uint32_t n_put; /* of the record at last, when a key behind these could not be put: it is tried again from there */
@@ -118,6 +120,8 @@ void zs_iwriter_slot_set(struct zs_iwriter *w, int64_t slot, int32_t v);
 /* zs_index_pos and zs_index_last as the files have them: what a later start may go by. */
 int64_t zs_index_saved_pos(struct zr_inst *st);
 int64_t zs_index_saved_last(struct zr_inst *st);
+/* From now on nothing more is vouched for: the next start, after a clean stop too, believes the files' entries alone. */
+void zs_index_unsure(struct zs_index *ix);
 /* Puts a record's keys from number *n_put on through put; *n_put is set to the keys that are in when one fails, else to 0. */
 int64_t zs_index_keys(struct zr_inst *st, const struct zl_record *r, uint32_t *n_put,
                       int64_t (*put)(struct zr_inst *st, int32_t hash, const struct zl_record *r));

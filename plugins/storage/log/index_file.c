@@ -309,7 +309,9 @@ int64_t zs_iwriter_flush(struct zr_inst *st, struct zs_iwriter *w, uint32_t sync
         r = zl_io_write_all(st->io, w->fd, head, HEAD, 0);
         if (r >= 0) w->header_dirty = 0;
     }
-    if (r >= 0 && sync) r = st->io->fdatasync(st->io->ctx, w->fd);
+    if (r < 0 || !sync) return r < 0 ? r : 0;
+    r = st->io->fdatasync(st->io->ctx, w->fd);
+    if (r < 0) zs_index_unsure(st->index); /* the kernel may have dropped the pages: a later sync that succeeds says nothing */
     return r < 0 ? r : 0;
 }
 

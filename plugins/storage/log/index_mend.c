@@ -10,7 +10,9 @@
  *   3. Where another broker ran since our last look, and was killed, a file may lack records in its middle. Log and entries
  *      (both in the order of physical offsets) are compared side by side from the last position that we vouch for; a file is
  *      cut before the first record that it lacks.
- *   4. Files cover the log without gaps. What lies in the log between two files' records, or before the first file's, is read;
+ *   4. What could not be read, written or deleted here leaves the files unsure (zs_index_unsure): all this is done again by the
+ *      next start, whether the stop is clean or not.
+ *   5. Files cover the log without gaps. What lies in the log between two files' records, or before the first file's, is read;
  *      keys found there go into files of their own, named so that they stand between. This is done behind following the log,
  *      in small steps; a query waits for it as it waits for the newest message. A part where no keys are is remembered
  *      (index_bare.c). */
@@ -180,7 +182,12 @@ void zs_index_repair(struct zr_inst *st)
             return;
         }
         zs_iwriter_close(st, &ix->cur); /* nothing in it can be used */
-        zs_index_delete(st, ix->n - 1);
+        r = zs_index_delete(st, ix->n - 1);
+        if (r < 0) { /* its header says nothing true: what follows is not to go by it */
+            zs_log(st, ZR_LOG_WARN, "index file %s cannot be deleted: %s; it is left alone", f->name, zs_errno_text(r));
+            free(f);
+            ix->n--;
+        }
         if (ix->n == 0) return;
         atomic_store(&ix->last, zs_index_newest(ix)->end_phys);
         atomic_store(&ix->pos, zs_index_newest(ix)->end_phys);
@@ -222,7 +229,8 @@ static void check_one(struct zr_inst *st, uint64_t i)
     if (r > 0) return;
     zs_log(st, ZR_LOG_WARN, "index file %s/%s %s", st->index_dir, f->name,
            r < 0 ? zs_errno_text(r) : "is damaged: it is deleted, and made anew from the log");
-    if (r == 0) zs_index_delete(st, i);
+    if (r == 0) r = zs_index_delete(st, i);
+    if (r < 0) zs_index_unsure(st->index);
 }
 
 /* ---- what a file lacks in its middle ------------------------------------------------------------------------------------- */
@@ -257,9 +265,9 @@ static void compare_end(struct zs_imend *m)
 }
 
 /* The log cannot be read: what the files lack behind it is not known, and nothing is vouched for; the next start compares again. */
-static void compare_unsure(struct zr_inst *st, struct zs_imend *m, int64_t pos)
+static void compare_unsure(struct zr_inst *st, int64_t pos)
 {
-    m->unsure = 1;
+    zs_index_unsure(st->index);
     zs_log(st, ZR_LOG_ERROR, "the index cannot be compared with the log from %lld on, which cannot be read; the next start tries again", (long long)pos);
 }
 
@@ -270,10 +278,11 @@ static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
     struct zs_ifile *f = ix->files[i];
     struct zs_iwriter w = { .f = f };
     struct entries en = { .n = 0 };
-    uint32_t newest = i + 1 == ix->n;
+    uint32_t newest = i + 1 == ix->n, cut = 0;
     int64_t r = newest ? zs_iwriter_flush(st, &ix->cur, 0) : 0, was = f->count;
+    if (r < 0) return r;
     if (newest) zs_iwriter_close(st, &ix->cur);
-    int64_t fd = r < 0 ? r : (zs_iwriter_ready(ix, &w) ? zs_index_file_open(st, f) : -ENOMEM);
+    int64_t fd = zs_iwriter_ready(ix, &w) ? zs_index_file_open(st, f) : -ENOMEM;
     if (fd >= 0) {
         w.fd = (int32_t)fd;
         w.open = 1;
@@ -285,17 +294,20 @@ static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
     }
     if (r >= 0) {
         slots_mark(st, &w);
+        cut = 1;
         f->count = w.block_from = n;
         f->slots_used = en.slots_used;
         header_from_records(st, &w);
         w.header_dirty = 1;
         r = zs_iwriter_flush(st, &w, 1);
     }
-    zs_iwriter_close(st, &w);
-    if (r >= 0 && newest) {
+    if (newest && cut) { /* following goes on with this writer, and writes what could not be written now */
+        ix->cur = w;
         ix->n_put = 0;
         atomic_store(&ix->last, f->end_phys);
         atomic_store(&ix->pos, f->end_phys);
+    } else {
+        zs_iwriter_close(st, &w);
     }
     return r;
 }
@@ -361,7 +373,7 @@ static void compare_step(struct zr_inst *st, struct zs_imend *m, struct zs_scan 
         int what = s->pos > m->compare_to ? ZS_SCAN_END : zs_scan_next(s, &rec);
         s->failed = s->shut = 0;
         if (what == ZS_SCAN_END || what == ZS_SCAN_STOP || (what == ZS_SCAN_BAD && !zs_scan_resync(s))) {
-            if (what == ZS_SCAN_STOP || s->failed || s->shut) compare_unsure(st, m, s->pos);
+            if (what == ZS_SCAN_STOP || s->failed || s->shut) compare_unsure(st, s->pos);
             compare_end(m);
             return;
         }
@@ -377,7 +389,11 @@ static void compare_step(struct zr_inst *st, struct zs_imend *m, struct zs_scan 
         zs_log(st, ZR_LOG_WARN, "index file %s has nothing of the record at %lld: from there on it is made anew", ix->files[file]->name,
                (long long)rec.physical_offset);
         int64_t r = file_cut(st, file, m->entry);
-        if (r < 0) zs_log(st, ZR_LOG_WARN, "index file %s cannot be cut: %s", ix->files[file]->name, zs_errno_text(r));
+        if (r < 0) {
+            zs_log(st, ZR_LOG_WARN, "index file %s cannot be cut: %s; the next start tries again", ix->files[file]->name,
+                   zs_errno_text(r));
+            zs_index_unsure(ix);
+        }
         if (r < 0 || file + 1 >= ix->n) {
             compare_end(m);
             return;

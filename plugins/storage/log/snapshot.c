@@ -6,6 +6,7 @@
  *     0 u64 magic "ZRQUEUE2" | 8 i64 pos | 16 i64 begin | 24 i64 lastPhys | 32 i64 lastMs | 40 i64 indexPos | 48 i64 indexLast | 56 u32 clean
  *    60 u32 count | 64 i64 queueFileSize | count times { i64 min | i64 next | i64 endPhys | i64 firstFile | i32 queueId | u16 len | topic }
  *    u32 CRC-32 of all before
+ *   indexLast: the newest record in the index files, -1: none, -2: nobody vouches for them.
  *   All records below pos have their entry in the files. clean: pos is the log's end, and the store was closed. firstFile: the
  *   number of the queue's first file, -1: it has none. The first form, "ZRQUEUE1", had neither queueFileSize nor firstFile.
  *

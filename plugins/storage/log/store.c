@@ -210,6 +210,13 @@ static void release_all(struct zr_inst *st)
     zs_lock_drop(st);
 }
 
+/* What is cut from here on needs `abort` after a power cut too, and whoever made it may have failed to make its name durable. */
+static zr_status abort_secure(struct zr_inst *st)
+{
+    int64_t r = zs_abort_there(st) ? st->io->sync_dir(st->io->ctx, st->conf.root) : 0;
+    return r < 0 ? zs_raise(st, zs_status_of(r), r, "%s/abort cannot be made durable: %s", st->conf.root, zs_errno_text(r)) : ZR_OK;
+}
+
 zr_status zs_warm(struct zr_inst *st)
 {
     atomic_store(&st->closing, 0);
@@ -223,6 +230,7 @@ zr_status zs_warm(struct zr_inst *st)
     if (rc == ZR_OK) rc = zs_checkpoint_open(st);
     if (rc == ZR_OK) rc = zs_qfiles_init(st);
     if (rc == ZR_OK) rc = zs_pack_init(st);
+    if (rc == ZR_OK) rc = abort_secure(st);
     if (rc == ZR_OK) rc = zs_recover(st);
     if (rc == ZR_OK) {
         int64_t r = zs_abort_make(st);

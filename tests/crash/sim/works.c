@@ -696,7 +696,6 @@ static void repaired(struct bed *b)
         fflush(stdout);
         abort();
     }
-    b->sim->hook = NULL; /* what the store does by itself fails elsewhere */
     if (bed_open(b) != ZR_OK) return;
     some(b, "R", 2, 5, 300);
 }

@@ -633,3 +633,45 @@ Test(index, a_query_looks_at_so_many_entries_and_time_leads_to_the_rest)
     cr_assert_not(world_said(w, "asking for the time before"));
     world_end(w);
 }
+
+/* ---- writes that fail ---- */
+static void expect_all(struct world *w, const int64_t *phys, int n)
+{
+    for (int i = 0; i < n; i++) {
+        expect_key(w, "U%d", i, phys[i]);
+        expect_key(w, "K%d", i, phys[i]);
+    }
+}
+
+/* The stop fails at each of its writes of the index: with it the header, which then knows less than the slots. */
+Test(index, a_stop_that_cannot_write_the_index_costs_no_key)
+{
+    static const enum op ops[] = { OP_PWRITE, OP_PWRITE, OP_PWRITE, OP_PWRITE, OP_FDATASYNC };
+    for (int way = 0; way < 5; way++) {
+        struct world *w = world_new("stop");
+        int64_t phys[60], found[64];
+        w->conf.index_slots = 16; /* long chains */
+        w->conf.index_entries = 1000;
+        cr_assert_eq(world_open(w), ZR_OK);
+        for (int i = 0; i < 30; i++) phys[i] = put_key(w, i).physical_offset;
+        ask(w, "U1", found, 4);
+        world_close(w);
+        cr_assert_eq(world_open(w), ZR_OK);
+        ask(w, "U1", found, 4); /* nothing is being mended any more */
+        for (int i = 30; i < 40; i++) phys[i] = put_key(w, i).physical_offset;
+        ask(w, "U1", found, 4);
+        world_fault(w, ops[way], ops[way] == OP_PWRITE ? way : 0, EIO, "index");
+        world_close(w);
+        world_mend(w);
+        if (way != 3) cr_assert(world_said(w, "the index could not be written"), "%d: %s", way, w->lines);
+        cr_assert_eq(world_open(w), ZR_OK);
+        expect_all(w, phys, 40);
+        for (int i = 40; i < 60; i++) phys[i] = put_key(w, i).physical_offset;
+        expect_all(w, phys, 60);
+        world_close(w);
+        cr_assert_eq(world_open(w), ZR_OK);
+        expect_all(w, phys, 60);
+        cr_assert_eq(ask(w, "Same", found, 64), 60);
+        world_end(w);
+    }
+}
