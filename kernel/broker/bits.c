@@ -102,11 +102,12 @@ int64_t zb_bits_newest_ms(void)
 /* ---- the service ---- */
 static void judge(struct zr_bits_map *map, const struct zb_judge *judges, uint32_t n)
 {
+    uint64_t steps = ZR_FILTER_STEPS; /* for all: what they do not suffice for counts as a match */
     map->n_bytes = shape.n_bits / 8;
     memset(map->bytes, 0, map->n_bytes);
     for (uint32_t i = 0; i < n; i++) {
         const struct zb_filter *f = judges[i].filter;
-        if (f && f->table->by_properties(f->prog, map->properties) != ZR_MATCH_YES)
+        if (f && zb_filter_judge(f, map->properties, &steps) == ZR_MATCH_NO)
             continue;
         for (uint32_t k = 0; k < judges[i].bits.n_positions; k++)
             map->bytes[judges[i].bits.positions[k] / 8] |= (uint8_t)(1u << judges[i].bits.positions[k] % 8);

@@ -186,7 +186,13 @@ zr_status zb_filter_get(struct zr_str language, struct zr_str text, const int32_
     return status;
 }
 
-uint32_t zb_filter_match(const struct zb_filter *filter, int64_t tags_code, const struct zr_span *properties)
+uint32_t zb_filter_judge(const struct zb_filter *filter, struct zr_span properties, uint64_t *steps)
+{
+    const struct zr_filter_v1 *f = filter->table;
+    return f->by_properties_within ? f->by_properties_within(filter->prog, properties, steps) : f->by_properties(filter->prog, properties);
+}
+
+uint32_t zb_filter_match(const struct zb_filter *filter, int64_t tags_code, const struct zr_span *properties, uint64_t *steps)
 {
     uint8_t verdict = ZR_MATCH_YES;
     if (!filter)
@@ -194,7 +200,7 @@ uint32_t zb_filter_match(const struct zb_filter *filter, int64_t tags_code, cons
     filter->table->by_tags(filter->prog, &tags_code, 1, &verdict);
     if (verdict != ZR_MATCH_ASK)
         return verdict == ZR_MATCH_YES;
-    return !properties || filter->table->by_properties(filter->prog, *properties) != ZR_MATCH_NO;
+    return !properties || zb_filter_judge(filter, *properties, steps) != ZR_MATCH_NO;
 }
 
 void zb_filters_close(void)

@@ -395,10 +395,11 @@ static struct zb_pull *look(struct zb_queue *q, int64_t queue_offset, uint32_t a
 /* Keeps those that say yes. Called without a lock: filters are plugins. */
 static void ask(struct asked *asked, int64_t tags_code, const struct zr_span *properties)
 {
+    uint64_t steps = ZR_FILTER_STEPS; /* for all of them: a send does not wait for many dear ones */
     uint32_t n = asked->n;
     asked->n = 0;
     for (uint32_t i = 0; i < n; i++)
-        if (zb_filter_match(asked->filters[i], tags_code, properties))
+        if (zb_filter_match(asked->filters[i], tags_code, properties, &steps))
             asked->filters[asked->n++] = asked->filters[i];
         else
             zb_filter_unref(asked->filters[i]);

@@ -342,7 +342,10 @@ zr_status zb_filter_get(struct zr_str language, struct zr_str text, const int32_
                         struct zb_filter **ret, char *why, uint64_t cap);
 struct zb_filter *zb_filter_ref(struct zb_filter *filter);
 void zb_filter_unref(struct zb_filter *filter);
-uint32_t zb_filter_match(const struct zb_filter *filter, int64_t tags_code, const struct zr_span *properties);
+/* ZR_MATCH_ASK: the steps do not suffice to say (zarya/filter.h); what it takes is taken off them. */
+uint32_t zb_filter_judge(const struct zb_filter *filter, struct zr_span properties, uint64_t *steps);
+/* 1 also when the steps do not suffice: whoever is told looks for itself. */
+uint32_t zb_filter_match(const struct zb_filter *filter, int64_t tags_code, const struct zr_span *properties, uint64_t *steps);
 void zb_filters_close(void);
 
 /* ---- filters as groups registered them (filterdata.c): config/consumerFilter.json ---- */

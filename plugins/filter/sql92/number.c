@@ -8,8 +8,11 @@
  * with an optional exponent, or a hexadecimal one with an exponent; a last f, F, d or D does not count. What C's strtod
  * accepts beside that (nan(...), inf, hexadecimal without exponent) is no number, so the form is checked first.
  *
- * What stays true: strtod sees a copy that ends, and the whole of it; no memory is asked for. */
+ * What stays true: strtod sees a copy that ends; no memory is asked for. Of a decimal number of more digits than
+ * SQL_MAX_DIGITS it sees those and, if what follows is more than nothing, one digit more, which rounds as the whole would:
+ * its time does not grow with the square of a stranger's digits. */
 #include <math.h>
+#include <stdio.h>
 #include "sql92.h"
 
 #define SHORT 64u
@@ -65,7 +68,62 @@ static double read_copy(char *copy, const char *from, uint64_t n)
     return strtod(copy, NULL);
 }
 
-static __attribute__((noinline)) uint32_t read_long(const char *from, uint64_t n, double *ret)
+/* An exponent of more digits is read as one of these: no property has as many digits as would bring it back. */
+#define FAR_EXPONENT 100000000
+
+static int64_t exponent_read(struct zr_str s)
+{
+    int64_t n = 0;
+    uint64_t at = s.len && (s.ptr[0] == '-' || s.ptr[0] == '+');
+    for (uint64_t i = at; i < s.len && n < FAR_EXPONENT; i++)
+        n = n * 10 + (s.ptr[i] - '0');
+    n = n < FAR_EXPONENT ? n : FAR_EXPONENT;
+    return at && s.ptr[0] == '-' ? -n : n;
+}
+
+/* A decimal number of any length as one of at most SQL_MAX_DIGITS + 1 digits: 0.ddd...e<exponent>. */
+static void shorten(struct zr_str s, char copy[SQL_MAX_DIGITS + SHORT])
+{
+    uint64_t i = 0, n = 0;
+    int64_t exponent = 0;
+    uint32_t point = 0, sticky = 0;
+    if (s.ptr[0] == '-' || s.ptr[0] == '+')
+        copy[n++] = s.ptr[i++];
+    copy[n++] = '0';
+    copy[n++] = '.';
+    uint64_t first = n;
+    for (; i < s.len && (s.ptr[i] | 32) != 'e'; i++) {
+        if (s.ptr[i] == '.') {
+            point = 1;
+        } else if (n == first && s.ptr[i] == '0') {
+            exponent -= point;
+        } else {
+            exponent += !point;
+            if (n - first < SQL_MAX_DIGITS)
+                copy[n++] = s.ptr[i];
+            else
+                sticky |= s.ptr[i] != '0';
+        }
+    }
+    copy[n] = '0';
+    n += n == first;
+    if (sticky)
+        copy[n++] = '1';
+    if (i < s.len)
+        exponent += exponent_read((struct zr_str){ s.ptr + i + 1, s.len - i - 1 });
+    snprintf(copy + n, SHORT / 2, "e%lld", (long long)exponent);
+}
+
+static __attribute__((noinline)) uint32_t read_decimal(const char *from, uint64_t n, double *ret)
+{
+    char copy[SQL_MAX_DIGITS + SHORT];
+    shorten((struct zr_str){ from, n }, copy);
+    *ret = strtod(copy, NULL);
+    return 1;
+}
+
+/* Hexadecimal digits are bits: the time grows with their number alone. */
+static __attribute__((noinline)) uint32_t read_hexadecimal(const char *from, uint64_t n, double *ret)
 {
     char copy[LONGEST + 1];
     if (n > LONGEST)
@@ -95,7 +153,7 @@ uint32_t sql_java_double(struct zr_str text, double *ret)
         return 0;
     uint64_t n = (uint64_t)(end - from);
     if (n >= SHORT)
-        return read_long(from, n, ret);
+        return rest.len > 2 && (rest.ptr[1] | 32) == 'x' ? read_hexadecimal(from, n, ret) : read_decimal(from, n, ret);
     *ret = read_copy(copy, from, n);
     return 1;
 }

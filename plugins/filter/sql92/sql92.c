@@ -48,9 +48,14 @@ static uint32_t filter_by_properties(const struct zr_prog *prog, struct zr_span 
     return sql_matches(prog, properties) ? ZR_MATCH_YES : ZR_MATCH_NO;
 }
 
+static uint32_t filter_within(const struct zr_prog *prog, struct zr_span properties, uint64_t *steps)
+{
+    return sql_judge(prog, properties, steps);
+}
+
 static const char *const sql_languages[] = { "SQL92", NULL };
 static const struct zr_filter_v1 sql_filter = {
-    ZR_HDR(struct zr_filter_v1, 0), sql_languages, filter_compile, filter_by_tags, filter_by_properties, sql_free,
+    ZR_HDR(struct zr_filter_v1, 0), sql_languages, filter_compile, filter_by_tags, filter_by_properties, sql_free, filter_within,
 };
 
 static zr_status sql_create(const struct zr_host *host, const void *settings, struct zr_inst **ret)

@@ -19,11 +19,13 @@
 #define SQL_MAX_NAMES 250u        /* different properties in one expression */
 #define SQL_MAX_STACK 192u        /* values waiting at once while it runs */
 #define SQL_MAX_NESTING 2048      /* entries of the parser's stack */
+#define SQL_MAX_DIGITS 800u       /* of a fraction that decide: a double's neighbours differ in the first 768 */
 
+/* kind and, of a loaded property, its index + 1: what it is as a number is kept with it (run.c). */
 enum sql_kind { SQL_NULL, SQL_BOOL, SQL_INT, SQL_LONG, SQL_DOUBLE, SQL_STRING };
 
 struct sql_value {
-    uint32_t kind, reserved;
+    uint32_t kind, of;
     union {
         int64_t i; /* BOOL, INT, LONG */
         double d;
@@ -87,6 +89,9 @@ uint32_t sql_java_double(struct zr_str text, double *ret);
 int32_t sql_java_compare(double a, double b); /* Double.compareTo: -0.0 < 0.0, NaN above all */
 
 /* ---- running (run.c) ---- */
+/* ZR_MATCH_YES, ZR_MATCH_NO, or ZR_MATCH_ASK when *steps are too few; what it took is taken off them. */
+uint32_t sql_judge(const struct zr_prog *prog, struct zr_span properties, uint64_t *steps);
+/* 1: it matches, within ZR_FILTER_STEPS. */
 uint32_t sql_matches(const struct zr_prog *prog, struct zr_span properties);
 
 /* ---- building (build.c), driven by grammar.y ---- */

@@ -12,7 +12,8 @@
  *   4. With ZR_READ_NOWAIT no page is touched that is not in memory: records younger than recent_bytes are taken to be there,
  *      of others mincore is asked.
  *   5. Without it, what is not in memory is brought in by pread first, so that a failing disk is an errno, not a signal.
- *   6. Pieces stay valid until unpin: their segments cannot be closed, unmapped or given up before, nor their blocks (zs_pack.h).
+ *   6. Judging by properties takes at most ZR_FILTER_STEPS in one read: the answer ends before the message that would take more.
+ *   7. Pieces stay valid until unpin: their segments cannot be closed, unmapped or given up before, nor their blocks (zs_pack.h).
  *      Of a packed segment's blocks invariants 4 and 5 are the cache's: with NOWAIT nothing is decompressed. */
 #include <errno.h>
 #include <stdlib.h>
@@ -44,6 +45,7 @@ struct reading {
     int64_t behind; /* the queue offset behind the last record given */
     int64_t healed; /* offset + 1 of the last healing: one for each place */
     uint32_t later; /* what is at next cannot be had now, and is not passed over */
+    uint64_t steps; /* that judging by properties may still take */
     const uint8_t *window; /* residency of WINDOW_PAGES pages from here, as last asked */
     uint8_t in_core[WINDOW_PAGES];
 };
@@ -225,12 +227,17 @@ static int record_find(struct reading *r, const struct zs_entry *e, const struct
     return GOT_RECORD;
 }
 
-static uint32_t matches(struct reading *r, const uint8_t *ptr, uint64_t size)
+/* ZR_MATCH_ASK: the steps of this read are used up; the next one has all of them again, and for it a message that takes more is none. */
+static uint32_t judged(struct reading *r, const uint8_t *ptr, uint64_t size)
 {
+    const struct zr_filter_v1 *f = r->req->filter;
     struct zl_record rec;
     const char *why;
-    if (zl_record_parse((struct zr_span){ ptr, size }, 0, &rec, &why) != ZR_OK) return 0;
-    return r->req->filter->by_properties(r->req->prog, rec.properties) == ZR_MATCH_YES;
+    if (zl_record_parse((struct zr_span){ ptr, size }, 0, &rec, &why) != ZR_OK) return ZR_MATCH_NO;
+    if (!ZR_HAS(struct zr_filter_v1, f, by_properties_within) || !f->by_properties_within)
+        return f->by_properties(r->req->prog, rec.properties);
+    uint32_t fresh = r->steps == ZR_FILTER_STEPS, verdict = f->by_properties_within(r->req->prog, rec.properties, &r->steps);
+    return verdict == ZR_MATCH_ASK && fresh ? ZR_MATCH_NO : verdict;
 }
 
 /* Adds the record to the answer; 0: the array of pieces is full. */
@@ -304,7 +311,9 @@ static int entry_take(struct reading *r, const struct zs_entry *e, uint32_t verd
         if (r->ret->n_messages == 0) r->ret->what = ZR_READ_MESSAGE_WAS_REMOVING;
         return 1;
     }
-    if (verdict == ZR_MATCH_ASK && !matches(r, ptr, (uint64_t)e->size)) {
+    if (verdict == ZR_MATCH_ASK) verdict = judged(r, ptr, (uint64_t)e->size);
+    if (verdict == ZR_MATCH_ASK) return 0;
+    if (verdict == ZR_MATCH_NO) {
         r->ret->n_filtered++;
         if (r->ret->n_messages == 0) r->ret->what = ZR_READ_NO_MATCHED_MESSAGE;
         return 1;
@@ -519,6 +528,7 @@ zr_status zs_read(struct zr_inst *st, const struct zr_read *req, struct zr_read_
     r.q = req->queue ? req->queue : zs_queue_find(st, req->topic, req->queue_id);
     if (!r.q) return ZR_OK;
     reading_limits(&r);
+    r.steps = ZR_FILTER_STEPS;
     zs_bounds(st, r.q, &ret->min_offset, &ret->max_offset);
     r.max = ret->max_offset;
     r.next = req->offset;

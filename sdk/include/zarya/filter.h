@@ -15,6 +15,9 @@ extern "C" {
 #define ZR_MATCH_NO 0u
 #define ZR_MATCH_YES 1u
 #define ZR_MATCH_ASK 2u /* only by_properties can say */
+/* The most that judging one message may take, and all that one read or one arriving message spends on judging. A step is about
+ * an instruction, or 16 bytes looked at. */
+#define ZR_FILTER_STEPS (1ull << 20)
 
 struct zr_expression {
     struct zr_hdr hdr;
@@ -35,6 +38,10 @@ struct zr_filter_v1 {
     /* ZR_MATCH_YES or ZR_MATCH_NO for a properties string. */
     ZR_ON(any) uint32_t (*by_properties)(const struct zr_prog *prog, struct zr_span properties);
     ZR_ON(any) void (*free_prog)(struct zr_prog *prog);
+    /* As by_properties, but takes no more than *steps, and takes what it took off them. ZR_MATCH_ASK: they were too few, and none is
+     * left. With ZR_FILTER_STEPS at hand it says what by_properties says, or ZR_MATCH_ASK where that gives up by ZR_MATCH_NO.
+     * NULL: judging is never dear. */
+    ZR_ON(any) uint32_t (*by_properties_within)(const struct zr_prog *prog, struct zr_span properties, uint64_t *steps);
 };
 #ifdef __cplusplus
 }

@@ -342,6 +342,31 @@ Test(hold, sql92_is_judged_by_properties)
     world_stop();
 }
 
+/* A send judges for all who wait with the steps of one: whom they do not suffice for looks for itself. */
+Test(hold, dear_filters_share_the_steps_of_a_send)
+{
+    static const char *const wants[] = { "a = 'x'", "a = 'v'", "a = 'w'" };
+    world_start();
+    make_topic("T", 1, 6);
+    cr_assert(zb_broker_table.set_config(NULL, zl_str("enablePropertyFilter"), zl_str("true")) == ZR_OK);
+    struct client *c = client_open(0);
+    for (uint32_t i = 0; i < 3; i++) {
+        client_put(c, 11, 0,
+                   FIELDS("consumerGroup", "G", "topic", "T", "queueId", "0", "queueOffset", "0", "maxMsgNums", "9",
+                          "sysFlag", "6", "commitOffset", "0", "suspendTimeoutMillis", "20000", "subVersion", "0",
+                          "expressionType", "SQL92", "subscription", wants[i]),
+                   NULL, 0);
+        client_turn(c);
+    }
+    cr_assert(zb_hold_count() == 3);
+    filter_takes = ZR_FILTER_STEPS / 2 + 1;
+    filter_judged = 0;
+    fill(c, "T", 1, "a\1y\2");
+    cr_expect(filter_judged == 1, "%u", filter_judged);
+    filter_takes = 0;
+    world_stop();
+}
+
 Test(hold, time_passes_with_19_or_with_20_after_filtered_ones)
 {
     world_start();

@@ -182,3 +182,111 @@ Test(sql92, numbers_are_javas)
         cr_expect(ask(rows[i].text, properties) == rows[i].answer, "%s with %s", rows[i].text, rows[i].value);
     }
 }
+
+/* ---- what a run may take ---- */
+#define MANY_DIGITS 32000u
+
+static struct zr_prog *compiled(const char *text)
+{
+    struct zr_prog *prog;
+    uint64_t at;
+    cr_assert(compile_n(text, strlen(text), &prog, &at) == ZR_OK, "%s", raised);
+    return prog;
+}
+
+/* term again and again, joined by OR, as much as an expression may have. */
+static char *repeated(const char *term, uint32_t *ret_n)
+{
+    uint64_t one = strlen(term) + 4, n = (63u * 1024) / one;
+    char *text = malloc(n * one + 1), *to = text;
+    for (uint64_t i = 0; i < n; i++)
+        to += sprintf(to, "%s%s", term, i + 1 < n ? " OR " : "");
+    *ret_n = (uint32_t)n;
+    return text;
+}
+
+/* name = first, then so many of rest. */
+static char *long_property(const char *name, const char *first, char rest, uint32_t n)
+{
+    char *props = malloc(strlen(name) + strlen(first) + n + 3), *to = props;
+    to += sprintf(to, "%s\1%s", name, first);
+    memset(to, rest, n);
+    memcpy(to + n, "\2", 2);
+    return props;
+}
+
+static uint64_t steps_of(const struct zr_prog *prog, const char *props, uint32_t *ret_verdict)
+{
+    uint64_t steps = ZR_FILTER_STEPS;
+    *ret_verdict = filter->by_properties_within(prog, (struct zr_span){ (const uint8_t *)props, strlen(props) }, &steps);
+    return ZR_FILTER_STEPS - steps;
+}
+
+Test(sql92, a_property_is_read_as_a_number_once_in_a_run)
+{
+    static const char *const terms[] = { "a<1.5", "1.5 > a", "a < a2", "a=5000000000" };
+    for (uint32_t i = 0; i < sizeof terms / sizeof terms[0]; i++) {
+        uint32_t n, verdict;
+        char *text = repeated(terms[i], &n), *props = long_property("a2\1" "1\2a", i == 3 ? "" : "1", '0', i == 3 ? MANY_DIGITS : 60);
+        struct zr_prog *prog = compiled(text);
+        uint64_t few = steps_of(prog, "a2\1" "1\2a\1" "2\2", &verdict);
+        cr_expect(verdict == ZR_MATCH_NO);
+        uint64_t more = steps_of(prog, props, &verdict);
+        cr_expect(verdict == ZR_MATCH_NO);
+        cr_expect(more - few < MANY_DIGITS / 4, "%s: %llu steps more for %u comparisons", terms[i], (unsigned long long)(more - few), n);
+        free(props);
+        props = long_property("a2\1" "1\2a", "1", '0', i == 3 ? 17 : MANY_DIGITS);
+        more = steps_of(prog, props, &verdict);
+        cr_expect(verdict == ZR_MATCH_NO && more - few < MANY_DIGITS / 4, "%s", terms[i]);
+        filter->free_prog(prog);
+        free(props);
+        free(text);
+    }
+}
+
+Test(sql92, a_run_takes_no_more_than_its_steps)
+{
+    uint32_t n, verdict;
+    char *text = repeated("a CONTAINS 'xxxxxxxy'", &n), *props = long_property("a", "", 'x', MANY_DIGITS);
+    struct zr_prog *prog = compiled(text);
+    struct zr_span span = { (const uint8_t *)props, strlen(props) };
+    cr_expect(steps_of(prog, props, &verdict) == ZR_FILTER_STEPS && verdict == ZR_MATCH_ASK);
+    cr_expect(filter->by_properties(prog, span) == ZR_MATCH_NO);
+    filter->free_prog(prog);
+    free(text);
+    prog = compiled("a = 1 OR b > 5");
+    uint64_t whole = steps_of(prog, "a\1" "2\2b\1" "6\2", &verdict);
+    cr_expect(verdict == ZR_MATCH_YES);
+    span = (struct zr_span){ (const uint8_t *)"a\1" "2\2b\1" "6\2", 8 };
+    for (uint64_t have = 0; have < whole; have++) { /* undecided with one step less, and nothing is left */
+        uint64_t steps = have;
+        cr_expect(filter->by_properties_within(prog, span, &steps) == ZR_MATCH_ASK && steps == 0);
+    }
+    uint64_t steps = whole;
+    cr_expect(filter->by_properties_within(prog, span, &steps) == ZR_MATCH_YES && steps == 0);
+    filter->free_prog(prog);
+    free(props);
+}
+
+/* Between 2^53 and its neighbour lies 9007199254740993: what rounds it up may stand far behind. */
+Test(sql92, fractions_of_many_digits_round_as_the_whole)
+{
+    static const struct { const char *text, *head; char fill; const char *tail; } rows[] = {
+        { "x = 9007199254740992.0", "9007199254740993.", '0', "" }, { "x = 9007199254740994.0", "9007199254740993.", '0', "1" },
+        { "x = 9007199254740994.0", "+9007199254740993.", '0', "1f" }, { "x = 9007199254740992.0", "9007199254740992.", '9', "" },
+        { "x = 1.5", "0.", '0', "15e30001" }, { "x = 1.5", "15", '0', "e-30001" }, { "x > 1.0e308", "1", '0', "" },
+        { "x = 0.125", "00000000125", '0', "e-0000000000030003" }, { "x = 12.5", "0000000", '0', "12.5" },
+        { "x < 5.0e-324", "0.", '0', "1" }, { "x < 5.0e-324", "1", '0', "e-99999999999999999999999" }, { "x > 1.0e308", "1", '0', "e99999999999999999999" },
+        { "-x > 1.0", "-1", '0', "." }, { "x = 8.0", "0x8.", '0', "p0" },
+    };
+    for (uint32_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char *props = malloc(30100), *to = props;
+        to += sprintf(to, "x\1%s", rows[i].head);
+        memset(to, rows[i].fill, 30000);
+        sprintf(to + 30000, "%s\2", rows[i].tail);
+        if (rows[i].fill == '9') /* all nines: next to the tie, below it, of 2^53 + 1 - 2e-30000 */
+            props[2 + 15] = '2';
+        cr_expect(ask(rows[i].text, props) == (rows[i].text[0] == '-' ? 'N' : 'Y'), "row %u", i);
+        free(props);
+    }
+}

@@ -151,6 +151,44 @@ Test(read, a_filter_judges_codes_and_only_then_properties)
     world_end(w);
 }
 
+/* Each message takes a third of what one read may take; with need NULL more than all. */
+static uint32_t dear_by_properties(const struct zr_prog *p, struct zr_span props, uint64_t *steps)
+{
+    uint64_t takes = p->need ? ZR_FILTER_STEPS / 3 : ZR_FILTER_STEPS + 1;
+    if (takes > *steps) {
+        *steps = 0;
+        return ZR_MATCH_ASK;
+    }
+    *steps -= takes;
+    return filter_by_properties(p, props);
+}
+
+Test(read, judging_ends_with_its_steps_and_goes_on_at_the_next_offset)
+{
+    struct world *w = world_new("steps");
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 10; i++) put_one(w, "T", 0, "x", i == 4 ? "TAGS\001B\002K\0015\002" : "TAGS\001B\002K\0011\002");
+    const struct zr_filter_v1 filter = { .hdr = ZR_HDR(struct zr_filter_v1, 0), .by_tags = filter_by_tags, .by_properties = filter_by_properties,
+                                         .by_properties_within = dear_by_properties };
+    struct zr_prog prog = { .yes = 'A', .ask = 'B', .need = "5" };
+    struct answer a;
+    struct zr_read req = { .hdr = ZR_HDR(struct zr_read, 0), .topic = zl_str("T"), .pieces = a.pieces, .cap_pieces = 64, .max_messages = 32,
+                           .filter = &filter, .prog = &prog };
+    static const struct { uint32_t what, n; int64_t next; } rows[] = { { ZR_READ_NO_MATCHED_MESSAGE, 0, 3 }, { ZR_READ_FOUND, 1, 6 }, { ZR_READ_NO_MATCHED_MESSAGE, 0, 9 },
+                                                                       { ZR_READ_NO_MATCHED_MESSAGE, 0, 10 } };
+    a.r.hdr = (struct zr_hdr)ZR_HDR(struct zr_read_result, 0);
+    for (uint32_t i = 0; i < 4; i++, req.offset = a.r.next_offset) {
+        cr_assert_eq(zs_read(w->st, &req, &a.r), ZR_OK);
+        cr_expect(a.r.what == rows[i].what && a.r.n_messages == rows[i].n && a.r.next_offset == rows[i].next, "read %u: %u, next %lld", i, a.r.what, (long long)a.r.next_offset);
+        if (a.r.pin) zs_unpin(w->st, a.r.pin);
+    }
+    prog.need = NULL; /* what takes more than all is none: no read stays where it began */
+    req.offset = 0;
+    cr_assert_eq(zs_read(w->st, &req, &a.r), ZR_OK);
+    cr_expect(a.r.what == ZR_READ_NO_MATCHED_MESSAGE && a.r.next_offset == 1, "%lld", (long long)a.r.next_offset);
+    world_end(w);
+}
+
 Test(read, pieces_outlive_the_deletion_of_their_segment)
 {
     struct world *w = with_messages("pin", 400, 500);
