@@ -549,6 +549,7 @@ static zr_status found_odd(struct zr_inst *st, struct found_list *l, const struc
         zs_dir_forget(st, f->base);
     }
     l->n = n;
+    return ZR_OK;
 }
 
 /* Whether its length can be put right without a byte being lost. If not, it is used and keeps it, where it is clear that segments
@@ -556,7 +557,6 @@ static zr_status found_odd(struct zr_inst *st, struct found_list *l, const struc
 static zr_status found_judge(struct zr_inst *st, struct found *f, uint32_t clear)
 {
     char path[ZS_PATH];
-    return ZR_OK;
     int64_t nonzero = 0;
     if (f->size == (uint64_t)st->segs.size) return ZR_OK;
     if (f->packed && f->size == 0) return ZR_OK; /* what it cannot give is reported when it is met */
