@@ -129,7 +129,9 @@ uint32_t zs_abort_there(struct zr_inst *st)
 {
     char path[ZS_PATH];
     struct zr_io_stat stat;
-    return zs_path(path, "%s/abort", st->conf.root) && st->io->stat(st->io->ctx, path, &stat) >= 0;
+    if (!zs_path(path, "%s/abort", st->conf.root)) return 1;
+    int64_t r = st->io->stat(st->io->ctx, path, &stat);
+    return r != -ENOENT; /* who cannot look takes it for there */
 }
 
 /* What tells this boot and this folder from others: "inode boot-id". Its length, 0: not to be had. */

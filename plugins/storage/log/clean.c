@@ -18,6 +18,7 @@
 #include <time.h>
 
 #define FEW_SEGMENTS 10u /* at most in one round */
+#define STUCK_NS 600000000000ll /* between two lines on a segment that cannot be deleted */
 #define FULL_NS 250000000 /* between two looks at a full disk */
 
 /* ---- the disk ------------------------------------------------------------------------------------------------------------- */
@@ -73,6 +74,14 @@ static uint32_t is_expired(struct zr_inst *st, int64_t base)
     return st->timer->wall_ms(st->host) - mtime_ns / 1000000 >= st->conf.retention_hours * 3600000;
 }
 
+void zs_clean_stuck(struct zr_inst *st, const char *path, int64_t error)
+{
+    int64_t now = zs_mono(st);
+    if (st->stuck_ns && now - st->stuck_ns < STUCK_NS) return;
+    st->stuck_ns = now;
+    zs_log(st, ZR_LOG_ERROR, "%s should be deleted, and cannot be: %s; neither can anything behind it, and the disk fills", path, zs_errno_text(error));
+}
+
 /* Deletes the oldest segment if it may go. 1: it went. */
 static uint32_t drop_oldest(struct zr_inst *st, uint32_t any_age, const char *why)
 {
@@ -80,6 +89,7 @@ static uint32_t drop_oldest(struct zr_inst *st, uint32_t any_age, const char *wh
     if (first < 0 || first == last || first + st->segs.size > atomic_load(&st->flushed)) return 0;
     if (!any_age && !is_expired(st, first)) return 0;
     if (zs_seg_drop(st, 1) != ZR_OK) return 0;
+    st->stuck_ns = 0;
     atomic_store(&st->begin, zs_segs_first(st));
     zs_log(st, ZR_LOG_INFO, "segment %020lld was deleted: %s", (long long)first, why);
     return 1;
@@ -90,22 +100,6 @@ static uint32_t is_too_long(struct zr_inst *st)
 {
     int64_t most = st->conf.retention_bytes;
     return most > 0 && atomic_load(&st->end) - atomic_load(&st->begin) - st->segs.size >= most;
-}
-
-static uint64_t drop_segments(struct zr_inst *st, uint32_t expired, uint32_t force)
-{
-    uint64_t n = 0;
-    while (n < FEW_SEGMENTS) {
-        double log_ratio, queue_ratio;
-        ratios_of(st, &log_ratio, &queue_ratio);
-        if (log_ratio <= st->conf.ratio_force) force = 0;
-        if (!((is_too_long(st) && drop_oldest(st, 1, "the log is longer than retention_bytes")) ||
-              (expired && drop_oldest(st, 0, "its time is over")) || (force && drop_oldest(st, 1, "the disk is too full"))))
-            break;
-        n++;
-        zs_disk_look(st);
-    }
-    return n;
 }
 
 static void clean_queues(struct zr_inst *st, uint64_t *removed)
@@ -127,12 +121,30 @@ static void clean_queues(struct zr_inst *st, uint64_t *removed)
     free(list);
 }
 
+static uint64_t drop_segments(struct zr_inst *st, uint32_t expired, uint32_t force, uint64_t *ret_files)
+{
+    uint64_t n = 0;
+    while (n < FEW_SEGMENTS) {
+        double log_ratio, queue_ratio;
+        ratios_of(st, &log_ratio, &queue_ratio);
+        if (log_ratio <= st->conf.ratio_force && queue_ratio <= st->conf.ratio_force) force = 0;
+        if (!((is_too_long(st) && drop_oldest(st, 1, "the log is longer than retention_bytes")) ||
+              (expired && drop_oldest(st, 0, "its time is over")) || (force && drop_oldest(st, 1, "the disk is too full"))))
+            break;
+        n++;
+        if (queue_ratio > st->conf.ratio_force && log_ratio <= st->conf.ratio_force) clean_queues(st, ret_files); /* what that frees ends it */
+        zs_disk_look(st);
+    }
+    return n;
+}
+
 static uint64_t clean(struct zr_inst *st, uint32_t expired, uint32_t force)
 {
     pthread_mutex_lock(&st->clean_lock);
     zs_gone_sweep(st);
-    uint64_t removed = drop_segments(st, expired, force);
+    uint64_t files = 0, removed = drop_segments(st, expired, force, &files);
     if (removed) {
+        removed += files;
         zs_dirs_sync(st);
         clean_queues(st, &removed);
         zs_index_clean(st, &removed);
@@ -181,7 +193,7 @@ static void clean_job(void *arg)
         ratios_of(st, &log_ratio, &queue_ratio);
         uint32_t hour = (st->conf.delete_hours >> tm.tm_hour) & 1u;
         clean(st, hour || log_ratio > st->conf.ratio_clean || queue_ratio > st->conf.ratio_clean,
-              st->conf.clean_forcibly && log_ratio > st->conf.ratio_force);
+              st->conf.clean_forcibly && (log_ratio > st->conf.ratio_force || queue_ratio > st->conf.ratio_force));
     }
     arm(st);
 }

@@ -3,7 +3,7 @@
  *
  * What stays true:
  *   1. flushed is moved only after fdatasync of every segment between the old and the new position succeeded, the folder's
- *      names included.
+ *      names included, and while each file still stood under its name.
  *   2. After a flush failed nothing is ever reported flushed again: the kernel may have dropped the dirty pages and marked
  *      them clean, so a later success would be a lie. The store is read-only from then on.
  *      A folder for whose sync there was no descriptor left was not synced, and nothing was dropped: that flush is tried again.
@@ -68,6 +68,17 @@ uint32_t zs_flush_wait(struct zr_inst *st, int64_t position)
     return done;
 }
 
+/* A file that was removed, or another put in its place, keeps nothing beyond our own life, however well it is synced. */
+static uint32_t is_in_place(struct zr_inst *st, const struct zs_seg *seg)
+{
+    char path[ZS_PATH];
+    struct zr_io_stat named, ours;
+    zs_seg_path(st, seg->base, path);
+    int64_t r = st->io->stat(st->io->ctx, path, &named);
+    if (r < 0) return r != -ENOENT && r != -ENOTDIR; /* of other errors nothing follows */
+    return st->io->fstat(st->io->ctx, seg->fd, &ours) < 0 || named.inode == ours.inode;
+}
+
 static int64_t sync_segment(struct zr_inst *st, struct zs_seg *seg)
 {
     if (seg->packed) return 0; /* was synced before it got its name */
@@ -76,7 +87,8 @@ static int64_t sync_segment(struct zr_inst *st, struct zs_seg *seg)
         if (r < 0) return r;
         atomic_store(&seg->name_unsynced, 0);
     }
-    return st->io->fdatasync(st->io->ctx, seg->fd);
+    int64_t r = st->io->fdatasync(st->io->ctx, seg->fd);
+    return r < 0 ? r : is_in_place(st, seg) ? r : -ESTALE;
 }
 
 int64_t zs_flush_range(struct zr_inst *st, int64_t from, int64_t to)
@@ -102,7 +114,7 @@ static void flush_failed(struct zr_inst *st, int64_t r)
 {
     pthread_mutex_lock(&st->flush_lock);
     snprintf(st->why_failed, sizeof st->why_failed, "the log could not be made durable: %s; the store is read-only until a restart",
-             zs_errno_text(r));
+             r == -ESTALE ? "its file was removed or replaced while it was written to" : zs_errno_text(r));
     atomic_store(&st->failed, 1);
     pthread_cond_broadcast(&st->flushed_cond);
     pthread_mutex_unlock(&st->flush_lock);

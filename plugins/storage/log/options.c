@@ -65,6 +65,10 @@ zr_status zs_conf_fill(const struct zr_host *host, const struct zs_settings *s, 
     if (!host->data_dir || host->data_dir[0] != '/') return refuse(host, "the data directory of a store is not absolute");
     if (!paths_ok(s->path_commitlog) || !paths_ok(s->path_commitlog_read_only))
         return refuse(host, "path_commitlog, path_commitlog_read_only: up to 8 absolute paths each, joined by commas");
+    if (c->ratio_force > c->ratio_refuse || c->ratio_clean > c->ratio_refuse)
+        return refuse(host, c->ratio_force > c->ratio_refuse
+            ? "disk_refuse_ratio is below disk_force_ratio: messages would be refused before old ones are deleted to make room, and so for ever"
+            : "disk_refuse_ratio is below disk_clean_ratio: messages would be refused before expired files are deleted");
     if (zs_parse_hours(s->delete_when, &c->delete_hours) != ZR_OK)
         return refuse(host, "delete_when: hours from 00 to 23 joined by semicolons, such as \"04\" or \"04;16\"");
     if (zs_parse_levels(s->delay_levels, c->level_ms, &c->n_levels) != ZR_OK)

@@ -699,6 +699,12 @@ static void report(struct recovery *rec, int64_t began_ns)
                (unsigned long long)rec->n_conflicts);
 }
 
+/* That `abort` is missing proves nothing by itself: anybody can delete it. Our own last word on the log does. */
+static uint32_t is_flushed(const struct recovery *rec)
+{
+    return rec->clean && rec->snap.valid && rec->snap.clean && rec->snap.pos == rec->tail;
+}
+
 /* What a killed process wrote may still be in the page cache alone, the names of its files too: they are synced before anything
  * counts as flushed. Under sync flush the bytes also, for consumers see only what is flushed. */
 static zr_status flush_read(struct recovery *rec)
@@ -716,7 +722,7 @@ static zr_status set_positions(struct recovery *rec)
     int64_t last = zs_segs_last(st);
     atomic_store(&st->end, rec->tail);
     atomic_store(&st->boot_end, rec->tail);
-    atomic_store(&st->flushed, rec->clean || st->conf.sync ? rec->tail : (rec->start < rec->tail ? rec->start : rec->tail));
+    atomic_store(&st->flushed, is_flushed(rec) || st->conf.sync ? rec->tail : (rec->start < rec->tail ? rec->start : rec->tail));
     st->last_phys = rec->last_phys;
     atomic_store(&st->last_ms, rec->last_phys >= 0 ? rec->last_ms : 0);
     st->flushed_ms = st->checkpoint.physic_ms;
@@ -754,7 +760,7 @@ zr_status zs_recover(struct zr_inst *st)
     atomic_store(&st->begin, first < 0 ? 0 : first);
     if (rc == ZR_OK) choose_snapshot(&rec);
     if (rc == ZR_OK) rc = zs_bcq_load(st);
-    if (rc == ZR_OK) zs_removed_load(st);
+    if (rc == ZR_OK) rc = zs_removed_load(st);
     if (rc == ZR_OK) zs_ext_load(st);
     if (rc == ZR_OK) rc = load_queues(&rec, &found);
     if (rc == ZR_OK && first < 0) rc = empty_log(&rec, found);
@@ -768,7 +774,7 @@ zr_status zs_recover(struct zr_inst *st)
         if (rc == ZR_OK) keep_end(&rec);
         if (rc == ZR_OK) rc = cut_log(&rec);
         if (rc == ZR_OK) rc = cut_queues(&rec);
-        if (rc == ZR_OK && !rec.clean) rc = flush_read(&rec);
+        if (rc == ZR_OK && !is_flushed(&rec)) rc = flush_read(&rec);
     }
     if (rc == ZR_OK) rc = cut_removals(&rec);
     if (rc == ZR_OK) {

@@ -8,7 +8,9 @@
  *      passed over. The file is written anew (zl_io_replace: whole at every instant) when a line could not be added, when
  *      most lines are outdated, and when the log's begin has passed some.
  *   3. The line of the newest removal is the last, so that a start knows which folder a kill may have left (zs_removed_finish).
- *   4. What could not be written is known in memory at once and written with the next save.
+ *   4. A file that is there and cannot be read ends the start: without it removed messages would be there again. A line that says
+ *      nothing is kept word for word.
+ *   5. What could not be written is known in memory at once and written with the next save.
  *
  * LOCKING: removed_lock, over its own file's operations too. */
 #include "zs_int.h"
@@ -71,24 +73,49 @@ static uint32_t put(struct zs_removals *t, struct zr_str topic, int64_t position
     return 1;
 }
 
-void zs_removed_load(struct zr_inst *st)
+/* The newest of the two that is there. 0: there is none; -errno: it cannot be read, and the older one does not say all. */
+static int64_t load(struct zr_inst *st, struct zl_buf *text, char *path)
 {
     static const char *const endings[2] = { "", ".bak" };
+    int64_t r = -ENOENT;
+    for (int i = 0; i < 2 && r == -ENOENT; i++) r = zs_path(path, "%s/removed%s", st->own_dir, endings[i]) ? zl_io_load(st->io, path, text) : -ENAMETOOLONG;
+    return r == -ENOENT ? 0 : r;
+}
+
+/* 1: the line says something; 0: it does not, and is kept as it is; -ENOMEM. */
+static int64_t take_line(struct zs_removals *t, struct zr_str line)
+{
+    struct zr_str topic = line, number;
+    int64_t position;
+    if (!zl_split(&topic, ' ', &number) || zl_parse_i64(number, &position) != ZR_OK || zs_queue_name_ok(topic) != ZR_OK) {
+        t->n_odd++;
+        zl_buf_add(&t->odd, line.ptr, line.len);
+        zl_buf_u8(&t->odd, '\n');
+        return t->odd.failed ? -ENOMEM : 0;
+    }
+    return put(t, topic, position) ? 1 : -ENOMEM;
+}
+
+zr_status zs_removed_load(struct zr_inst *st)
+{
     struct zs_removals *t = &st->removals;
     char path[ZS_PATH];
     struct zl_buf text;
     zl_buf_init(&text, MAX_BYTES);
-    for (int i = 0; i < 2; i++)
-        if (zs_path(path, "%s/removed%s", st->own_dir, endings[i]) && zl_io_load(st->io, path, &text) >= 0) break;
-    struct zr_str rest = zl_buf_as_str(&text), line, number;
-    while (rest.len && memchr(rest.ptr, '\n', rest.len) && zl_split(&rest, '\n', &line)) {
-        int64_t position;
+    zl_buf_init(&t->odd, MAX_BYTES);
+    int64_t r = load(st, &text, path);
+    struct zr_str rest = zl_buf_as_str(&text), line;
+    while (r >= 0 && rest.len && memchr(rest.ptr, '\n', rest.len) && zl_split(&rest, '\n', &line)) {
         t->lines++;
-        if (!zl_split(&line, ' ', &number) || zl_parse_i64(number, &position) != ZR_OK) continue;
-        if (zs_queue_name_ok(line) == ZR_OK) put(t, line, position);
+        r = take_line(t, line);
     }
     if (rest.len) t->dirty = 1;
     zl_buf_free(&text);
+    if (r < 0)
+        return zs_raise(st, zs_status_of(r), r, "%s cannot be read: %s; it says which topics were removed, and their messages would be there again: mend it, or move it away to have them back",
+                        path, zs_errno_text(r));
+    if (t->n_odd) zs_log(st, ZR_LOG_ERROR, "%s: %llu lines name no removed topic and are damaged; they are kept as they are", path, (unsigned long long)t->n_odd);
+    return ZR_OK;
 }
 
 static void line_of(struct zl_buf *out, const struct zs_removed *r)
@@ -107,6 +134,7 @@ static int64_t rewrite(struct zr_inst *st)
     struct zl_buf out;
     if (!zs_path(path, "%s/removed", st->own_dir)) return -ENAMETOOLONG;
     zl_buf_init(&out, MAX_BYTES);
+    zl_buf_add(&out, t->odd.ptr, t->odd.len);
     for (uint64_t i = 0; i < t->n_buckets; i++)
         for (const struct zs_removed *r = t->buckets[i]; r; r = r->next)
             if (r != t->last) line_of(&out, r);
@@ -114,7 +142,7 @@ static int64_t rewrite(struct zr_inst *st)
     int64_t r = out.failed ? -ENOMEM : zl_io_replace(st->io, path, zl_buf_as_span(&out));
     zl_buf_free(&out);
     t->dirty = r < 0;
-    if (r >= 0) t->lines = atomic_load(&t->n);
+    if (r >= 0) t->lines = atomic_load(&t->n) + t->n_odd;
     return r;
 }
 
@@ -143,7 +171,7 @@ int64_t zs_removed_add(struct zr_inst *st, struct zr_str topic, int64_t position
     struct zs_removals *t = &st->removals;
     pthread_mutex_lock(&st->removed_lock);
     int64_t r = put(t, topic, position) ? 0 : -ENOMEM;
-    if (r >= 0 && (t->dirty || t->lines > 2 * atomic_load(&t->n) + OLD_LINES || add_line(st, topic, position) < 0)) r = rewrite(st);
+    if (r >= 0 && (t->dirty || t->lines - t->n_odd > 2 * atomic_load(&t->n) + OLD_LINES || add_line(st, topic, position) < 0)) r = rewrite(st);
     else if (r >= 0) t->lines++;
     pthread_mutex_unlock(&st->removed_lock);
     return r;
@@ -222,5 +250,6 @@ void zs_removed_free(struct zr_inst *st)
             free(r);
         }
     free(t->buckets);
+    zl_buf_free(&t->odd);
     *t = (struct zs_removals){ 0 };
 }

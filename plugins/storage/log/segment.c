@@ -53,6 +53,12 @@ static void seg_close(struct zr_inst *st, struct zs_seg *seg)
     seg->fd = -1;
 }
 
+/* Until it was synced it stays open: an error of writing it back is told to descriptors that were there, and is lost with the last. */
+static uint32_t is_unsynced(struct zr_inst *st, const struct zs_seg *seg)
+{
+    return !st->recovering && !seg->packed && seg->base + st->segs.size > atomic_load(&st->flushed) && seg->base < atomic_load(&st->end);
+}
+
 /* Closes the segment that was not used for the longest time, if more than the maximum are open. */
 static void seg_evict(struct zr_inst *st)
 {
@@ -61,7 +67,7 @@ static void seg_evict(struct zr_inst *st)
         struct zs_seg *oldest = NULL;
         for (uint64_t i = 0; i < s->n; i++) {
             struct zs_seg *seg = s->at[i];
-            if (seg && seg->fd >= 0 && seg->refs == 0 && (!oldest || seg->used < oldest->used)) oldest = seg;
+            if (seg && seg->fd >= 0 && seg->refs == 0 && !is_unsynced(st, seg) && (!oldest || seg->used < oldest->used)) oldest = seg;
         }
         if (!oldest) return;
         seg_close(st, oldest);
@@ -339,6 +345,7 @@ zr_status zs_seg_drop(struct zr_inst *st, uint32_t first)
     int64_t base = seg->base, r = forms_unlink(st, base, path);
     if (r < 0) {
         zs_seg_put(st, seg);
+        if (first) zs_clean_stuck(st, path, r);
         return zs_raise(st, zs_status_of(r), r, "%s cannot be deleted: %s", path, zs_errno_text(r));
     }
     pthread_mutex_lock(&s->lock);

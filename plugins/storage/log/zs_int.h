@@ -200,6 +200,8 @@ struct zs_removed;
 struct zs_removals { /* topics that were removed, by name; under removed_lock (n may be looked at without) */
     struct zs_removed **buckets, *last; /* last: the newest */
     uint64_t n_buckets, lines; /* lines: of the file, outdated ones too */
+    struct zl_buf odd;         /* lines that say nothing, n_odd of them, as they were */
+    uint64_t n_odd;
     _Atomic uint64_t n;
     uint32_t dirty;            /* the file does not say all of it */
 };
@@ -318,6 +320,7 @@ struct zr_inst {
     _Atomic uint32_t threads_on; /* the threads are there (or about to be) */
 
     _Atomic uint64_t clean_timer;
+    int64_t stuck_ns;            /* when it was last said that a segment cannot be deleted; under clean_lock */
     pthread_mutex_t clean_lock;
     uint32_t clean_running;      /* a timer is set or a job under way; under work_lock */
     pthread_cond_t clean_cond;
@@ -517,7 +520,7 @@ void zs_snapshot_free(struct zs_snapshot *s);
 int64_t zs_snapshot_save(struct zr_inst *st, int64_t pos, int64_t last_phys, int64_t last_ms, uint32_t clean);
 
 /* ---- removed.c ---- */
-void zs_removed_load(struct zr_inst *st);
+zr_status zs_removed_load(struct zr_inst *st);
 /* Known in memory at once (unless -ENOMEM); -errno: it could not be written, zs_removed_save is to be called again. */
 int64_t zs_removed_add(struct zr_inst *st, struct zr_str topic, int64_t position);
 int64_t zs_removed_save(struct zr_inst *st); /* what could not be written before */
@@ -589,6 +592,7 @@ void zs_clean_start(struct zr_inst *st);
 void zs_clean_stop(struct zr_inst *st);
 void zs_disk_look(struct zr_inst *st);
 double zs_used_ratio(struct zr_inst *st, const char *path, struct zr_io_disk *ret); /* as df says it; -1: not to be had */
+void zs_clean_stuck(struct zr_inst *st, const char *path, int64_t error); /* says that retention cannot delete it, now and then */
 void zs_clean_hurry(struct zr_inst *st); /* the disk is full: the next look at it comes at once. With no lock held */
 
 /* ---- index.c ---- */

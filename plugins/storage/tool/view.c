@@ -576,7 +576,7 @@ int zt_view_open(struct zt_view *v, const char *dir, const struct zt_options *op
     zs_snapshot_load(v->st, &v->snap);
     v->st->doubt = !v->live && !v->unclean ? INT64_MAX : v->snap.valid && v->snap.pos > v->checkpoint[5] ? v->snap.pos : v->checkpoint[5];
     if (first < 0 && (v->snap.pos > 0 || v->checkpoint[0] > 0)) return cannot(v, "its queues are of a log, and there is none: " ZT_ELSEWHERE);
-    zs_removed_load(v->st);
+    if (zs_removed_load(v->st) != ZR_OK) return cannot(v, "its note of removed topics cannot be read");
     lag_find(v);
     v->lines[0] = 0; /* what was said so far, the report says better */
     return ZT_CLEAN;

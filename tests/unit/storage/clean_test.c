@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Retention: what may be deleted, what never is, and what queues say afterwards. */
 #include "host.h"
+#include <errno.h>
 #include <sys/time.h>
 
 /* Makes a segment's file older than any retention. */
@@ -166,3 +167,88 @@ Test(clean, by_bytes_the_oldest_go_at_any_age_and_hour)
     cr_assert_eq(max_of(w, "T", 0), max);
     world_end(w);
 }
+
+/* ---- which disk is full, and what cannot be deleted --------------------------------------------------------------------------- */
+
+static _Atomic uint32_t queue_disk_full;
+static int64_t disk_of_two(void *self, const char *path, struct zr_io_disk *ret)
+{
+    uint32_t full = atomic_load(&queue_disk_full) && strstr(path, "consumequeue") != NULL;
+    (void)self;
+    *ret = (struct zr_io_disk){ 1000000, full ? 130000 : 900000, full ? 130000 : 900000 };
+    return 0;
+}
+
+Test(clean, a_full_disk_of_the_queues_is_cleaned_forcibly_too)
+{
+    struct world *w = world_new("queue-disk");
+    w->io.disk = disk_of_two;
+    w->conf.clean_forcibly = 1;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 500, 500);
+    flush_all(w);
+    world_fire(w);
+    cr_assert_eq(min_of(w, "T", 0), 0);
+    atomic_store(&queue_disk_full, 1);
+    world_fire(w);
+    cr_assert_gt(min_of(w, "T", 0), 100, "%s", w->lines);
+    char path[1024];
+    file_path(w, path, "consumequeue/T/0/00000000000000000000");
+    cr_assert_eq(file_size_of(path), -1);
+    atomic_store(&queue_disk_full, 0);
+    world_end(w);
+}
+
+Test(clean, what_cannot_be_deleted_is_said_once)
+{
+    struct world *w = with_segments("stuck");
+    uint64_t removed;
+    make_old(w, 0);
+    world_fault(w, OP_UNLINK, 0, EACCES, "commitlog");
+    for (int i = 0; i < 3; i++) {
+        cr_assert_eq(zs_clean(w->st, &removed), ZR_OK);
+        cr_assert_eq(removed, 0);
+    }
+    const char *line = strstr(w->lines, "commitlog/00000000000000000000 should be deleted");
+    cr_assert(line && strstr(line, "Permission denied"), "%s", w->lines);
+    cr_assert_null(strstr(strstr(line, "should be deleted") + 1, "should be deleted"), "%s", w->lines);
+    world_mend(w);
+    cr_assert_eq(zs_clean(w->st, &removed), ZR_OK);
+    cr_assert_gt(removed, 0);
+    world_end(w);
+}
+
+/* ---- files that are taken away from a running store ---------------------------------------------------------------------------- */
+
+static void file_taken_away(uint32_t sync, uint32_t replaced)
+{
+    struct world *w = world_new("taken");
+    char path[1024], other[1100];
+    w->conf.sync = sync;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "T", 0, 10, 500);
+    flush_all(w);
+    cr_assert_eq(atomic_load(&w->failed), 0);
+    int64_t flushed = atomic_load(&w->flushed);
+    file_path(w, path, "commitlog/%020d", 0);
+    snprintf(other, sizeof other, "%s.x", path);
+    if (replaced) {
+        FILE *f = fopen(other, "w");
+        cr_assert_eq(ftruncate(fileno(f), 65536), 0);
+        fclose(f);
+        cr_assert_eq(rename(other, path), 0);
+    } else {
+        cr_assert_eq(unlink(path), 0);
+    }
+    cr_assert_eq(put_one(w, "T", 0, "x", NULL).status, ZR_OK, "in memory it is taken");
+    flush_all(w);
+    cr_assert_eq(atomic_load(&w->failed), 1, "%s", w->lines);
+    cr_assert_eq(atomic_load(&w->flushed), flushed, "never as durable");
+    cr_assert(world_said(w, "removed or replaced"), "%s", w->lines);
+    cr_assert_neq(put_one(w, "T", 0, "x", NULL).status, ZR_OK);
+    world_end(w);
+}
+
+Test(clean, a_log_file_that_is_removed_ends_writing) { file_taken_away(0, 0); }
+Test(clean, a_log_file_that_is_removed_under_sync_flush_ends_writing) { file_taken_away(1, 0); }
+Test(clean, a_log_file_that_is_replaced_ends_writing) { file_taken_away(1, 1); }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The power fails: of what was not synced anything may be lost, in any combination of sectors. Whatever was announced as
  * flushed before must be there afterwards; nothing wrong may be given; and the store must go on. Twice in a row each time. */
+#include <errno.h>
+#include <sys/stat.h>
 #include "host.h"
 
 #define QUEUES 4
@@ -108,3 +110,88 @@ static void run(uint32_t sync, unsigned first_seed)
 
 Test(power, cuts_under_async_flush) { run(0, 1000); }
 Test(power, cuts_under_sync_flush) { run(1, 2000); }
+
+/* ---- what says that the log is flushed, and what keeps an error of writing it ---------------------------------------------------- */
+
+/* How often a file of the log was synced since the last world_fault on OP_FDATASYNC. */
+static int64_t syncs(struct world *w) { return atomic_load(&w->fault[OP_FDATASYNC].calls); }
+
+Test(power, that_abort_is_missing_says_nothing_of_a_killed_log)
+{
+    for (uint32_t sync = 0; sync < 2; sync++) {
+        struct world *w = world_new("no-abort"), *c;
+        char path[1024];
+        w->conf.sync = sync;
+        w->conf.flush_interval_ms = 3600000;
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "P", 0, 50, SIZE);
+        if (sync) flush_all(w);
+        c = world_copy(w);
+        world_end(w);
+        file_path(c, path, "abort");
+        cr_assert_eq(unlink(path), 0);
+        world_fault(c, OP_FDATASYNC, 1 << 30, EIO, "commitlog/");
+        cr_assert_eq(world_open(c), ZR_OK, "%s", c->error);
+        if (!sync) flush_all(c);
+        cr_assert_gt(syncs(c), 0, "nothing was synced, sync %u", sync);
+        cr_assert_eq(read_all(c, "P", 0, SIZE), 50);
+        world_close(c); /* after a clean stop there is no need */
+        world_fault(c, OP_FDATASYNC, 1 << 30, EIO, "commitlog/");
+        cr_assert_eq(world_open(c), ZR_OK, "%s", c->error);
+        cr_assert_eq(syncs(c), 0);
+        world_end(c);
+    }
+}
+
+Test(power, an_unsynced_segment_stays_open)
+{
+    struct world *w = world_new("stays-open");
+    w->conf.flush_interval_ms = 3600000;
+    w->conf.max_open_segments = 2;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "P", 0, 1200, SIZE); /* eight segments */
+    world_fault(w, OP_OPEN, 1 << 30, EIO, "commitlog/");
+    cr_assert_eq(read_all(w, "P", 0, SIZE), 1200);
+    cr_assert_eq(atomic_load(&w->fault[OP_OPEN].calls), 0, "it was closed before it was synced");
+    flush_all(w);
+    cr_assert_eq(read_all(w, "P", 0, SIZE), 1200);
+    cr_assert_gt(atomic_load(&w->fault[OP_OPEN].calls), 0, "then they are, one after the other");
+    world_end(w);
+}
+
+/* ---- the note of removed topics ---------------------------------------------------------------------------------------------------- */
+
+Test(power, a_note_of_removed_topics_that_cannot_be_read_brings_none_back)
+{
+    struct world *w = world_new("note"), *c;
+    char path[1024], aside[1100];
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "P", 0, 20, SIZE);
+    put_many(w, "Gone", 0, 20, SIZE);
+    cr_assert_eq(zs_remove_topic(w->st, zl_str("Gone")), ZR_OK);
+    c = world_copy(w);
+    world_end(w);
+    file_path(c, path, "zarya/removed");
+    snprintf(aside, sizeof aside, "%s.x", path);
+    cr_assert_eq(rename(path, aside), 0);
+    cr_assert_eq(mkdir(path, 0755), 0);
+    cr_assert_neq(world_open(c), ZR_OK);
+    cr_assert(strstr(c->error, path) && strstr(c->error, "cannot be read"), "%s", c->error);
+    cr_assert_eq(rmdir(path), 0);
+    cr_assert_eq(rename(aside, path), 0);
+    FILE *f = fopen(path, "a"); /* a line that nobody understands, and the torn end of one */
+    fprintf(f, "12x4 What?\n77 Torn");
+    fclose(f);
+    cr_assert_eq(world_open(c), ZR_OK, "%s", c->error);
+    cr_assert(world_said(c, "1 lines name no removed topic"), "%s", c->lines);
+    cr_assert_null(zs_queue(c->st, zl_str("Gone"), 0, 0));
+    put_many(c, "Gone2", 0, 2, SIZE);
+    cr_assert_eq(zs_remove_topic(c->st, zl_str("Gone2")), ZR_OK);
+    world_close(c);
+    char text[4096] = { 0 };
+    f = fopen(path, "r");
+    cr_assert_gt(fread(text, 1, sizeof text - 1, f), 0);
+    fclose(f);
+    cr_assert(strstr(text, "12x4 What?\n") && strstr(text, " Gone\n") && strstr(text, " Gone2\n"), "%s", text);
+    world_end(c);
+}
