@@ -59,7 +59,16 @@ def a_second_broker(z, shape, folder, log_path):
     check(len(pull_queue(z.addr, "Paths", 0)) == N // 4, "the first one goes on")
 
 
+def ratios():
+    """Messages refused before old ones are deleted: they would be for ever."""
+    z = Zarya(storage="disk_force_ratio = 0.85; disk_refuse_ratio = 0.7;")
+    r = subprocess.run([os.path.join(BUILD, "bin/zarya"), "-c", z.conf, "--check"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    line = next(i for i, l in enumerate(text_of(z.conf).splitlines(), 1) if "storage-commitlog" in l)
+    check(r.returncode == 1 and f"zarya.conf:{line}: " in r.stdout and "disk_refuse_ratio is below disk_force_ratio" in r.stdout, "disk_refuse_ratio below disk_force_ratio is refused with its line", r.stdout)
+
+
 def main():
+    ratios()
     d = temp_dir()
     folders = [d + "/one", d + "/two", d + "/three"]
     for p in folders[:2]:
