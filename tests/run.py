@@ -102,10 +102,10 @@ def tests(full):
     """(name, command, time limit in s), in the order they run. Sanitized unit tests first, whole processes after."""
     for prog in sorted(glob.glob(os.path.join(ROOT, "build/asan/tests/*"))):
         if os.access(prog, os.X_OK) and os.path.isfile(prog) and not prog.endswith(".so"):  # what tests preload is none
-            yield "unit " + os.path.basename(prog), [prog, "--jobs", "2"], 240
+            yield "unit " + os.path.basename(prog), [prog, "--jobs", "2"], 400
     for prog in sorted(glob.glob(os.path.join(ROOT, "build/tsan/tests/*"))):
         if os.path.basename(prog) in TSAN and os.access(prog, os.X_OK):
-            yield "tsan " + os.path.basename(prog), [prog, "--jobs", "2"], 240
+            yield "tsan " + os.path.basename(prog), [prog, "--jobs", "2"], 600
     yield "lint acknowledgement", [sys.executable, os.path.join(ROOT, "tests/lint/acknowledgement.py")], 60
     yield "lint walls", [sys.executable, os.path.join(ROOT, "tests/lint/walls_test.py")], 120
     more = ["--full"] if full else []
