@@ -51,7 +51,7 @@ struct zs_conf {
     uint32_t index;      /* 1: keep hash index files */
     uint32_t property_crc; /* 1: records end in a checksum of all of them (enabledAppendPropCRC) */
     uint32_t extents;    /* 1: write extents of queues, RocketMQ's consumequeue_ext (those there are are read anyway) */
-    uint32_t property_crc_check; /* 1: a recovery takes only records with a right one (forceVerifyPropCRC) */
+    uint32_t property_crc_check; /* 1: a recovery takes no record with a wrong one (forceVerifyPropCRC) */
     uint32_t clean_forcibly; /* 1: delete segments before their age when the disk is fuller than ratio_force */
     int64_t flush_interval_ms;
     int64_t checkpoint_interval_ms;

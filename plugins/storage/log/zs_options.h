@@ -45,7 +45,7 @@ const void *zs_query(struct zr_inst *inst, const char *iface_id);
     ZS_ROW(preallocate, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "Write a log file that is made ahead with zeroes first: a sync of what is put into it later has less to wait for, at the price of writing everything twice."), \
     ZS_ROW(index, ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL, "Keep the index by message key."), \
     ZS_ROW(property_crc, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "End each record in a checksum of all of it, RocketMQ's enabledAppendPropCRC."), \
-    ZS_ROW(property_crc_check, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "Take only records with a right one in a recovery, RocketMQ's forceVerifyPropCRC."), \
+    ZS_ROW(property_crc_check, ZR_OPT_BOOL, 0, "false", NULL, NULL, NULL, "Take no record with a wrong one in a recovery, RocketMQ's forceVerifyPropCRC."), \
     ZS_ROW(index_slots, ZR_OPT_I64, 0, "5000000", "16", "500000000", NULL, "Hash slots of an index file. Files of another shape are made anew."), \
     ZS_ROW(index_entries, ZR_OPT_I64, 0, "20000000", "16", "1000000000", NULL, "Entries of an index file. Files of another shape are made anew."), \
     ZS_ROW(retention_hours, ZR_OPT_I64, ZR_OPT_LIVE, "72", "0", "1000000", NULL, "Hours after its last write that a log file is kept."), \
