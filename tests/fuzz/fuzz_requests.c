@@ -16,7 +16,7 @@ const struct zr_plugin *entry_reply(uint32_t host_minor);
 const struct zr_plugin *entry_query(uint32_t host_minor);
 static const struct { const struct zr_plugin *(*entry)(uint32_t); int64_t settings[8]; } plugins[] = {
     { entry_admin, { 0 } },
-    { entry_ordered, { 60000, 30000, 6000, 100 } },
+    { entry_ordered, { 60000, 30000, 6000, 100, 20 } },
     { entry_reply, { 10000, 1 } },
     { entry_query, { 0 } },
 };

@@ -48,6 +48,24 @@ def locks(z):
     return a, b
 
 
+def refused(z):
+    """A request is done as a whole or not at all."""
+    def ask(client, group, n, topic="Many", pad=0):
+        body = {"clientId": client, "consumerGroup": group, "mqSet": [{"brokerName": "b", "queueId": q, "topic": topic} for q in range(n)], "pad": "x" * pad}
+        head, answer = remoting(z.addr, 41, {}, json.dumps(body, separators=(",", ":")).encode())
+        return len(json.loads(answer)["lockOKMQSet"]) if head["code"] == 0 else head["remark"]
+    long = "n" * 255
+    check(ask(long, long, 3, long) == 3, "names of 255 bytes are taken")
+    check("255" in str(ask(long + "n", "LimitG", 1)) and "255" in str(ask("c", long + "n", 1)) and "255" in str(ask("c", "LimitG", 3, long + "n")), "longer ones are not")
+    check(ask("c", "LimitG", 16384) == 16384, "16,384 queues are locked by one request")
+    check("max_queues" in str(ask("c", "LimitG2", 16385)) and ask("d", "LimitG2", 1) == 1, "one more, and nothing is locked")
+    check("1 MiB" in str(ask("c", "LimitG3", 3, pad=1 << 20)) and ask("d", "LimitG3", 3) == 3, "more than 1 MiB is not read")
+    one = {"brokerName": "b", "queueId": 0, "topic": long}
+    body = {"clientId": "c", "consumerGroup": "LimitG4", "mqSet": [one] + [{"$ref": "$.mqSet[0]"}] * 16383}
+    head, _ = remoting(z.addr, 41, {}, json.dumps(body, separators=(",", ":")).encode())
+    check("4 MiB" in str(head.get("remark")) and ask("d", "LimitG4", 1, long) == 1, "where the answer is too large nothing is locked", head)
+
+
 def give_up(z, a, b):
     """b holds the locks: its group's message to the retry topic is dead; without a lock it is retried."""
     retry = {"a": "CLIENT_INNER_PRODUCER", "b": "%RETRY%" + GROUP, "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "j": 1, "l": 16,
@@ -162,6 +180,7 @@ z = Zarya().start()
 create_topic(z.addr, "Order", 2)
 pair = locks(z)
 give_up(z, *pair)
+refused(z)
 check(z.stop() == 0, "zarya stops cleanly", text_of(z.log)[-500:])
 leaving()
 dying()

@@ -4,7 +4,9 @@
  * What stays true:
  *   1. A key is in the table at most once; an entry means that its client holds the lock up to `until`.
  *   2. Only the holder, or anybody after `until`, replaces the holder.
- *   3. The table never holds more than `max` entries: beyond it new locks are refused, held ones can be renewed.
+ *   3. The table never holds more than `max` entries, nor more than LOCKS_BYTES_EACH bytes for each of those: beyond it new locks
+ *      are refused, held ones can be renewed.
+ *   4. A topic, broker or client is stored once, however many entries name it.
  *
  * LOCKING: one mutex around the whole table; no call to the host is made under it. */
 #include "locks.h"
@@ -15,14 +17,17 @@
 
 #include "zl/text.h"
 
+/* A text that entries share. */
+struct name { struct name *next; uint64_t hash, refs, len; char text[]; };
+
 struct entry {
     struct entry *next;
     uint64_t hash;
     int64_t renewed, until;
     struct group *group;
-    struct lock_key key; /* text in `text` */
-    struct zr_str client; /* malloc'ed */
-    char text[];
+    struct name *topic, *broker, *client;
+    int32_t queue_id;
+    uint32_t reserved;
 };
 
 /* How many entries a group has, and the latest `until` that any of them ever had: enough to say whether it holds a lock. */
@@ -33,7 +38,9 @@ struct locks {
     pthread_mutex_t lock;
     struct group *groups[GROUP_SLOTS];
     struct entry **slots;
-    uint64_t n_slots, n, max;
+    uint64_t n_slots, n, max, bytes;
+    struct name **names;
+    uint64_t n_name_slots, n_names;
     int64_t lease_ms;
 };
 
@@ -45,18 +52,24 @@ static uint64_t key_hash(const struct lock_key *key)
     return h * 31 + (uint32_t)key->queue_id;
 }
 
-static uint32_t key_eq(const struct lock_key *a, const struct lock_key *b)
+static struct zr_str text_of(const struct name *n) { return n ? (struct zr_str){ n->text, n->len } : (struct zr_str){ NULL, 0 }; }
+static struct zr_str group_of(const struct entry *e) { return (struct zr_str){ e->group->name, e->group->len }; }
+
+static uint32_t key_eq(const struct entry *e, const struct lock_key *key)
 {
-    return a->queue_id == b->queue_id && zl_eq(a->topic, b->topic) && zl_eq(a->group, b->group) && zl_eq(a->broker, b->broker);
+    return e->queue_id == key->queue_id && zl_eq(text_of(e->topic), key->topic) && zl_eq(group_of(e), key->group) && zl_eq(text_of(e->broker), key->broker);
 }
 
 struct locks *locks_new(int64_t lease_ms, uint64_t max)
 {
     struct locks *l = calloc(1, sizeof *l);
     if (!l) return NULL;
-    l->n_slots = 64;
+    l->n_slots = l->n_name_slots = 64;
     l->slots = calloc(l->n_slots, sizeof *l->slots);
-    if (!l->slots) {
+    l->names = calloc(l->n_name_slots, sizeof *l->names);
+    if (!l->slots || !l->names) {
+        free(l->slots);
+        free(l->names);
         free(l);
         return NULL;
     }
@@ -66,6 +79,56 @@ struct locks *locks_new(int64_t lease_ms, uint64_t max)
     return l;
 }
 
+/* ---- shared texts ---- */
+static void names_grow(struct locks *l)
+{
+    uint64_t n_slots = l->n_name_slots * 2;
+    struct name **slots = calloc(n_slots, sizeof *slots);
+    if (!slots) return; /* longer chains, nothing worse */
+    for (uint64_t i = 0; i < l->n_name_slots; i++) {
+        for (struct name *n = l->names[i], *next; n; n = next) {
+            next = n->next;
+            n->next = slots[n->hash & (n_slots - 1)];
+            slots[n->hash & (n_slots - 1)] = n;
+        }
+    }
+    free(l->names);
+    l->names = slots;
+    l->n_name_slots = n_slots;
+}
+
+static struct name *name_take(struct locks *l, struct zr_str text)
+{
+    uint64_t hash = zl_hash(text.ptr, text.len);
+    struct name **at = &l->names[hash & (l->n_name_slots - 1)], *n = *at;
+    while (n && !(n->hash == hash && zl_eq(text_of(n), text))) n = n->next;
+    if (!n) {
+        n = calloc(1, sizeof *n + text.len);
+        if (!n) return NULL;
+        n->hash = hash;
+        n->len = text.len;
+        if (text.len) memcpy(n->text, text.ptr, text.len);
+        n->next = *at;
+        *at = n;
+        l->bytes += sizeof *n + text.len;
+        if (++l->n_names > l->n_name_slots) names_grow(l);
+    }
+    n->refs++;
+    return n;
+}
+
+static void name_leave(struct locks *l, struct name *n)
+{
+    if (!n || --n->refs) return;
+    struct name **at = &l->names[n->hash & (l->n_name_slots - 1)];
+    while (*at != n) at = &(*at)->next;
+    *at = n->next;
+    l->bytes -= sizeof *n + n->len;
+    l->n_names--;
+    free(n);
+}
+
+/* ---- groups ---- */
 static struct group **group_place(struct locks *l, struct zr_str name, uint64_t hash)
 {
     struct group **at = &l->groups[hash % GROUP_SLOTS];
@@ -83,6 +146,7 @@ static struct group *group_take(struct locks *l, struct zr_str name)
         g->hash = hash;
         g->len = name.len;
         if (name.len) memcpy(g->name, name.ptr, name.len);
+        l->bytes += sizeof *g + name.len;
         *at = g;
     }
     g->n++;
@@ -93,13 +157,17 @@ static void group_leave(struct locks *l, struct group *g)
 {
     if (--g->n) return;
     *group_place(l, (struct zr_str){ g->name, g->len }, g->hash) = g->next;
+    l->bytes -= sizeof *g + g->len;
     free(g);
 }
 
 static void entry_free(struct locks *l, struct entry *e)
 {
     if (e->group) group_leave(l, e->group);
-    free((void *)(uintptr_t)e->client.ptr);
+    name_leave(l, e->topic);
+    name_leave(l, e->broker);
+    name_leave(l, e->client);
+    l->bytes -= sizeof *e;
     free(e);
 }
 
@@ -114,6 +182,7 @@ void locks_free(struct locks *l)
     }
     pthread_mutex_destroy(&l->lock);
     free(l->slots);
+    free(l->names);
     free(l);
 }
 
@@ -127,7 +196,7 @@ void locks_set_lease(struct locks *l, int64_t lease_ms)
 static struct entry **place(struct locks *l, const struct lock_key *key, uint64_t hash)
 {
     struct entry **at = &l->slots[hash & (l->n_slots - 1)];
-    while (*at && !((*at)->hash == hash && key_eq(&(*at)->key, key))) at = &(*at)->next;
+    while (*at && !((*at)->hash == hash && key_eq(*at, key))) at = &(*at)->next;
     return at;
 }
 
@@ -150,37 +219,39 @@ static void grow(struct locks *l)
 
 static struct entry *entry_new(struct locks *l, const struct lock_key *key, uint64_t hash)
 {
-    struct entry *e = calloc(1, sizeof *e + key->group.len + key->topic.len + key->broker.len);
-    if (e && !(e->group = group_take(l, key->group))) {
-        free(e);
-        e = NULL;
-    }
+    struct entry *e = calloc(1, sizeof *e);
     if (!e) return NULL;
-    char *to = e->text;
-    struct zr_str *parts[] = { &e->key.group, &e->key.topic, &e->key.broker };
-    const struct zr_str from[] = { key->group, key->topic, key->broker };
-    for (int i = 0; i < 3; i++) {
-        if (from[i].len) memcpy(to, from[i].ptr, from[i].len);
-        *parts[i] = (struct zr_str){ to, from[i].len };
-        to += from[i].len;
-    }
-    e->key.queue_id = key->queue_id;
+    l->bytes += sizeof *e;
+    e->group = group_take(l, key->group);
+    e->topic = name_take(l, key->topic);
+    e->broker = name_take(l, key->broker);
+    e->queue_id = key->queue_id;
     e->hash = hash;
-    return e;
+    if (e->group && e->topic && e->broker) return e;
+    entry_free(l, e);
+    return NULL;
 }
 
 static uint32_t give(struct locks *l, struct entry *e, struct zr_str client, int64_t now_ms)
 {
-    if (!zl_eq(e->client, client)) {
-        char *copy = zl_dup(client);
-        if (!copy) return 0;
-        free((void *)(uintptr_t)e->client.ptr);
-        e->client = (struct zr_str){ copy, client.len };
+    if (!e->client || !zl_eq(text_of(e->client), client)) {
+        struct name *shared = name_take(l, client);
+        if (!shared) return 0;
+        name_leave(l, e->client);
+        e->client = shared;
     }
     e->renewed = now_ms;
     e->until = now_ms + l->lease_ms;
     if (e->group->until < e->until) e->group->until = e->until;
     return 1;
+}
+
+uint64_t locks_bytes(struct locks *l)
+{
+    pthread_mutex_lock(&l->lock);
+    uint64_t bytes = l->bytes;
+    pthread_mutex_unlock(&l->lock);
+    return bytes;
 }
 
 uint32_t locks_take(struct locks *l, const struct lock_key *key, struct zr_str client, int64_t now_ms)
@@ -190,8 +261,8 @@ uint32_t locks_take(struct locks *l, const struct lock_key *key, struct zr_str c
     pthread_mutex_lock(&l->lock);
     struct entry **at = place(l, key, hash), *e = *at;
     if (e) {
-        if (zl_eq(e->client, client) || now_ms > e->until) ok = give(l, e, client, now_ms);
-    } else if (l->n < l->max && (e = entry_new(l, key, hash))) {
+        if (zl_eq(text_of(e->client), client) || now_ms > e->until) ok = give(l, e, client, now_ms);
+    } else if (l->n < l->max && l->bytes / LOCKS_BYTES_EACH < l->max && (e = entry_new(l, key, hash))) {
         ok = give(l, e, client, now_ms);
         if (ok) {
             *at = e;
@@ -208,7 +279,7 @@ void locks_drop(struct locks *l, const struct lock_key *key, struct zr_str clien
 {
     pthread_mutex_lock(&l->lock);
     struct entry **at = place(l, key, key_hash(key)), *e = *at;
-    if (e && zl_eq(e->client, client)) {
+    if (e && zl_eq(text_of(e->client), client)) {
         *at = e->next;
         l->n--;
         entry_free(l, e);
@@ -227,8 +298,8 @@ static uint64_t each_of_client(struct locks *l, struct zr_str group, struct zr_s
         for (struct entry **at = &l->slots[i]; *at && left;) {
             struct entry *e = *at;
             left -= e->group == g;
-            n += e->group == g && zl_eq(e->client, client);
-            if (e->group != g || !zl_eq(e->client, client) || !take(e, ms)) {
+            n += e->group == g && zl_eq(text_of(e->client), client);
+            if (e->group != g || !zl_eq(text_of(e->client), client) || !take(e, ms)) {
                 at = &e->next;
                 continue;
             }
@@ -274,8 +345,10 @@ void locks_each(struct locks *l, struct zr_str group, int64_t now_ms,
     int32_t end = 0;
     pthread_mutex_lock(&l->lock);
     for (uint64_t i = 0; i < l->n_slots && !end; i++)
-        for (struct entry *e = l->slots[i]; e && !end; e = e->next)
-            if (now_ms <= e->until && (group.len == 0 || zl_eq(e->key.group, group))) end = each(ctx, &e->key, e->client, e->until);
+        for (struct entry *e = l->slots[i]; e && !end; e = e->next) {
+            struct lock_key key = { group_of(e), text_of(e->topic), text_of(e->broker), e->queue_id, 0 };
+            if (now_ms <= e->until && (group.len == 0 || zl_eq(key.group, group))) end = each(ctx, &key, text_of(e->client), e->until);
+        }
     pthread_mutex_unlock(&l->lock);
 }
 

@@ -7,12 +7,17 @@
 struct lock_key { struct zr_str group, topic, broker; int32_t queue_id; uint32_t reserved; };
 struct locks;
 
-/* lease_ms: a lock not renewed for longer is free. max: locks it may hold. NULL when memory ran out. */
+/* What it may take of memory for each lock it may hold: twice what one of usual names takes that are its own. */
+#define LOCKS_BYTES_EACH 256u
+
+/* lease_ms: a lock not renewed for longer is free. max: locks it may hold, in max * LOCKS_BYTES_EACH bytes. NULL when memory ran out. */
 struct locks *locks_new(int64_t lease_ms, uint64_t max);
 void locks_free(struct locks *locks);
 void locks_set_lease(struct locks *locks, int64_t lease_ms);
 /* 1: the client holds it now (free, its own, or expired before). now_ms: any clock that does not step back. */
 uint32_t locks_take(struct locks *locks, const struct lock_key *key, struct zr_str client, int64_t now_ms);
+/* What locks and names take, without the table's slots. */
+uint64_t locks_bytes(struct locks *locks);
 /* Frees it if this client holds it. */
 void locks_drop(struct locks *locks, const struct lock_key *key, struct zr_str client);
 /* Lets all locks of a client in a group end client_lease_ms after their last renewal, if that is sooner (INT64_MAX: it is not).

@@ -24,6 +24,8 @@
 #define RETRY_PREFIX "%RETRY%"
 #define DLQ_PREFIX "%DLQ%"
 #define MAX_ANSWER (4u * 1024 * 1024)
+#define MAX_BODY (1024u * 1024) /* a transport's thread reads it */
+#define MAX_NAME ZL_RETRY_TOPIC_MAX /* of a group, topic, broker or client: what Apache's validators let through */
 #define MAX_SHOWN 10000u
 #define SWEEP_NS (60LL * 1000000000)
 
@@ -46,20 +48,64 @@ static void print_queue(struct zl_jw *w, const struct lock_key *key)
     zl_jw_end(w, '}');
 }
 
-/* Goes through the body's mqSet; w is NULL for unlocking. */
-static void each_queue(struct zr_inst *inst, const struct zl_json *root, struct zl_jw *w)
+static void queue_read(const struct zl_json *q, struct lock_key *key)
+{
+    key->topic = zl_json_get_str(q, "topic");
+    key->broker = zl_json_get_str(q, "brokerName");
+    key->queue_id = (int32_t)zl_json_get_i64(q, "queueId", 0);
+}
+
+/* Why nothing of it is done; NULL: it may be. */
+static const char *why_not(const struct zr_inst *inst, const struct zl_json *root)
+{
+    const struct zl_json *set = zl_json_get(root, "mqSet");
+    struct zr_str client = zl_json_get_str(root, "clientId"), group = zl_json_get_str(root, "consumerGroup");
+    if (client.len == 0 || group.len == 0) return "clientId and consumerGroup are required in the body";
+    if (client.len > MAX_NAME || group.len > MAX_NAME) return "clientId and consumerGroup are at most 255 bytes long";
+    if (set && set->n > (uint64_t)inst->settings->max_queues) return "more queues in one request than max_queues of feature-ordered";
+    for (const struct zl_json *q = set ? set->child : NULL; q; q = q->next) {
+        struct lock_key key;
+        queue_read(q, &key);
+        if (key.topic.len > MAX_NAME || key.broker.len > MAX_NAME) return "topic and brokerName of a queue are at most 255 bytes long";
+    }
+    return NULL;
+}
+
+/* Goes through the body's mqSet; w is NULL for unlocking. dry: prints what locking all of them would answer, and locks none. */
+static void each_queue(struct zr_inst *inst, const struct zl_json *root, struct zl_jw *w, uint32_t dry)
 {
     struct zr_str client = zl_json_get_str(root, "clientId");
     struct lock_key key = { .group = zl_json_get_str(root, "consumerGroup") };
     const struct zl_json *set = zl_json_get(root, "mqSet");
     int64_t now = ordered_now_ms(inst);
     for (const struct zl_json *q = set ? set->child : NULL; q; q = q->next) {
-        key.topic = zl_json_get_str(q, "topic");
-        key.broker = zl_json_get_str(q, "brokerName");
-        key.queue_id = (int32_t)zl_json_get_i64(q, "queueId", 0);
+        queue_read(q, &key);
         if (!w) locks_drop(inst->locks, &key, client);
-        else if (locks_take(inst->locks, &key, client, now)) print_queue(w, &key);
+        else if (dry || locks_take(inst->locks, &key, client, now)) print_queue(w, &key);
     }
+}
+
+static void print_locked(struct zr_inst *inst, const struct zl_json *root, struct zl_buf *out, uint32_t dry)
+{
+    struct zl_jw w;
+    zl_jw_init(&w, out, 0);
+    zl_jw_begin(&w, '{');
+    zl_jw_key(&w, zl_str("lockOKMQSet"));
+    zl_jw_begin(&w, '[');
+    each_queue(inst, root, &w, dry);
+    zl_jw_end(&w, ']');
+    zl_jw_end(&w, '}');
+}
+
+/* 1: the answer fits, so that no lock is taken of which the client is not told. */
+static uint32_t answer_fits(struct zr_inst *inst, const struct zl_json *root)
+{
+    struct zl_buf out;
+    zl_buf_init(&out, MAX_ANSWER);
+    print_locked(inst, root, &out, 1);
+    uint32_t fits = !out.failed;
+    zl_buf_free(&out);
+    return fits;
 }
 
 static zr_status handle_batch(struct zr_inst *inst, const struct zr_request *req)
@@ -68,28 +114,24 @@ static zr_status handle_batch(struct zr_inst *inst, const struct zr_request *req
     const struct zl_json *root = NULL;
     uint64_t at = 0;
     struct zr_str text = { (const char *)req->body.ptr, req->body.len };
+    if (text.len > MAX_BODY) return refuse(inst, req, "a lock request is at most 1 MiB");
     if (zl_json_parse(text, &doc, &root, &at) != ZR_OK) return refuse(inst, req, "the body is not the JSON of a lock request");
-    if (zl_json_get_str(root, "clientId").len == 0 || zl_json_get_str(root, "consumerGroup").len == 0) {
+    const char *why = why_not(inst, root);
+    if (!why && req->code == LOCK_BATCH_MQ && !answer_fits(inst, root)) why = "the answer would be larger than 4 MiB";
+    if (why) {
         zl_json_free(doc);
-        return refuse(inst, req, "clientId and consumerGroup are required in the body");
+        return refuse(inst, req, why);
     }
     struct zl_buf out;
     struct zr_command answer = { .hdr = ZR_HDR(struct zr_command, 0), .code = 0 };
     zl_buf_init(&out, MAX_ANSWER);
     if (req->code == LOCK_BATCH_MQ) {
-        struct zl_jw w;
-        zl_jw_init(&w, &out, 0);
-        zl_jw_begin(&w, '{');
-        zl_jw_key(&w, zl_str("lockOKMQSet"));
-        zl_jw_begin(&w, '[');
-        each_queue(inst, root, &w);
-        zl_jw_end(&w, ']');
-        zl_jw_end(&w, '}');
+        print_locked(inst, root, &out, 0);
         answer.body = zl_buf_as_span(&out);
     } else {
-        each_queue(inst, root, NULL);
+        each_queue(inst, root, NULL, 0);
     }
-    zr_status status = out.failed ? refuse(inst, req, "the answer would be larger than 4 MiB") : inst->reply->answer(inst->host, req->token, &answer);
+    zr_status status = out.failed ? refuse(inst, req, "memory ran out") : inst->reply->answer(inst->host, req->token, &answer);
     zl_buf_free(&out);
     zl_json_free(doc);
     return status;
@@ -272,6 +314,7 @@ static const struct zr_option options[] = {
     ZR_OPTION_ROW(struct settings, grace, "grace", ZR_OPT_I64, ZR_OPT_LIVE, "6 s", "0", "1 h", "ms",
                   "How long a client whose connection ended may take to come back before it counts as dead and its locks end."),
     ZR_OPTION_ROW(struct settings, max_locks, "max_locks", ZR_OPT_I64, 0, "1000000", "1", NULL, NULL, "The most locks held at once; further ones are refused."),
+    ZR_OPTION_ROW(struct settings, max_queues, "max_queues", ZR_OPT_I64, ZR_OPT_LIVE, "16384", "1", "1000000", NULL, "The most queues in one lock or unlock request; one with more is refused."),
 };
 static const struct zr_plugin plugin = {
     .hdr = ZR_HDR(struct zr_plugin, 0), .id = "feature-ordered", .version = "1.0.0", .summary = "Queue locks for orderly consumers.",

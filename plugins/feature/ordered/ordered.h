@@ -12,7 +12,7 @@
 #include "zarya/reply.h"
 #include "zarya/timer.h"
 
-struct settings { int64_t lease, client_lease, grace, max_locks; };
+struct settings { int64_t lease, client_lease, grace, max_locks, max_queues; };
 struct doubt;
 
 struct zr_inst {
