@@ -24,6 +24,7 @@
 #define SCHEDULE_TOPIC "SCHEDULE_TOPIC_XXXX"
 #define TIMER_TOPIC "rmq_sys_wheel_timer"
 #define MAX_LEVELS 64u
+#define RECALL_KEY_MAX 512u /* of a recalled message: its unique key, and its topic where that stands before it */
 #define BATCH 64u /* messages of one delivery; a bit each in level.done */
 
 #define LEVEL_IDLE 0u    /* nothing waits in its queue */
@@ -101,6 +102,9 @@ struct zr_inst {
 
 struct zl_record;
 
+/* What record_at says for good; anything else passes, and the message is there. */
+static inline uint32_t is_gone(zr_status status) { return status == ZR_ENOENT || status == ZR_ECORRUPT; }
+
 int64_t wall_ms(struct zr_inst *inst);
 void say(struct zr_inst *inst, uint32_t level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* "1s 5s 10s 1m 2h 1d 100ms" -> ms. ZR_EINVAL: not such a list, none, or more than MAX_LEVELS. */
@@ -118,12 +122,14 @@ void timer_cool(struct timer *t);
 void timer_free(struct timer *t);
 void timer_arrived(struct timer *t, const struct zr_put *put);
 int64_t timer_precision(const struct timer *t);
+uint32_t timer_is_down(struct timer *t); /* 1: nobody delivers what it takes, until its files can be opened */
 uint32_t timer_congested(struct timer *t, int64_t time_ms); /* 1: no more in that slot */
 /* deliver.c */
 zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict);
 void deliver_begin(struct zr_inst *inst);
 void deliver_end(struct zr_inst *inst);
-/* lookup.c: where the copy of a level's message ends that was in its own topic before the start; 0: it had none. */
+/* lookup.c: where the copy of a level's message ends that was in its own topic before the start; 0: it had none; -1: that cannot be
+ * told now. */
 int64_t level_left_end(struct zr_inst *inst, const struct zl_record *r);
 /* offsets.c */
 zr_status offsets_load(struct zr_inst *inst);

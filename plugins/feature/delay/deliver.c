@@ -189,11 +189,14 @@ static uint32_t message_make(struct batch *b, const struct zl_record *r, struct 
     return 1;
 }
 
-/* Before the start: then those a batch further may have left, too. */
+#define NOT_KNOWN 2u
+
+/* Before the start: then those a batch further may have left, too. NOT_KNOWN: the log cannot be read now. */
 static uint32_t has_left(struct batch *b, uint32_t i, const struct zl_record *r)
 {
     int64_t offset = b->base + i, end;
     if (offset >= b->doubt_until || (end = level_left_end(b->level->inst, r)) == 0) return 0;
+    if (end < 0) return NOT_KNOWN;
     if (end > b->end) b->end = end;
     if (b->doubt_until <= offset + BATCH) b->doubt_until = offset + BATCH + 1;
     if (b->doubt_until > b->doubt_end) b->doubt_until = b->doubt_end;
@@ -208,15 +211,18 @@ static uint64_t entry_take(struct batch *b, uint32_t i, int64_t physical)
     struct zl_record r;
     const char *why;
     uint64_t pin = 0;
+    uint32_t left;
     zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
-    if (status == ZR_EAGAIN || status == ZR_ENOMEM || status == ZR_EIO) {
+    if (status != ZR_OK && !is_gone(status)) {
         b->failed = status;
         return 0;
     }
     if (status != ZR_OK || zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) != ZR_OK) {
         say(inst, ZR_LOG_WARN, "a delayed message of level %u at %lld is gone: its record cannot be read", b->level->number, (long long)physical);
         b->done |= 1ull << i;
-    } else if (has_left(b, i, &r) || !message_make(b, &r, &b->msgs[b->n_msgs])) {
+    } else if ((left = has_left(b, i, &r)) == NOT_KNOWN) {
+        b->failed = ZR_EAGAIN;
+    } else if (left || !message_make(b, &r, &b->msgs[b->n_msgs])) {
         b->done |= 1ull << i;
     } else {
         b->entry_of[b->n_msgs] = (uint8_t)i;
@@ -321,6 +327,7 @@ static int64_t nothing_there(struct level *l)
 
 /* ---- no offset was saved -------------------------------------------------------------------------------------------------- */
 
+/* 0, 1 or NOT_KNOWN. */
 static uint32_t entry_has_left(struct level *l, int64_t offset, int64_t now)
 {
     struct zr_inst *inst = l->inst;
@@ -331,20 +338,23 @@ static uint32_t entry_has_left(struct level *l, int64_t offset, int64_t now)
     const char *why;
     uint64_t pin = 0;
     if (inst->storage->entries(inst->storage_inst, l->queue, offset, &physical, &size, &when, 1) != 1 || !is_due(l, when, now)) return 0;
-    if (inst->storage->record_at(inst->storage_inst, physical, &piece, &pin) != ZR_OK) return 0;
+    zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
+    if (status != ZR_OK) return is_gone(status) ? 0 : NOT_KNOWN;
     if (zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK) end = level_left_end(inst, &r);
     if (pin) inst->storage->unpin(inst->storage_inst, pin);
-    return end != 0;
+    return end < 0 ? NOT_KNOWN : end != 0;
 }
 
-/* A level's messages leave in their order, but for those of one batch. */
-static void cursor_search(struct level *l)
+/* A level's messages leave in their order, but for those of one batch. 0: it cannot be told now. */
+static uint32_t cursor_search(struct level *l)
 {
     struct zr_inst *inst = l->inst;
     int64_t begin = l->cursor, low = begin, high = l->doubt_end, now = wall_ms(inst);
     while (low < high) {
         int64_t mid = low + (high - low) / 2;
-        if (entry_has_left(l, mid, now)) low = mid + 1;
+        uint32_t left = entry_has_left(l, mid, now);
+        if (left == NOT_KNOWN) return 0;
+        if (left) low = mid + 1;
         else high = mid;
     }
     low = low - BATCH > begin ? low - BATCH : begin;
@@ -355,6 +365,7 @@ static void cursor_search(struct level *l)
     if (inst->offsets_lost || low > begin)
         say(inst, ZR_LOG_WARN, "delay level %u: its offset was not saved. Of its messages %lld to %lld those before %lld have left; each of the others is looked for in its topic before it leaves",
             l->number, (long long)begin, (long long)l->doubt_end - 1, (long long)low);
+    return 1;
 }
 
 static void job(void *arg)
@@ -364,7 +375,13 @@ static void job(void *arg)
     int64_t physical[BATCH], when[BATCH], now = wall_ms(inst), cursor;
     uint32_t sizes[BATCH], n, i;
     uint64_t bytes = 0;
-    if (l->searching) cursor_search(l);
+    if (l->searching && !cursor_search(l)) {
+        pthread_mutex_lock(&inst->lock);
+        int64_t ms = retry_ms(l);
+        pthread_mutex_unlock(&inst->lock);
+        rest(l, ms);
+        return;
+    }
     pthread_mutex_lock(&inst->lock);
     cursor = l->cursor;
     uint64_t done = l->done;
@@ -390,7 +407,7 @@ static void job(void *arg)
     b->done = done;
     b->doubt_until = l->doubt_until;
     b->doubt_end = l->doubt_end;
-    for (i = 0; i < n && bytes < BATCH_BYTES && !b->failed; i++) {
+    for (i = 0; i < n && bytes < BATCH_BYTES && (!b->failed || b->failed == ZR_EIO); i++) { /* one bad place holds back no others */
         if (done >> i & 1) continue;
         if (!is_due(l, when[i], now)) break;
         bytes += entry_take(b, i, physical[i]);

@@ -5,7 +5,8 @@
  *   1. heap[0] is due first; of two due at one time the older record.
  *   2. loaded[] is by time; pending counts the messages of a slot that are in the heap or in the batch. A slot is done when
  *      pending is 0, all its chain was loaded, and its time is over; slots are done in their order, so read_ms is right.
- *   3. A message leaves the heap for good only when it was stored in its topic, was recalled, or can never be stored. */
+ *   3. A message leaves the heap for good only when it was stored in its topic, was recalled, or can never be stored.
+ *   4. Nothing of a slot leaves before all recalls of its chain were read. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,53 +79,31 @@ struct lslot *lslot_of(struct timer *t, int64_t time_ms, uint32_t make)
     if (low < t->n_loaded && t->loaded[low].time_ms == time_ms) return &t->loaded[low];
     if (!make || t->n_loaded == LOADED_MAX) return NULL;
     memmove(&t->loaded[low + 1], &t->loaded[low], (t->n_loaded - low) * sizeof t->loaded[0]);
-    t->loaded[low] = (struct lslot){ .time_ms = time_ms, .resume = -1 };
+    t->loaded[low] = (struct lslot){ .time_ms = time_ms, .resume = -1, .unread = -1 };
     t->n_loaded++;
     return &t->loaded[low];
 }
 
-zr_status lslot_delete(struct timer *t, struct lslot *s, struct zr_str key)
+/* To be read again, from pos back, before anything of the slot leaves. */
+static void recalls_later(struct lslot *s, int64_t pos)
 {
-    if (s->n_deletes == DELETES_MAX) {
-        say(t->inst, ZR_LOG_ERROR, "more than %u messages of one second are recalled: one of them is delivered all the same", DELETES_MAX);
-        return ZR_OK;
-    }
-    if (s->n_deletes == s->cap_deletes) {
-        uint32_t cap = s->cap_deletes ? s->cap_deletes * 2 : 8;
-        char **more = realloc(s->deletes, cap * sizeof *more);
-        if (!more) return ZR_ENOMEM;
-        s->deletes = more;
-        s->cap_deletes = cap;
-    }
-    char *copy = zl_dup(key);
-    if (!copy) return ZR_ENOMEM;
-    s->deletes[s->n_deletes++] = copy;
-    s->acted = 1;
-    return ZR_OK;
+    if (s->unread < pos) s->unread = pos;
 }
 
-/* Apache writes the bare key, or the topic before it when it is told to; before 5.4 with a plus between. */
-static uint32_t is_recalled(const struct lslot *s, struct zr_str topic, struct zr_str uniq)
+void lslot_delete(struct timer *t, struct lslot *s, int64_t pos, struct zr_str key)
 {
-    for (uint32_t i = 0; uniq.len && i < s->n_deletes; i++) {
-        struct zr_str key = zl_str(s->deletes[i]);
-        if (zl_eq(key, uniq)) return 1;
-        if (key.len < topic.len + uniq.len || memcmp(key.ptr, topic.ptr, topic.len) != 0) continue;
-        struct zr_str rest = { key.ptr + topic.len, key.len - topic.len };
-        if (zl_eq(rest, uniq) || (rest.ptr[0] == '+' && zl_eq((struct zr_str){ rest.ptr + 1, rest.len - 1 }, uniq))) return 1;
-    }
-    return 0;
+    zr_status status = recalls_add(t, &s->recalls, key);
+    if (status == ZR_OK) s->acted = 1;
+    else if (status == ZR_ENOMEM) recalls_later(s, pos);
+    else if (status == ZR_EFULL && !s->told++)
+        say(t->inst, ZR_LOG_ERROR, "recalls of messages due at %lld ms find no room (%u MiB): those messages are delivered all the same", (long long)s->time_ms, RECALL_BYTES >> 20);
 }
 
-static void lslot_free(struct lslot *s)
-{
-    for (uint32_t i = 0; i < s->n_deletes; i++) free(s->deletes[i]);
-    free(s->deletes);
-}
+static void lslot_free(struct timer *t, struct lslot *s) { recalls_free(t, &s->recalls); }
 
 void due_free(struct timer *t)
 {
-    for (uint32_t i = 0; i < t->n_loaded; i++) lslot_free(&t->loaded[i]);
+    for (uint32_t i = 0; i < t->n_loaded; i++) lslot_free(t, &t->loaded[i]);
     if (t->batch) zl_buf_free(&t->batch->text);
     free(t->loaded);
     free(t->heap);
@@ -135,20 +114,48 @@ void due_free(struct timer *t)
     t->n_loaded = t->n_heap = t->cap_heap = 0;
 }
 
-/* The key of a recall's unit, from its record. */
-static void delete_load(struct timer *t, struct lslot *s, int64_t physical)
+/* The key of the recall's unit at pos, from its record. */
+static void delete_load(struct timer *t, struct lslot *s, int64_t pos, int64_t physical)
 {
     struct zr_inst *inst = t->inst;
     struct zr_piece piece;
     struct zl_record r;
     const char *why;
     uint64_t pin = 0;
-    if (inst->storage->record_at(inst->storage_inst, physical, &piece, &pin) != ZR_OK) return;
+    zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
+    if (status != ZR_OK) {
+        if (!is_gone(status)) recalls_later(s, pos);
+        return;
+    }
     if (zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK) {
         struct zr_str key = zl_props_get(r.properties, "TIMER_DEL_UNIQKEY"); /* one that is dead already has none */
-        if (key.len) lslot_delete(t, s, key);
+        if (key.len) lslot_delete(t, s, pos, key);
     }
     if (pin) inst->storage->unpin(inst->storage_inst, pin);
+}
+
+static void chain_damaged(struct timer *t, int64_t pos)
+{
+    say(t->inst, ZR_LOG_ERROR, "the timer log is damaged at %lld: it is made anew from what is whole, and from %s", (long long)pos, TIMER_TOPIC);
+    t->damaged = 1;
+}
+
+/* The recalls that could not be read before. 0: some still cannot. */
+static uint32_t recalls_again(struct timer *t, struct lslot *s)
+{
+    struct unit u;
+    int64_t pos = s->unread, above = INT64_MAX;
+    s->unread = -1;
+    for (; pos >= 0 && pos < above && s->unread < 0; above = pos, pos = u.prev) {
+        if (tlog_read(&t->log, pos, &u) != ZR_OK) {
+            chain_damaged(t, pos);
+            s->unread = pos;
+        } else if (u.magic & UNIT_DELETE && !(u.magic & UNIT_ROLL)) {
+            delete_load(t, s, pos, u.physical);
+        }
+        if (s->unread >= 0) return 0;
+    }
+    return 1;
 }
 
 /* Walks a slot's chain from pos back. Recalls are noted, the others go to the heap while it has room. */
@@ -160,12 +167,11 @@ static void chain_load(struct timer *t, struct lslot *s, int64_t pos, uint32_t w
     s->resume = -1;
     for (; pos >= 0 && pos < above; above = pos, pos = u.prev) {
         if (tlog_read(&t->log, pos, &u) != ZR_OK) {
-            say(t->inst, ZR_LOG_ERROR, "the timer log is damaged at %lld: it is made anew from what is whole, and from %s", (long long)pos, TIMER_TOPIC);
-            t->damaged = 1;
+            chain_damaged(t, pos);
             return;
         }
         if (u.magic & UNIT_DELETE && !(u.magic & UNIT_ROLL)) {
-            if (with_deletes) delete_load(t, s, u.physical);
+            if (with_deletes) delete_load(t, s, pos, u.physical);
             continue;
         }
         uint32_t roll = s->far || u.magic & UNIT_ROLL;
@@ -233,7 +239,7 @@ void slots_finish(struct timer *t, int64_t now)
         struct lslot *s = &t->loaded[n];
         if (s->pending || s->resume >= 0 || (!s->far && s->time_ms + t->precision_ms > now)) break;
         wheel_clear(&t->wheel, s->time_ms);
-        lslot_free(s);
+        lslot_free(t, s);
         n++;
     }
     if (n) {
@@ -335,6 +341,20 @@ static void done_with(struct timer *t, const struct near_msg *m, int32_t topic_h
     timer_dirty(t);
 }
 
+static int64_t retry_at(const struct timer *t, int64_t now)
+{
+    int64_t ms = 20ll << (t->due_failures < 8 ? t->due_failures : 8);
+    return now + (ms < MAX_RETRY_MS ? ms : MAX_RETRY_MS);
+}
+
+/* It cannot be read now, or not what has to be known before it leaves. */
+static void near_later(struct timer *t, struct tbatch *b, struct near_msg m, int64_t now)
+{
+    m.due_ms = retry_at(t, now);
+    near_add(t, &m); /* it had room a moment ago */
+    b->unread = 1;
+}
+
 static uint32_t record_take(struct timer *t, struct tbatch *b, const struct near_msg *m, const struct zl_record *r, uint64_t pin, int64_t now)
 {
     struct zr_str topic = zl_props_get(r->properties, "REAL_TOPIC");
@@ -342,11 +362,16 @@ static uint32_t record_take(struct timer *t, struct tbatch *b, const struct near
     int32_t queue_id = 0, hash = zl_java_hash(topic);
     uint32_t roll = m->flags & NEAR_ROLL;
     const char *why = NULL;
-    if (!roll && s && is_recalled(s, topic, zl_props_get(r->properties, "UNIQ_KEY"))) {
+    if (!roll && s && recalls_has(&s->recalls, topic, zl_props_get(r->properties, "UNIQ_KEY"))) {
         done_with(t, m, hash, &t->n_recalled, now);
         return 0;
     }
-    if (m->flags & NEAR_DOUBT && was_passed_on(t, r)) {
+    uint32_t passed = m->flags & NEAR_DOUBT ? was_passed_on(t, r) : 0;
+    if (passed == PASSED_UNKNOWN) {
+        near_later(t, b, *m, now);
+        return 0;
+    }
+    if (passed) {
         done_with(t, m, hash, &t->n_dropped, now);
         return 0;
     }
@@ -367,13 +392,6 @@ static uint32_t record_take(struct timer *t, struct tbatch *b, const struct near
     return 1;
 }
 
-static int64_t retry_at(struct timer *t, int64_t now)
-{
-    int64_t ms = 20ll << (t->failures < 8 ? t->failures : 8);
-    t->failures++;
-    return now + (ms < MAX_RETRY_MS ? ms : MAX_RETRY_MS);
-}
-
 static uint64_t near_read(struct timer *t, struct tbatch *b, struct near_msg *m, int64_t now)
 {
     struct zr_inst *inst = t->inst;
@@ -381,10 +399,10 @@ static uint64_t near_read(struct timer *t, struct tbatch *b, struct near_msg *m,
     struct zl_record r;
     const char *why;
     uint64_t pin = 0;
-    zr_status status = inst->storage->record_at(inst->storage_inst, m->physical, &piece, &pin);
-    if (status == ZR_EAGAIN || status == ZR_ENOMEM || status == ZR_EIO) {
-        m->due_ms = retry_at(t, now);
-        near_add(t, m); /* it had room a moment ago */
+    struct lslot *s = m->flags & NEAR_ROLL ? NULL : lslot_of(t, m->slot_ms, 0);
+    zr_status status = s && s->unread >= 0 && !recalls_again(t, s) ? ZR_EAGAIN : inst->storage->record_at(inst->storage_inst, m->physical, &piece, &pin);
+    if (status != ZR_OK && !is_gone(status)) {
+        near_later(t, b, *m, now);
         return 0;
     }
     if (status != ZR_OK || zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) != ZR_OK) {
@@ -428,7 +446,7 @@ static void batch_send(struct timer *t, struct tbatch *b)
 
 static void batch_end(struct timer *t, struct tbatch *b, int64_t now)
 {
-    uint32_t failed = 0;
+    uint32_t failed = b->unread;
     for (uint32_t i = 0; i < b->n; i++) {
         struct near_msg *m = &b->near[i];
         uint32_t roll = m->flags & NEAR_ROLL;
@@ -447,8 +465,8 @@ static void batch_end(struct timer *t, struct tbatch *b, int64_t now)
     }
     for (uint32_t i = 0; i < b->n; i++)
         if (b->pins[i]) t->inst->storage->unpin(t->inst->storage_inst, b->pins[i]);
-    if (!failed) t->failures = 0;
-    else if (t->failures == 1) say(t->inst, ZR_LOG_WARN, "timed messages cannot be delivered now; they are tried again until they are");
+    if (!failed) t->due_failures = 0;
+    else if (t->due_failures++ == 0) say(t->inst, ZR_LOG_WARN, "timed messages cannot be delivered now; they are tried again until they are");
     if (b->end > t->delivered_end) t->delivered_end = b->end;
 }
 
@@ -458,7 +476,7 @@ uint32_t due_deliver(struct timer *t, int64_t now)
     uint64_t bytes = 0;
     uint32_t any = 0;
     if (!t->n_heap || t->heap[0].due_ms > now) return 0;
-    b->n = 0;
+    b->n = b->unread = 0;
     b->end = 0;
     zl_buf_clear(&b->text);
     while (t->n_heap && t->heap[0].due_ms <= now && b->n < TBATCH && bytes < BATCH_BYTES && any < 4 * TBATCH) {

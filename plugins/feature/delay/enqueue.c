@@ -11,6 +11,7 @@
 #include "zl/text.h"
 
 #define ENTRIES 256u
+#define UNREAD_MS 250
 
 /* Apache's rule: what lies beyond the window goes round: it comes up after the window, or half of it, and is put again. */
 int64_t roll_time(const struct timer *t, int64_t write_ms, int64_t out_ms, uint32_t *ret_roll)
@@ -76,8 +77,8 @@ static uint32_t take_record(struct taking *k, const struct zl_record *r)
     wheel_put(&t->wheel, &slot);
     metric_add(t, u.topic_hash, del.len ? -1 : 1, k->now);
     if (again) t->doubt_end = t->log.end;
-    if (ls && del.len && !roll) return lslot_delete(t, ls, del) == ZR_OK;
-    if (!ls) return 1;
+    if (ls && del.len && !roll) lslot_delete(t, ls, pos, del);
+    if (!ls || (del.len && !roll)) return 1; /* the unit is there: whatever else failed is made up for from the chain */
     struct near_msg m = { .due_ms = roll || !u.exact_ms ? time_ms : u.exact_ms, .physical = u.physical, .slot_ms = time_ms, .size = r->size,
                           .flags = (roll ? NEAR_ROLL : 0) | (again ? NEAR_DOUBT : 0) };
     if (near_add(t, &m) == ZR_OK) ls->pending++;
@@ -94,7 +95,7 @@ static uint32_t take(struct taking *k, int64_t physical)
     const char *why;
     uint64_t pin = 0;
     zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
-    if (status == ZR_EAGAIN || status == ZR_ENOMEM || status == ZR_EIO) return 0;
+    if (status != ZR_OK && !is_gone(status)) return 0;
     uint32_t passed = 1;
     if (status != ZR_OK || zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) != ZR_OK)
         say(inst, ZR_LOG_WARN, "a timed message at %lld is gone: its record cannot be read", (long long)physical);
@@ -116,7 +117,7 @@ static void seen(void *arg, zr_status status)
 }
 
 /* Nothing at the cursor: taken by retention, or not visible yet. 1: look again. */
-static uint32_t nothing_there(struct timer *t)
+static uint32_t nothing_there(struct timer *t, int64_t now)
 {
     struct zr_inst *inst = t->inst;
     int64_t min = 0, max = 0;
@@ -129,9 +130,13 @@ static uint32_t nothing_there(struct timer *t)
     }
     pthread_mutex_lock(&t->lock);
     int64_t position = t->known_physical;
-    uint32_t ask = t->known_end > t->cursor && !t->asked_visible && !t->stopping;
-    if (ask) t->asked_visible = 1;
+    uint32_t waits = t->known_end > t->cursor && !t->asked_visible && !t->stopping, ask = waits && position > t->asked_physical;
+    if (ask) {
+        t->asked_visible = 1;
+        t->asked_physical = position;
+    }
     pthread_mutex_unlock(&t->lock);
+    if (waits && !ask) t->retry_until_ms = now + UNREAD_MS; /* it is visible, and cannot be read now */
     if (!ask) return 0;
     pthread_mutex_lock(&inst->lock);
     inst->n_running++;
@@ -147,7 +152,7 @@ uint32_t enqueue_some(struct timer *t, int64_t now)
     uint32_t sizes[ENTRIES], i = 0, passed = 1;
     if (t->retry_until_ms > now) return 0;
     uint32_t n = inst->storage->entries(inst->storage_inst, t->queue, t->cursor, physical, sizes, codes, ENTRIES);
-    if (n == 0) return nothing_there(t);
+    if (n == 0) return nothing_there(t, now);
     struct taking k = { .t = t, .now = now };
     pthread_mutex_lock(&t->step);
     while (i < n && passed) {
@@ -166,7 +171,7 @@ uint32_t enqueue_some(struct timer *t, int64_t now)
         t->failures = 0;
         return 1;
     }
-    if (t->failures++ == 20) say(inst, ZR_LOG_WARN, "timed messages wait for room in memory or on disk, or for those before them");
+    if (t->failures++ == 20) say(inst, ZR_LOG_WARN, "timed messages wait for room in memory or on disk, for those before them, or until the log can be read");
     t->retry_until_ms = now + (t->failures < 8 ? 1ll << t->failures : 250);
     return 0;
 }

@@ -31,14 +31,16 @@ static uint32_t is_level_copy(const struct zl_record *copy, const struct zl_reco
     return copy->reconsume_times == of->reconsume_times && same(copy->properties, of->properties, "DELAY");
 }
 
-/* The end of the record there, if it is a copy; else 0. */
+/* The end of the record there, if it is a copy; else 0. -1: it cannot be read now. */
 static int64_t copy_end(struct zr_inst *inst, int64_t physical, const struct zl_record *of, is_copy is)
 {
     struct zr_piece piece;
     struct zl_record r;
     const char *why;
     uint64_t pin = 0;
-    if (physical <= of->physical_offset || inst->storage->record_at(inst->storage_inst, physical, &piece, &pin) != ZR_OK) return 0;
+    if (physical <= of->physical_offset) return 0;
+    zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
+    if (status != ZR_OK) return is_gone(status) ? 0 : -1;
     uint32_t found = zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && r.body_crc == of->body_crc &&
                      r.born_ms == of->born_ms && same(r.properties, of->properties, "UNIQ_KEY") && same(r.properties, of->properties, "REAL_QID") &&
                      same(r.properties, of->properties, "REAL_TOPIC") && is(&r, of);
@@ -46,22 +48,27 @@ static int64_t copy_end(struct zr_inst *inst, int64_t physical, const struct zl_
     return found ? physical + r.size : 0;
 }
 
-/* Before that position of the log. */
+/* Before that position of the log. 0: there is none; -1: that cannot be told now. */
 static int64_t found_in(struct zr_inst *inst, struct zr_str topic, const struct zl_record *of, is_copy is, int64_t before)
 {
     int64_t physical[FOUND_MAX], end = 0;
     struct zr_str key = zl_props_get(of->properties, "UNIQ_KEY");
     if (!key.len || !topic.len) return 0;
     int32_t n = inst->storage->find_key(inst->storage_inst, topic, key, ZR_KEY_UNIQUE, 0, INT64_MAX, physical, FOUND_MAX);
-    for (int32_t i = 0; i < n && !end; i++)
+    uint32_t unread = n == ZR_EAGAIN || n == ZR_ENOMEM || n == ZR_EIO;
+    for (int32_t i = 0; i < n && end <= 0; i++) {
         if (physical[i] < before) end = copy_end(inst, physical[i], of, is);
-    return end;
+        unread |= end < 0;
+    }
+    return end <= 0 && unread ? -1 : end;
 }
 
 uint32_t was_passed_on(struct timer *t, const struct zl_record *r)
 {
-    return found_in(t->inst, zl_props_get(r->properties, "REAL_TOPIC"), r, is_timed_copy, INT64_MAX) ||
-           found_in(t->inst, (struct zr_str)ZR_STR(TIMER_TOPIC), r, is_rolled_copy, INT64_MAX);
+    int64_t end = found_in(t->inst, zl_props_get(r->properties, "REAL_TOPIC"), r, is_timed_copy, INT64_MAX);
+    if (end > 0) return 1;
+    int64_t rolled = found_in(t->inst, (struct zr_str)ZR_STR(TIMER_TOPIC), r, is_rolled_copy, INT64_MAX);
+    return rolled > 0 ? 1 : end < 0 || rolled < 0 ? PASSED_UNKNOWN : 0;
 }
 
 int64_t level_left_end(struct zr_inst *inst, const struct zl_record *r)

@@ -19,6 +19,8 @@
 
 #define CODE_SYSTEM_ERROR 1
 #define CODE_MESSAGE_ILLEGAL 13
+#define CODE_SERVICE_NOT_AVAILABLE 14
+#define CODE_NO_PERMISSION 16
 #define SEND_MESSAGE 10
 #define CONSUMER_SEND_MSG_BACK 36
 #define SEND_MESSAGE_V2 310
@@ -40,7 +42,7 @@ static void timer_read(struct zr_str name, struct zr_str value, struct wish *ret
     else if (zl_is(name, "TIMER_DELAY_MS")) ret->delay_ms = value;
     else if (zl_is(name, "TIMER_DELIVER_MS")) ret->deliver_ms = value;
     else if (zl_is(name, "TIMER_OUT_MS")) ret->out = 1;
-    else if (zl_is(name, "TIMER_DEL_UNIQKEY")) ret->deletes = 1;
+    else if (zl_is(name, "TIMER_DEL_UNIQKEY")) ret->deletes = value.len > RECALL_KEY_MAX ? 2 : 1;
     ret->timer |= is_timer(name);
 }
 
@@ -168,6 +170,10 @@ static zr_status put_timed(struct zr_inst *inst, const struct zr_event *event, c
     if (when <= event->now_ms) return w->deletes ? refuse_timer(inst, event, verdict) : ZR_OK; /* its time has come */
     if (when - event->now_ms > inst->settings->timer_max_delay * 1000) return refuse_timer(inst, event, verdict);
     int64_t out = when % p == 0 ? when - p : when / p * p;
+    if (timer_is_down(inst->timed))
+        return reject(verdict, CODE_SERVICE_NOT_AVAILABLE, "timed messages are not taken now: the timer's files cannot be opened or made (see the broker's log)");
+    if (w->deletes && !inst->settings->recall_enable) return reject(verdict, CODE_NO_PERMISSION, "recall failed, operation is forbidden");
+    if (w->deletes > 1) return reject(verdict, CODE_MESSAGE_ILLEGAL, "the message is illegal: TIMER_DEL_UNIQKEY is longer than 512 bytes");
     if (timer_congested(inst->timed, out))
         return reject(verdict, CODE_SYSTEM_ERROR, "timer message is under flow control: too many messages are due in that second (timer_congest)");
     zr_status status = timed_properties(event, out, &properties);

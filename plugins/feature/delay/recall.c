@@ -110,7 +110,7 @@ static void stored(void *ctx, zr_status status, const struct zr_put *puts, uint3
 static void properties_make(struct zr_inst *inst, const struct handle *h, struct zr_str group, struct zl_buf *out)
 {
     char text[24];
-    char key[512];
+    char key[RECALL_KEY_MAX + 1];
     int n = inst->settings->recall_key_with_topic ? snprintf(key, sizeof key, "%.*s%.*s", (int)h->topic.len, h->topic.ptr, (int)h->uniq.len, h->uniq.ptr)
                                                   : snprintf(key, sizeof key, "%.*s", (int)h->uniq.len, h->uniq.ptr);
     zl_props_add(out, zl_str("TAGS"), zl_str("_RECALL_TAG_"));
@@ -162,7 +162,8 @@ zr_status recall_handle(struct zr_inst *inst, const struct zr_request *req)
         snprintf(why, sizeof why, "recall failed, the topic[%.*s] not exist", (int)(topic.len < 128 ? topic.len : 128), topic.len ? topic.ptr : "");
         return refuse(inst, req->token, CODE_TOPIC_NOT_EXIST, why);
     }
-    if (recall_handle_read(zl_field(req->fields, req->n_fields, "recallHandle"), text, sizeof text, &h.topic, &h.broker, &h.ms, &h.uniq) != ZR_OK)
+    if (recall_handle_read(zl_field(req->fields, req->n_fields, "recallHandle"), text, sizeof text, &h.topic, &h.broker, &h.ms, &h.uniq) != ZR_OK ||
+        h.topic.len + h.uniq.len > RECALL_KEY_MAX)
         return refuse(inst, req->token, CODE_ILLEGAL_OPERATION, "recall handle is invalid");
     if (!zl_eq(h.topic, topic)) return refuse(inst, req->token, CODE_ILLEGAL_OPERATION, "recall failed, topic not match");
     if (!zl_eq(h.broker, id.name)) return refuse(inst, req->token, CODE_ILLEGAL_OPERATION, "recall failed, broker service not available");

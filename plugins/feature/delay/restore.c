@@ -57,18 +57,20 @@ static int64_t scan_begin(struct timer *t)
     return begin;
 }
 
-/* The queue offset of a timer record, -1. */
-static int64_t queue_offset_of(struct timer *t, int64_t physical)
+/* The queue offset of a timer record, -1: it is none (any more). A status: it cannot be read now. */
+static zr_status queue_offset_of(struct timer *t, int64_t physical, int64_t *ret)
 {
     struct zr_inst *inst = t->inst;
     struct zr_piece piece;
     struct zl_record r;
     const char *why;
     uint64_t pin = 0;
-    if (inst->storage->record_at(inst->storage_inst, physical, &piece, &pin) != ZR_OK) return -1;
-    int64_t offset = zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && zl_is(r.topic, TIMER_TOPIC) ? r.queue_offset : -1;
+    *ret = -1;
+    zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
+    if (status != ZR_OK) return is_gone(status) ? ZR_OK : status;
+    *ret = zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && zl_is(r.topic, TIMER_TOPIC) ? r.queue_offset : -1;
     if (pin) inst->storage->unpin(inst->storage_inst, pin);
-    return offset;
+    return ZR_OK;
 }
 
 /* Where the queue is to be taken from. Entries before doubt_queue_end are looked up before they leave. */
@@ -78,8 +80,9 @@ static zr_status cursor_find(struct timer *t, const struct linking *k, uint32_t 
     struct zr_inst *inst = t->inst;
     inst->storage->bounds(inst->storage_inst, t->queue, &min, &max);
     if (k->n) {
-        first = queue_offset_of(t, k->first_physical);
-        last = queue_offset_of(t, k->last_physical);
+        zr_status status = queue_offset_of(t, k->first_physical, &first);
+        if (status == ZR_OK) status = queue_offset_of(t, k->last_physical, &last);
+        if (status != ZR_OK) return status;
     }
     t->cursor = last >= 0 ? last + 1 : t->check.queue_offset;
     if (t->check.clean && whole) {
@@ -164,7 +167,8 @@ zr_status timer_restore(struct timer *t)
     zr_status status = log_load(t, &k, &whole);
     if (status == ZR_OK) status = save_open(t);
     if (status != ZR_OK) return status;
-    if (cursor_find(t, &k, whole) != ZR_OK) return ZR_ENOMEM;
+    status = cursor_find(t, &k, whole);
+    if (status != ZR_OK) return status;
     t->doubt_end = t->check.clean && whole ? t->check.doubt_end : t->log.end;
     int64_t present = slot_floor(t, now);
     t->read_ms = t->check.read_ms < present ? t->check.read_ms : present;

@@ -65,6 +65,15 @@ void save_close(struct timer *t)
     zl_buf_free(&t->path);
 }
 
+void metrics_clear(struct timer *t)
+{
+    pthread_mutex_lock(&t->count_lock);
+    free(t->metrics);
+    t->metrics = NULL;
+    t->shown_pending = 0;
+    pthread_mutex_unlock(&t->count_lock);
+}
+
 /* ---- counts by topic --------------------------------------------------------------------------------------------------------- */
 
 void metric_add(struct timer *t, int32_t hash, int64_t n, int64_t ms)

@@ -16,6 +16,8 @@
 
 #define SAVE_NS (500LL * 1000000)
 #define BATCHES 8u /* delivered in one turn; then what comes in has its turn too */
+#define OPEN_RETRY_MS 200  /* until the files can be opened: twice as long each time, up to */
+#define OPEN_RETRY_MAX_MS 5000
 #define BLIND_WAIT_MS 1000 /* where the host cannot tell that the clock was set */
 
 int64_t slot_floor(const struct timer *t, int64_t ms) { return ms / t->precision_ms * t->precision_ms; }
@@ -59,6 +61,8 @@ void timer_arrived(struct timer *t, const struct zr_put *put)
 }
 
 int64_t timer_precision(const struct timer *t) { return t->precision_ms; }
+
+uint32_t timer_is_down(struct timer *t) { return __atomic_load_n(&t->down, __ATOMIC_ACQUIRE); }
 
 /* Apache's rule, but for its inverted chance: up to the limit all, from twice the limit none, between them fewer and fewer. */
 uint32_t timer_congested(struct timer *t, int64_t time_ms)
@@ -146,6 +150,42 @@ static void sleep_for(struct timer *t, int64_t ms)
     pthread_cond_timedwait(&t->wake, &t->lock, &at);
 }
 
+static void files_close(struct timer *t)
+{
+    due_free(t);
+    save_close(t);
+    tlog_close(&t->log);
+    wheel_close(&t->wheel);
+    metrics_clear(t);
+}
+
+/* 0: the broker stops. */
+static uint32_t rested(struct timer *t, int64_t ms)
+{
+    int64_t until = t->inst->timer->mono_ns(t->inst->host) / 1000000 + ms;
+    pthread_mutex_lock(&t->lock);
+    while (!t->stopping && (ms = until - t->inst->timer->mono_ns(t->inst->host) / 1000000) > 0) sleep_for(t, ms);
+    uint32_t go = !t->stopping;
+    pthread_mutex_unlock(&t->lock);
+    return go;
+}
+
+/* Has everything in memory, and the files open. Where that fails it is tried again, and new timed messages are refused meanwhile.
+ * 0: the broker stops before. */
+static uint32_t files_open(struct timer *t)
+{
+    zr_status status;
+    for (uint32_t times = 0; (status = timer_restore(t)) != ZR_OK; times++) {
+        int64_t ms = (int64_t)OPEN_RETRY_MS << (times < 5 ? times : 5);
+        files_close(t);
+        __atomic_store_n(&t->down, 1u, __ATOMIC_RELEASE);
+        if (times == 0) say(t->inst, ZR_LOG_ERROR, "timed messages are not delivered, and new ones are refused, until the timer's files can be opened or made (status %d)", status);
+        if (!rested(t, ms < OPEN_RETRY_MAX_MS ? ms : OPEN_RETRY_MAX_MS)) return 0;
+    }
+    if (__atomic_exchange_n(&t->down, 0u, __ATOMIC_ACQ_REL)) say(t->inst, ZR_LOG_INFO, "timed messages are taken and delivered again");
+    return 1;
+}
+
 /* The log was found damaged: everything in memory is made anew from what is whole. 0: not now. */
 static uint32_t mend(struct timer *t)
 {
@@ -153,18 +193,11 @@ static uint32_t mend(struct timer *t)
     uint32_t flushing = t->flushing;
     pthread_mutex_unlock(&t->lock);
     if (flushing) return 0; /* its end wakes us */
-    due_free(t);
-    save_close(t);
-    tlog_close(&t->log);
-    wheel_close(&t->wheel);
-    t->damaged = 0;
+    files_close(t);
     t->begin_end = t->cursor;
     t->check.clean = 0;
-    if (timer_restore(t) == ZR_OK) return 1;
-    say(t->inst, ZR_LOG_ERROR, "timed messages rest until the broker is started again: the timer's files cannot be made anew");
-    t->damaged = 1;
-    t->stuck = 1;
-    return 0;
+    t->damaged = !files_open(t);
+    return !t->damaged;
 }
 
 static uint32_t turn(struct timer *t)
@@ -189,17 +222,16 @@ static uint32_t turn(struct timer *t)
 static void engine_run(void *arg)
 {
     struct timer *t = arg;
-    uint32_t go = timer_restore(t) == ZR_OK;
-    if (!go) say(t->inst, ZR_LOG_ERROR, "timed messages are not delivered: their files cannot be opened or made");
+    uint32_t go = files_open(t);
     __atomic_store_n(&t->restored, go, __ATOMIC_RELEASE);
     pthread_mutex_lock(&t->lock);
     while (!t->stopping) {
         t->kicked = 0;
         pthread_mutex_unlock(&t->lock);
-        uint32_t busy = go && !t->stuck ? turn(t) : 0;
+        uint32_t busy = go ? turn(t) : 0;
         int64_t now = wall_ms(t->inst);
         pthread_mutex_lock(&t->lock);
-        int64_t ms = go && !t->stuck && !t->damaged ? wait_ms(t, now) : -1;
+        int64_t ms = go && !t->damaged ? wait_ms(t, now) : -1;
         if (!busy && !t->kicked && !t->stopping && ms != 0) sleep_for(t, ms);
     }
     while (t->flushing) pthread_cond_wait(&t->wake, &t->lock);
@@ -252,7 +284,8 @@ void timer_begin(struct timer *t)
         t->spawned = 1;
         return;
     }
-    say(inst, ZR_LOG_ERROR, "timed messages are not delivered: their thread cannot be started");
+    __atomic_store_n(&t->down, 1u, __ATOMIC_RELEASE);
+    say(inst, ZR_LOG_ERROR, "timed messages are not delivered, and new ones are refused, until the broker is started again: their thread cannot be started");
     running_end(inst);
 }
 

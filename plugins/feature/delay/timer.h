@@ -10,7 +10,7 @@
 
 #define NEAR_MAX (1u << 20)   /* messages in memory, 32 bytes each; beyond it slots are taken in parts */
 #define LOADED_MAX 4096u      /* slots at work */
-#define DELETES_MAX (1u << 18)
+#define RECALL_BYTES (64u << 20) /* keys of recalled messages in memory, of all slots at work */
 #define TBATCH 64u
 
 #define NEAR_ROLL 1u  /* goes round the timer topic once more */
@@ -19,14 +19,18 @@
 /* A message that is due soon: all that is in memory of it. What is not due soon has nothing. */
 struct near_msg { int64_t due_ms, physical, slot_ms; uint32_t size, flags; };
 
+/* Keys of recalled messages (recalls.c). */
+struct recalls { uint32_t *at; uint8_t *bytes; uint32_t n, cap, len, room; };
+
 /* A slot at work. */
 struct lslot {
     int64_t time_ms, pending;
     int64_t resume;  /* the unit of its chain where loading goes on, -1: all is loaded */
     uint32_t acted;  /* some of it left, or was dropped */
     uint32_t far;    /* all of it goes round again, whatever its time */
-    char **deletes;  /* unique keys of recalled messages */
-    uint32_t n_deletes, cap_deletes;
+    uint32_t told;   /* that its recalls are too many */
+    struct recalls recalls;
+    int64_t unread;  /* recalls of its chain from here back could not be read: nothing of it leaves before; -1: all were */
 };
 
 struct tbatch {
@@ -38,6 +42,7 @@ struct tbatch {
     struct zl_buf text;
     int64_t end;
     uint32_t n, answered;
+    uint32_t unread; /* some of what is due cannot be read now */
 };
 
 struct metric { int32_t hash; uint32_t used; int64_t count, ms; };
@@ -47,7 +52,7 @@ struct timer {
     struct zr_inst *inst;
     const struct zr_io_v1 *io;
     uint64_t thread;
-    uint32_t spawned, restored;
+    uint32_t spawned, restored, down; /* the last two: by __atomic */
     struct zr_queue *queue;
     struct wheel wheel;
     struct tlog log;
@@ -62,8 +67,10 @@ struct timer {
     int64_t cursor;     /* next queue offset to take */
     int64_t doubt_end, doubt_queue_end, begin_end; /* units and entries before these may have been delivered before a crash */
     int64_t delivered_end, last_wall_ms, retry_until_ms, dirty_since_ns, trim_ns;
-    uint32_t failures, stepped, asked_visible;
-    uint32_t damaged, stuck;
+    uint32_t failures, due_failures, stepped, asked_visible;
+    uint32_t damaged;
+    int64_t asked_physical; /* where we last asked to be told that it is visible */
+    uint64_t recall_bytes;
     struct tbatch *batch;
     struct zl_buf path;
     /* guarded by lock, and signalled by wake: */
@@ -97,11 +104,15 @@ uint32_t due_deliver(struct timer *t, int64_t now); /* 1: something was done */
 uint32_t slots_load(struct timer *t, int64_t now);
 void slots_finish(struct timer *t, int64_t now);
 struct lslot *lslot_of(struct timer *t, int64_t time_ms, uint32_t make);
-zr_status lslot_delete(struct timer *t, struct lslot *s, struct zr_str key);
+void lslot_delete(struct timer *t, struct lslot *s, int64_t pos, struct zr_str key); /* the unit at pos recalls key */
 uint32_t slot_roll_away(struct timer *t, int64_t time_ms);
 void slots_entomb(struct timer *t);
 void due_free(struct timer *t);
 int64_t due_next_ms(struct timer *t, int64_t now); /* until something is to be done; -1: nothing */
+/* recalls.c */
+zr_status recalls_add(struct timer *t, struct recalls *r, struct zr_str key); /* ZR_EFULL: no room for more */
+uint32_t recalls_has(const struct recalls *r, struct zr_str topic, struct zr_str uniq);
+void recalls_free(struct timer *t, struct recalls *r);
 /* enqueue.c */
 uint32_t enqueue_some(struct timer *t, int64_t now);
 int64_t roll_time(const struct timer *t, int64_t write_ms, int64_t out_ms, uint32_t *ret_roll);
@@ -113,8 +124,10 @@ void save_begin(struct timer *t); /* with a job; or does nothing when one is und
 void save_last(struct timer *t);  /* on the engine's thread, nothing else runs */
 zr_status save_open(struct timer *t);
 void save_close(struct timer *t);
+void metrics_clear(struct timer *t); /* they are counted anew with the next restore */
 void metric_add(struct timer *t, int32_t hash, int64_t n, int64_t ms);
 void metrics_print(struct timer *t, struct zl_buf *out, uint32_t pretty);
 /* lookup.c */
+#define PASSED_UNKNOWN 2u /* the log cannot be read now */
 uint32_t was_passed_on(struct timer *t, const struct zl_record *r); /* a timed message, to its topic or once more round */
 #endif

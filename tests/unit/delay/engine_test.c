@@ -6,6 +6,8 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <time.h>
 
 #define DAY 86400000ll
 #define YEARS 315360000ll /* ten, in seconds */
@@ -256,6 +258,235 @@ Test(engine, needs_no_more_than_64_bytes_for_a_pending_message, .timeout = 120)
     uint64_t far = world_memory();
     printf("%d pending over two days: %llu bytes of memory, %.1f each\n", N, (unsigned long long)far, (double)far / N);
     cr_assert_leq(far / N, 192, "the fixed part is shared by few here; a million have 64 (tests/plays/timer_test.py --full)");
+    world_stop();
+    world_close();
+}
+
+/* ---- a log that cannot be read now -------------------------------------------------------------------------------------------- */
+
+static const zr_status passing[] = { ZR_EAGAIN, ZR_EIO, ZR_ENOMEM, ZR_ETIMEOUT };
+
+static void fire_until(const char *topic, uint32_t n)
+{
+    for (int i = 0; i < 200 && world_count(topic, NULL) < n; i++) world_fire();
+}
+
+Test(engine, loses_no_level_message_that_cannot_be_read_now, .timeout = 60)
+{
+    for (uint32_t k = 0; k < sizeof passing / sizeof *passing; k++) {
+        world_open();
+        world_start(LEVELS, 259200);
+        for (int i = 0; i < 3; i++) {
+            char uniq[8];
+            snprintf(uniq, sizeof uniq, "U%d", i);
+            cr_assert_eq(world_send("L", uniq, "DELAY\1" "1\2"), 0);
+        }
+        world_cannot_read("", passing[k], 2);
+        world_set_clock(world_now() + 2000);
+        fire_until("L", 3);
+        for (int i = 0; i < 3; i++) once("L", i, 0);
+        world_stop();
+        world_close();
+    }
+}
+
+/* Whether one left before the crash is looked up in its topic: not to know it is no reason to send it again. */
+Test(engine, repeats_no_level_message_because_its_copy_cannot_be_read_now, .timeout = 60)
+{
+    world_open();
+    world_start(LEVELS, 259200);
+    for (int i = 0; i < 3; i++) {
+        char uniq[8];
+        snprintf(uniq, sizeof uniq, "U%d", i);
+        cr_assert_eq(world_send("L", uniq, "DELAY\1" "1\2"), 0);
+    }
+    world_set_clock(world_now() + 2000);
+    fire_until("L", 3);
+    world_kill();
+    world_start(LEVELS, 259200); /* no offset was saved */
+    cr_assert_eq(world_send("L", "U3", "DELAY\1" "1\2"), 0);
+    world_set_clock(world_now() + 4000);
+    world_cannot_read("L", ZR_EAGAIN, 3);
+    fire_until("L", 4);
+    for (int i = 0; i < 4; i++) once("L", i, 0);
+    world_stop();
+    world_close();
+}
+
+Test(engine, loses_no_timed_message_that_cannot_be_read_now, .timeout = 60)
+{
+    for (uint32_t k = 0; k < sizeof passing / sizeof *passing; k++) {
+        world_open();
+        world_start(LEVELS, 259200);
+        world_cannot_read("", passing[k], 2); /* on its way into the wheel */
+        int64_t when = world_now() + 3600000;
+        for (int i = 0; i < 3; i++) send_at("T", i, when);
+        world_wait_idle();
+        cr_assert_eq(world_unread(), 0);
+        world_cannot_read("", passing[k], 4); /* and out of it */
+        world_set_clock(when);
+        cr_assert(world_wait("T", 3));
+        for (int i = 0; i < 3; i++) once("T", i, when);
+        world_stop();
+        world_close();
+    }
+}
+
+Test(engine, repeats_no_timed_message_because_its_copy_cannot_be_read_now, .timeout = 60)
+{
+    world_open();
+    world_start(LEVELS, 259200);
+    int64_t when = world_now() / 1000 * 1000 + 3600500;
+    send_at("T", 1, when);
+    send_at("T", 2, when + 300);
+    world_wait_idle();
+    world_set_clock(when + 10);
+    cr_assert(world_wait("T", 1));
+    world_kill(); /* the second is to come */
+    world_start(LEVELS, 259200);
+    world_cannot_read("T", ZR_EAGAIN, 3);
+    world_set_clock(when + 400);
+    cr_assert(world_wait("T", 2));
+    send_at("T", 3, world_now() + 1200);
+    cr_assert(world_wait("T", 3));
+    for (int i = 1; i <= 3; i++) once("T", i, 0);
+    world_stop();
+    world_close();
+}
+
+Test(engine, delivers_nothing_that_was_recalled_because_the_recall_cannot_be_read_now, .timeout = 60)
+{
+    char props[128];
+    world_open();
+    world_start(LEVELS, 259200);
+    int64_t when = world_now() / 1000 * 1000 + 3600500;
+    for (int i = 0; i < 3; i++) send_at("T", i, when);
+    snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2TIMER_DEL_UNIQKEY\1U1\2", (long long)when);
+    cr_assert_eq(world_send("T", "R", props), 0);
+    world_wait_idle();
+    world_cannot_read("", ZR_EAGAIN, 3);
+    world_set_clock(when + 10);
+    cr_assert(world_wait("T", 2));
+    send_at("T", 9, world_now() + 1500);
+    cr_assert(world_wait("T", 3));
+    cr_assert_eq(world_unread(), 0);
+    cr_assert_eq(world_count("T", "U1"), 0, "it was recalled");
+    world_stop();
+    world_close();
+}
+
+Test(engine, starts_when_the_log_cannot_be_read_at_first, .timeout = 60)
+{
+    world_open();
+    world_start(LEVELS, 259200);
+    int64_t when = world_now() + 3600000;
+    for (int i = 0; i < 20; i++) send_at("T", i, when);
+    world_wait_idle();
+    world_kill();
+    world_cannot_read("", ZR_EAGAIN, 2);
+    world_start(LEVELS, 259200);
+    world_set_clock(when);
+    cr_assert(world_wait("T", 20));
+    cr_assert_eq(world_unread(), 0);
+    for (int i = 0; i < 20; i++) once("T", i, when);
+    cr_assert_eq(world_pending(), 0, "each was noted once");
+    world_stop();
+    world_close();
+}
+
+Test(engine, refuses_timed_messages_until_its_files_can_be_opened, .timeout = 60)
+{
+    struct timespec pause = { 0, 2000000 };
+    char props[64];
+    int32_t code = 0;
+    world_open();
+    world_start(LEVELS, 259200);
+    int64_t when = world_now() + 3600000;
+    for (int i = 0; i < 5; i++) send_at("T", i, when);
+    world_wait_idle();
+    world_stop();
+    world_cannot_open(UINT32_MAX / 2);
+    world_start(LEVELS, 259200);
+    snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2", (long long)when);
+    uint32_t taken = 5;
+    for (int i = 0; i < 5000 && code == 0; i++) { /* what comes before it is known is noted later */
+        char uniq[32];
+        snprintf(uniq, sizeof uniq, "U%u", taken);
+        code = world_send("T", uniq, props);
+        taken += code == 0;
+        nanosleep(&pause, NULL);
+    }
+    cr_assert_eq(code, 14);
+    cr_assert_eq(world_send("T", "now", "TIMER_DELIVER_MS\1" "5\2"), 0, "what is due needs no wheel");
+    world_cannot_open(0);
+    for (int i = 0; i < 5000 && code != 0; i++) {
+        char uniq[32];
+        snprintf(uniq, sizeof uniq, "U%u", taken);
+        code = world_send("T", uniq, props);
+        taken += code == 0;
+        nanosleep(&pause, NULL);
+    }
+    cr_assert_eq(code, 0, "without a restart");
+    world_wait_idle();
+    world_set_clock(when);
+    cr_assert(world_wait("T", taken + 1));
+    for (uint32_t i = 0; i < taken; i++) once("T", (int)i, when);
+    cr_assert_eq(world_pending(), 0);
+    world_stop();
+    world_close();
+}
+
+Test(engine, stops_while_its_files_cannot_be_opened, .timeout = 60)
+{
+    world_open();
+    world_cannot_open(UINT32_MAX / 2);
+    world_start(LEVELS, 259200);
+    world_stop();
+    world_cannot_open(0);
+    world_close();
+}
+
+/* ---- recalls ------------------------------------------------------------------------------------------------------------------ */
+
+Test(engine, recalls_many_of_one_second, .timeout = 60)
+{
+    enum { N = 600 };
+    char uniq[64], props[256];
+    world_open();
+    world_start(LEVELS, 259200);
+    int64_t when = world_now() / 1000 * 1000 + 3600500;
+    for (int i = 0; i < N; i++) send_at("T", i, when);
+    for (int i = 0; i < N; i += 2) {
+        snprintf(uniq, sizeof uniq, i % 3 == 0 ? "U%d" : i % 3 == 1 ? "TU%d" : "T+U%d", i);
+        snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2TIMER_DEL_UNIQKEY\1%s\2", (long long)when, uniq);
+        cr_assert_eq(world_send("T", "R", props), 0);
+    }
+    world_wait_idle();
+    world_kill();
+    world_start(LEVELS, 259200);
+    world_set_clock(when + 10);
+    cr_assert(world_wait("T", N / 2));
+    send_at("T", N + 1, world_now() + 1500);
+    cr_assert(world_wait("T", N / 2 + 1));
+    cr_assert_eq(world_count("T", NULL), N / 2 + 1);
+    cr_assert(world_count("T", "U1") == 1 && world_count("T", "U598") == 0 && world_count("T", "U599") == 1);
+    world_stop();
+    world_close();
+}
+
+Test(engine, refuses_recalls_with_long_keys_and_those_that_are_switched_off)
+{
+    char key[600], props[700];
+    memset(key, 'k', sizeof key);
+    world_open();
+    world_start(LEVELS, 259200);
+    long long when = (long long)world_now() + 3600000;
+    snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2TIMER_DEL_UNIQKEY\1%.513s\2", when, key);
+    cr_assert_eq(world_send("T", "a", props), 13);
+    snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2TIMER_DEL_UNIQKEY\1%.512s\2", when, key);
+    cr_assert_eq(world_send("T", "b", props), 0);
+    world_recall(0);
+    cr_assert_eq(world_send("T", "c", props), 16);
     world_stop();
     world_close();
 }

@@ -3,6 +3,7 @@
 #include "world.h"
 
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -26,6 +27,13 @@ static uint8_t *log_bytes;
 static uint64_t log_len;
 static struct stored *msgs;
 static uint32_t n_msgs, n_topics, failing;
+static uint32_t unread, unopened; /* record_at and open fail so many times more */
+static zr_status unread_status;
+static char unread_topic[128];
+static struct { void (*fn)(void *); void *arg; uint64_t id; } timers[256];
+static uint32_t n_timers;
+static uint64_t timer_id;
+static struct zr_io_v1 io;
 static char topics[TOPICS_MAX][128];
 static struct zr_queue queues[64];
 static uint32_t n_queues;
@@ -69,11 +77,29 @@ static int64_t wall(const struct zr_host *h)
 }
 static zr_status timer_at(const struct zr_host *h, int64_t at, void (*fn)(void *), void *arg, uint64_t *ret)
 {
-    (void)h, (void)at, (void)fn, (void)arg; /* levels are not what is tried here: their timers never run */
-    *ret = 1;
+    (void)h, (void)at; /* they run when a test says so */
+    pthread_mutex_lock(&lock);
+    cr_assert_lt(n_timers, 256);
+    timers[n_timers].fn = fn;
+    timers[n_timers].arg = arg;
+    timers[n_timers++].id = *ret = ++timer_id;
+    pthread_mutex_unlock(&lock);
     return ZR_OK;
 }
-static zr_status timer_cancel(const struct zr_host *h, uint64_t id) { return (void)h, (void)id, ZR_OK; }
+static zr_status timer_cancel(const struct zr_host *h, uint64_t id)
+{
+    zr_status status = ZR_ENOENT;
+    (void)h;
+    pthread_mutex_lock(&lock);
+    for (uint32_t i = 0; i < n_timers; i++)
+        if (timers[i].id == id) {
+            timers[i] = timers[--n_timers];
+            status = ZR_OK;
+            break;
+        }
+    pthread_mutex_unlock(&lock);
+    return status;
+}
 static zr_status on_clock_set(const struct zr_host *h, void (*fn)(void *), void *arg)
 {
     (void)h;
@@ -201,13 +227,25 @@ static uint32_t entries(struct zr_inst *in, struct zr_queue *q, int64_t offset, 
     pthread_mutex_unlock(&lock);
     return n;
 }
+/* With the lock. */
+static uint32_t is_of(int64_t physical, const char *topic)
+{
+    for (uint32_t i = n_msgs; topic[0] && i-- > 0;)
+        if (msgs[i].at == physical) return strcmp(topics[msgs[i].topic], topic) == 0;
+    return !topic[0];
+}
 static zr_status record_at(struct zr_inst *i, int64_t physical, struct zr_piece *piece, uint64_t *pin)
 {
     (void)i;
     pthread_mutex_lock(&lock);
     uint32_t there = physical >= 0 && (uint64_t)physical < log_len;
+    zr_status status = there ? ZR_OK : ZR_ENOENT;
+    if (there && unread && is_of(physical, unread_topic)) {
+        unread--;
+        status = unread_status;
+    }
     pthread_mutex_unlock(&lock);
-    if (!there) return ZR_ENOENT;
+    if (status != ZR_OK) return status;
     *piece = (struct zr_piece){ .ptr = log_bytes + physical, .len = zl_load32(log_bytes + physical) };
     *pin = 0;
     return ZR_OK;
@@ -301,6 +339,15 @@ static void publish(const struct zr_host *h, struct zr_msg *m, uint32_t n, uint3
 }
 static const struct zr_store_v1 store_table = { ZR_HDR(struct zr_store_v1, 0), storage, publish };
 
+static int64_t io_open(void *ctx, const char *path, uint32_t flags, uint32_t mode)
+{
+    pthread_mutex_lock(&lock);
+    uint32_t fails = unopened > 0;
+    unopened -= fails;
+    pthread_mutex_unlock(&lock);
+    return fails ? -EMFILE : zl_io_posix()->open(ctx, path, flags, mode);
+}
+
 static const void *host_query(const struct zr_host *h, const char *id)
 {
     static const struct { const char *id; const void *table; } all[] = { { ZR_SVC_STORE, &store_table }, { ZR_SVC_BROKER, &broker_table }, { ZR_SVC_TIMER, &timer_table },
@@ -308,7 +355,7 @@ static const void *host_query(const struct zr_host *h, const char *id)
     (void)h;
     for (uint32_t i = 0; i < sizeof all / sizeof *all; i++)
         if (strcmp(all[i].id, id) == 0) return all[i].table;
-    return strcmp(id, ZR_SVC_IO) == 0 ? zl_io_posix() : NULL;
+    return strcmp(id, ZR_SVC_IO) == 0 ? &io : NULL;
 }
 
 /* ---- what tests call ----------------------------------------------------------------------------------------------------------- */
@@ -320,6 +367,8 @@ void world_open(void)
     msgs = malloc(MSGS_MAX * sizeof *msgs);
     host = (struct zr_host){ .hdr = ZR_HDR(struct zr_host, 0), .query = host_query, .name = "feature-delay", .data_dir = dir };
     plugin = zarya_plugin_entry_1(0);
+    io = *zl_io_posix();
+    io.open = io_open;
 }
 
 void world_close(void)
@@ -358,6 +407,9 @@ void world_stop(void)
         if (is) break;
         nanosleep(&pause, NULL);
     }
+    pthread_mutex_lock(&lock);
+    n_timers = 0; /* what is left would do nothing any more */
+    pthread_mutex_unlock(&lock);
     plugin->cool(inst);
     plugin->destroy(inst);
     inst = NULL;
@@ -500,3 +552,38 @@ void world_cannot_publish(uint32_t times)
     failing = times;
     pthread_mutex_unlock(&lock);
 }
+void world_cannot_read(const char *topic, zr_status status, uint32_t times)
+{
+    pthread_mutex_lock(&lock);
+    snprintf(unread_topic, sizeof unread_topic, "%s", topic);
+    unread_status = status;
+    unread = times;
+    pthread_mutex_unlock(&lock);
+}
+uint32_t world_unread(void)
+{
+    pthread_mutex_lock(&lock);
+    uint32_t n = unread;
+    pthread_mutex_unlock(&lock);
+    return n;
+}
+void world_cannot_open(uint32_t times)
+{
+    pthread_mutex_lock(&lock);
+    unopened = times;
+    pthread_mutex_unlock(&lock);
+}
+void world_fire(void)
+{
+    pthread_mutex_lock(&lock);
+    for (uint32_t n = n_timers; n > 0 && n_timers > 0; n--) { /* not those that are set meanwhile */
+        void (*fn)(void *) = timers[0].fn;
+        void *arg = timers[0].arg;
+        memmove(timers, timers + 1, --n_timers * sizeof timers[0]);
+        pthread_mutex_unlock(&lock);
+        fn(arg);
+        pthread_mutex_lock(&lock);
+    }
+    pthread_mutex_unlock(&lock);
+}
+void world_recall(uint32_t enabled) { settings.recall_enable = (uint8_t)enabled; }

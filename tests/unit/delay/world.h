@@ -29,6 +29,11 @@ void world_wait_idle(void);                          /* until everything in the 
 void world_damage(const char *name, int64_t at, uint32_t len);
 void world_remove(const char *name);
 void world_cannot_publish(uint32_t times); /* the next appends fail */
+void world_cannot_read(const char *topic, zr_status status, uint32_t times); /* the next reads of its records ("": of any) */
+uint32_t world_unread(void);               /* how many of these are still to come */
+void world_cannot_open(uint32_t times);    /* the next opens of files fail */
+void world_fire(void);                     /* runs the timers that are set: those of levels, and of saving */
+void world_recall(uint32_t enabled);       /* `recall` of the running plugin */
 int64_t world_pending(void);
 uint64_t world_memory(void); /* of the engine: the heap, slots, and the touched part of the wheel */
 #endif
