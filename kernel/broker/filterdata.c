@@ -9,9 +9,11 @@
  *      version that cannot be compiled takes the old one away.
  *   2. A registration is dead (dead_ms >= born_ms) when its group has no member left, or no longer names the topic, and
  *      after a start until its consumer is back. Dead ones still count for rule 1, and are forgotten after
- *      filterDataCleanTimeSpan.
+ *      filterDataCleanTimeSpan. With its consumers goes its program; it has one again when they are back.
  *   3. One whose language no plugin knows is kept, without a program, for the day when the plugin is back.
- *   4. The bloom data written are those of bits.c. Bit maps of messages stored before born_ms, or in its millisecond, do not speak for a
+ *   4. At most MAX_DATA registrations are kept, of MAX_TEXT bytes of names and expressions in all: beyond it a new one is not taken
+ *      (pulls: 27), and a newer version neither (28).
+ *   5. The bloom data written are those of bits.c. Bit maps of messages stored before born_ms, or in its millisecond, do not speak for a
  *      registration; one in a file whose bloom data are of another length or number is born anew (Apache: the whole file).
  *
  * LOCKING. data_lock is a leaf and guards the table, by group and by topic, and the count of judges in use, for which a close
@@ -19,6 +21,10 @@
 #include "broker/internal.h"
 
 #define MAX_DATA 100000u
+#ifndef MAX_TEXT
+#define MAX_TEXT (16u << 20) /* a program is some four times its expression */
+#endif
+#define AT_ONCE 64u /* programs that are let go in one round */
 #define DEAD_AT_LOAD_MS 30000
 
 struct data {
@@ -44,6 +50,8 @@ static pthread_mutex_t data_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t judged_cond = PTHREAD_COND_INITIALIZER;
 static struct zb_map by_group, by_topic;
 static _Atomic uint32_t n_data;
+static uint64_t n_text;      /* bytes of names and expressions */
+static uint32_t told_full;   /* since there was room */
 static uint32_t loaded, judging; /* judges are given out; calls that have some */
 static uint32_t incomplete;      /* by_topic lacks some, for memory ran out: no judges any more */
 
@@ -153,12 +161,31 @@ static void topic_remove(struct data *d)
     free(t);
 }
 
+static uint64_t text_of(const struct data *d)
+{
+    return d ? d->group.len + d->topic.len + d->text.len + d->type.len : 0;
+}
+
+static uint32_t has_room(const struct data *old, const struct data *fresh)
+{
+    if ((old || atomic_load(&n_data) < MAX_DATA) && n_text - text_of(old) + text_of(fresh) <= MAX_TEXT)
+        return 1;
+    if (!told_full)
+        zk_log(ZR_LOG_WARN, "config/consumerFilter.json is full (%u registrations of %u bytes in all): the filter of group %.*s for topic "
+               "%.*s is not taken, nor are others", MAX_DATA, MAX_TEXT, (int)fresh->group.len, fresh->group.ptr, (int)fresh->topic.len,
+               fresh->topic.ptr);
+    told_full = 1;
+    return 0;
+}
+
 /* Puts fresh (may be NULL: takes away) where *at is; what has to be freed comes back. */
 static struct data *replace(struct data **at, struct data *fresh)
 {
     struct data *old = *at;
-    if (!old && fresh && atomic_load(&n_data) >= MAX_DATA)
+    if (fresh && !has_room(old, fresh))
         return fresh;
+    n_text += text_of(fresh) - text_of(old);
+    told_full = fresh ? told_full : 0;
     if (fresh)
         fresh->next = old ? old->next : NULL;
     *at = fresh ? fresh : old ? old->next : NULL;
@@ -174,20 +201,30 @@ static struct data *replace(struct data **at, struct data *fresh)
 }
 
 /* ---- heartbeats ---- */
+/* Its consumers are back: fresh has the program of the same words, and gets what it had. */
+static void revive(struct data *old, struct data *fresh)
+{
+    old->dead_ms = 0;
+    if (!fresh || old->filter)
+        return;
+    old->filter = fresh->filter;
+    fresh->filter = NULL;
+}
+
 /* 1: changed. *ret_free: what the caller frees, outside the lock. */
 static uint32_t register_one(struct data_group *g, const struct zb_sub *s, struct data *fresh, struct data **ret_free)
 {
     struct data **at = place_of(g, s->topic), *old = *at;
     uint32_t dead = old && is_dead(old), same = old && zl_eq(old->text, s->text) && zl_eq(old->type, s->type);
     *ret_free = fresh;
-    if (old && s->version <= old->version) {
+    if (old && (s->version < old->version || (s->version == old->version && (same || !dead)))) {
         if (s->version == old->version && dead)
-            old->dead_ms = 0;
+            revive(old, fresh);
         return s->version == old->version && dead;
     }
     if (old && same) {
         old->version = s->version;
-        old->dead_ms = 0;
+        revive(old, fresh);
         return 1;
     }
     if (!old && !fresh)
@@ -233,6 +270,32 @@ static uint32_t names_topic(struct zb_sub *const *subs, uint32_t n, struct zr_st
     return 0;
 }
 
+/* Programs of the group's dead ones, at most AT_ONCE of them. How many; they are let go without the lock. */
+static uint32_t take_programs(struct zr_str group, struct zb_filter **out)
+{
+    uint32_t n = 0;
+    pthread_mutex_lock(&data_lock);
+    struct data_group *g = group_of(group, 0);
+    for (struct data *d = g ? g->first : NULL; d && n < AT_ONCE; d = d->next)
+        if (is_dead(d) && d->filter) {
+            out[n++] = d->filter;
+            d->filter = NULL;
+        }
+    pthread_mutex_unlock(&data_lock);
+    return n;
+}
+
+static void programs_go(struct zr_str group)
+{
+    struct zb_filter *out[AT_ONCE];
+    uint32_t n;
+    do {
+        n = take_programs(group, out);
+        for (uint32_t i = 0; i < n; i++)
+            zb_filter_unref(out[i]);
+    } while (n == AT_ONCE);
+}
+
 /* Those of the group whose topics are not among the subscriptions die. */
 static uint32_t others_die(struct zr_str group, struct zb_sub *const *subs, uint32_t n)
 {
@@ -248,6 +311,8 @@ static uint32_t others_die(struct zr_str group, struct zb_sub *const *subs, uint
         changed = 1;
     }
     pthread_mutex_unlock(&data_lock);
+    if (changed)
+        programs_go(group);
     return changed;
 }
 
@@ -537,5 +602,6 @@ void zb_filterdata_close(void)
     zb_map_free(&by_group);
     zb_map_free(&by_topic);
     incomplete = 0;
+    n_text = told_full = 0;
     atomic_store(&n_data, 0);
 }

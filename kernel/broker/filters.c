@@ -3,16 +3,18 @@
  *
  * What stays true: an expression is compiled once for each (language, text, codes) that is in use or was lately;
  * NULL is the filter that matches everything ("*", and the empty TAG expression). At most CACHE_MAX are kept that
- * nobody uses.
+ * nobody uses, of CACHE_BYTES of words in all.
  *
  * LOCKING. cache_lock guards the table and the order of use; the filter plugin is called without it (two threads may
  * compile the same words at once, then one result is thrown away). */
 #include "broker/internal.h"
 
 #define CACHE_MAX 4096u
+#define CACHE_BYTES (4u << 20) /* a program is some four times its words */
 static pthread_mutex_t cache_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct zb_map cache;
 static struct zb_filter *newest, *oldest;
+static uint64_t cache_bytes;
 
 static void order_unlink(struct zb_filter *f)
 {
@@ -73,7 +75,7 @@ static struct zb_filter *cache_get(uint64_t hash, struct zr_str key)
 /* Puts a filter in, or gives back the one that was quicker. Evicted ones are freed outside the lock. */
 static struct zb_filter *cache_put(struct zb_filter *f)
 {
-    struct zb_filter *out[2] = { NULL, NULL };
+    struct zb_filter *out[2] = { NULL, NULL }; /* the second: evicted ones, by older */
     pthread_mutex_lock(&cache_lock);
     struct zb_filter *there = zb_map_get(&cache, f->hash, f->key);
     if (there) {
@@ -83,15 +85,23 @@ static struct zb_filter *cache_put(struct zb_filter *f)
     } else if (zb_map_put(&cache, f->hash, f->key, f) == ZR_OK) {
         zb_filter_ref(f); /* the cache's own */
         order_front(f);
+        cache_bytes += f->key.len;
     }
-    if (cache.n > CACHE_MAX) {
-        out[1] = oldest; /* dropped from the cache; its users keep it alive */
-        order_unlink(out[1]);
-        zb_map_del(&cache, out[1]->hash, out[1]->key);
+    while (cache.n > CACHE_MAX || (cache_bytes > CACHE_BYTES && oldest != f)) {
+        struct zb_filter *gone = oldest; /* dropped from the cache; its users keep it alive */
+        order_unlink(gone);
+        zb_map_del(&cache, gone->hash, gone->key);
+        cache_bytes -= gone->key.len;
+        gone->older = out[1];
+        out[1] = gone;
     }
     pthread_mutex_unlock(&cache_lock);
     zb_filter_unref(out[0]);
-    zb_filter_unref(out[1]);
+    while (out[1]) {
+        struct zb_filter *next = out[1]->older;
+        zb_filter_unref(out[1]);
+        out[1] = next;
+    }
     return f;
 }
 
@@ -208,6 +218,7 @@ void zb_filters_close(void)
     pthread_mutex_lock(&cache_lock);
     struct zb_filter *f = newest;
     newest = oldest = NULL;
+    cache_bytes = 0;
     zb_map_free(&cache);
     pthread_mutex_unlock(&cache_lock);
     while (f) {

@@ -135,6 +135,76 @@ Test(filterdata, dies_with_its_group_or_its_topic_and_comes_back)
     world_stop();
 }
 
+Test(filterdata, a_program_goes_with_its_group_and_comes_back)
+{
+    sql_world();
+    struct client *c = client_open(0);
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    cr_assert(client_ask(c, 35, FIELDS("clientID", "id", "consumerGroup", "G"), NULL, &a) == 0);
+    answer_free(&a);
+    zb_filters_close(); /* what nobody uses */
+    cr_expect(filter_live == 0, "%d programs", filter_live);
+    sql_beat(c, "SQL92", "a = 'x'", "5");
+    cr_expect(filter_live == 1);
+    cr_expect(sql_pull(c, "5") == 19);
+    answer_free(&a);
+    cr_assert(client_ask(c, 35, FIELDS("clientID", "id", "consumerGroup", "G"), NULL, &a) == 0);
+    answer_free(&a);
+    sql_beat(c, "SQL92", "a = 'y'", "5"); /* of the same version, but other words: what is dead speaks for nobody */
+    cr_expect(sql_pull(c, "5") == 19);
+    answer_free(&a);
+    char *text = document();
+    cr_expect(strstr(text, "a = 'y'") && !strstr(text, "a = 'x'"));
+    free(text);
+    world_stop();
+}
+
+#define LONG_TEXT (1u << 20)
+Test(filterdata, registrations_are_bounded_by_bytes)
+{
+    sql_world();
+    char *text = malloc(LONG_TEXT), group[16];
+    memset(text, ' ', LONG_TEXT);
+    struct zb_sub sub = { .topic = ZR_STR("T"), .text = { text, LONG_TEXT }, .type = ZR_STR("OTHER"), .version = 5, .bad = 1, .missing = 1 };
+    struct zb_sub *subs = &sub;
+    struct zb_filter *none;
+    struct zr_bits bits;
+    uint32_t taken = 0;
+    for (uint32_t i = 0; i < 20; i++) {
+        snprintf(group, sizeof group, "G%u", i);
+        zb_filterdata_register(zl_str(group), &subs, 1);
+        taken += zb_filterdata_get(zl_str(group), zl_str("T"), 5, &none, &bits) == ZR_ENOTSUP;
+    }
+    cr_expect(taken == 15, "%u", taken); /* their names need some of the 16 MiB */
+    sub.text.len = 10; /* shorter ones of a newer version make room */
+    sub.version = 6;
+    zb_filterdata_register(zl_str("G0"), &subs, 1);
+    sub.text.len = LONG_TEXT;
+    zb_filterdata_register(zl_str("G19"), &subs, 1);
+    cr_expect(zb_filterdata_get(zl_str("G0"), zl_str("T"), 6, &none, &bits) == ZR_ENOTSUP);
+    cr_expect(zb_filterdata_get(zl_str("G19"), zl_str("T"), 6, &none, &bits) == ZR_ENOTSUP);
+    free(text);
+    world_stop();
+}
+
+Test(filterdata, unused_programs_are_bounded_by_bytes)
+{
+    sql_world();
+    char *text = malloc(LONG_TEXT), why[100];
+    struct zb_filter *f;
+    memset(text, ' ', LONG_TEXT - 1);
+    text[LONG_TEXT - 1] = 0;
+    for (uint32_t i = 0; i < 20; i++) {
+        int n = snprintf(text, 100, "a = '%u'", i);
+        text[n] = ' ';
+        cr_assert(zb_filter_get(zl_str("SQL92"), (struct zr_str){ text, LONG_TEXT - 100 }, NULL, 0, &f, why, sizeof why) == ZR_OK);
+        zb_filter_unref(f);
+    }
+    cr_expect(filter_live == 4, "%d", filter_live);
+    free(text);
+    world_stop();
+}
+
 /* The map of one message of T; how many bits are set, and in *ret_ours whether group G's are. */
 static int bits_of(const char *props, int64_t ms, uint32_t *ret_ours)
 {

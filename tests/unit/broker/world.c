@@ -207,6 +207,7 @@ struct zr_prog {
     char want[32];
 };
 uint32_t filter_compiles, filter_asked;
+int32_t filter_live;
 
 static zr_status f_compile(struct zr_inst *inst, const struct zr_expression *expr, struct zr_prog **ret,
                            uint64_t *ret_at)
@@ -231,6 +232,7 @@ static zr_status f_compile(struct zr_inst *inst, const struct zr_expression *exp
             if (zl_trim(part).len)
                 p->codes[p->n++] = zl_java_hash(zl_trim(part));
     }
+    filter_live++;
     *ret = p;
     return ZR_OK;
 }
@@ -262,7 +264,11 @@ static uint32_t f_within(const struct zr_prog *p, struct zr_span props, uint64_t
     filter_judged++;
     return f_by_properties(p, props);
 }
-static void f_free(struct zr_prog *p) { free(p); }
+static void f_free(struct zr_prog *p)
+{
+    filter_live--;
+    free(p);
+}
 static const char *const languages[] = { "TAG", "SQL92", NULL };
 static struct zr_filter_v1 filter = {
     ZR_HDR(struct zr_filter_v1, 0), languages, f_compile, f_by_tags, f_by_properties, f_free, f_within

@@ -40,6 +40,7 @@ extern uint32_t registry_changes, registry_removals, registry_topics; /* the las
 extern char registry_last[256];
 void registry_answer(void);
 extern uint32_t filter_compiles, filter_asked; /* the second: one message, one filter */
+extern int32_t filter_live; /* programs */
 extern uint64_t filter_takes;
 extern uint32_t filter_judged;
 extern void (*world_hook)(const struct zr_event *event, struct zr_verdict *verdict); /* of all points but REQUEST */
