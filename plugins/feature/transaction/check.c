@@ -284,7 +284,7 @@ static uint32_t record_read(struct zr_inst *inst, struct due *d)
     struct zr_piece piece;
     const char *why;
     zr_status status = inst->storage->record_at(inst->storage_inst, d->physical, &piece, &d->pin);
-    if (status == ZR_EAGAIN || status == ZR_ENOMEM || status == ZR_EIO) return 0;
+    if (status != ZR_OK && status != ZR_ENOENT && status != ZR_ECORRUPT) return 0; /* it is there, and is read later */
     if (status == ZR_OK && piece.ptr && zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &d->record, &why) == ZR_OK) {
         half_read(d->record.properties, &d->half);
         return 1;

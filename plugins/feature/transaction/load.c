@@ -10,7 +10,8 @@
  *      them was said about all.
  *   4. What is open here may have been committed in the last op_interval before a crash: TX_DOUBT says so until someone looked
  *      (found.c), before its producer is asked or when it says so again.
- *   5. A job reads CHUNK records and lets others go first; the next one goes on. */
+ *   5. A job reads CHUNK records and lets others go first; the next one goes on. What cannot be read now is read later: loading ends
+ *      only where the queues ended at the start. */
 #include <stdlib.h>
 
 #include "transaction.h"
@@ -19,6 +20,7 @@
 #define PIECES 64u
 #define CHUNK 1024u
 #define BUSY_MS 20
+#define UNREAD_MAX_MS 5000
 #define KEYS_MAX (1ull << 21)
 #define WINDOW_MAX (1ll << 26)
 
@@ -30,7 +32,8 @@ struct reader {
     void (*each)(struct zr_inst *inst, const struct zl_record *r);
 };
 
-/* What a queue has from next on, up to CHUNK records; each is called for every one. ZR_ENOENT: its end was reached. */
+/* What a queue has from next on, up to CHUNK records; each is called for every one. ZR_ENOENT: its end was reached, or it is gone;
+ * anything else: it cannot be read now. */
 static zr_status queue_read(struct zr_inst *inst, struct reader *q)
 {
     struct zr_piece pieces[PIECES];
@@ -50,7 +53,10 @@ static zr_status queue_read(struct zr_inst *inst, struct reader *q)
         }
     }
     if (got.pin) inst->storage->unpin(inst->storage_inst, got.pin);
-    if (got.next_offset <= q->next) return ZR_ECORRUPT;
+    if (got.what == ZR_READ_NO_MESSAGE_IN_QUEUE || got.what == ZR_READ_NO_MATCHED_LOGIC_QUEUE || got.what == ZR_READ_OFFSET_OVERFLOW_ONE ||
+        got.what == ZR_READ_OFFSET_OVERFLOW_BADLY)
+        return ZR_ENOENT; /* it was removed meanwhile */
+    if (got.next_offset <= q->next) return ZR_EAGAIN;
     q->next = got.next_offset;
     return q->next < q->end ? ZR_OK : ZR_ENOENT;
 }
@@ -164,7 +170,7 @@ static void each_half(struct zr_inst *inst, const struct zl_record *r)
     pthread_mutex_unlock(&inst->lock);
 }
 
-static void load_end(struct zr_inst *inst, zr_status status)
+static void load_end(struct zr_inst *inst)
 {
     pthread_mutex_lock(&inst->lock);
     inst->loading = 0;
@@ -172,7 +178,6 @@ static void load_end(struct zr_inst *inst, zr_status status)
     inst->keys = (struct keys){ .n = 0 };
     uint32_t open = inst->table.n, lost = inst->n_lost;
     pthread_mutex_unlock(&inst->lock);
-    if (status != ZR_ENOENT) say(inst, ZR_LOG_ERROR, "%s or %s cannot be read (status %d); open transactions behind that are found at the next start", HALF_TOPIC, OP_TOPIC, status);
     if (open) say(inst, ZR_LOG_INFO, "%u transactions are open", open);
     if (lost) say(inst, ZR_LOG_ERROR, "%u open transactions found no place (max_open); they are found at the next start", lost);
     op_settle(inst);
@@ -195,6 +200,18 @@ static void load_go_on(struct zr_inst *inst)
 
 static void load_fired(void *arg) { load_go_on(arg); }
 
+/* Later and later, until it can be read. */
+static void load_later(struct zr_inst *inst, zr_status status)
+{
+    int64_t ms = (int64_t)BUSY_MS << (inst->load_failures < 8 ? inst->load_failures : 8);
+    uint64_t id;
+    if (inst->load_failures++ == 0)
+        say(inst, ZR_LOG_WARN, "%s or %s cannot be read now (status %d): what was open when the broker stopped is known when they can", HALF_TOPIC, OP_TOPIC, status);
+    if (ms > UNREAD_MAX_MS) ms = UNREAD_MAX_MS;
+    status = inst->timer->at(inst->host, inst->timer->mono_ns(inst->host) + ms * 1000000, load_fired, inst, &id);
+    if (status != ZR_OK && status != ZR_ECLOSED) say(inst, ZR_LOG_ERROR, "no timer to read %s again: open transactions are found at the next start", HALF_TOPIC);
+}
+
 static void load_job(void *arg)
 {
     struct zr_inst *inst = arg;
@@ -211,8 +228,10 @@ static void load_job(void *arg)
         settle_gone(inst, halves.next < inst->load_end ? halves.next : inst->load_end);
         pthread_mutex_unlock(&inst->lock);
     }
+    if (status == ZR_OK || status == ZR_ENOENT) inst->load_failures = 0;
     if (status == ZR_OK) load_go_on(inst);
-    else load_end(inst, status);
+    else if (status == ZR_ENOENT) load_end(inst);
+    else load_later(inst, status);
     running_end(inst);
 }
 

@@ -101,6 +101,7 @@ struct zr_inst {
     int64_t half_began;          /* the half queue's end at the start */
     int64_t load_next, load_end; /* of the half queue */
     int64_t ops_next, ops_end;   /* of the op queue */
+    uint32_t load_failures, reserved_load; /* the loading job's own */
     uint32_t loading, n_lost;    /* half messages that found no place in the table */
     struct keys keys;
     uint32_t beyond, reserved;   /* the directory has more of them than the window */
