@@ -55,14 +55,16 @@ static void levels_print(struct zr_inst *inst, struct zl_jw *w)
 {
     zl_jw_key(w, zl_str("levels"));
     zl_jw_begin(w, '[');
-    for (uint32_t i = 0; i < inst->n_levels; i++) {
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) {
         struct level *l = &inst->levels[i];
         pthread_mutex_lock(&inst->lock);
+        uint32_t served = l->served;
         int64_t next = l->cursor, waiting = l->known_end - l->cursor;
         pthread_mutex_unlock(&inst->lock);
+        if (!served) continue;
         zl_jw_begin(w, '{');
         zl_jw_ki64(w, "level", l->number);
-        zl_jw_ki64(w, "delay_ms", l->delay_ms);
+        if (i < inst->n_levels) zl_jw_ki64(w, "delay_ms", l->delay_ms); /* one that is not configured any more has none */
         zl_jw_ki64(w, "next", next);
         zl_jw_ki64(w, "waiting", waiting > 0 ? waiting : 0);
         zl_jw_end(w, '}');

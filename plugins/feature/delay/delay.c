@@ -116,8 +116,9 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
         free(inst);
         return ZR_ENOTSUP;
     }
-    for (uint32_t i = 0; i < inst->n_levels; i++)
-        inst->levels[i] = (struct level){ .inst = inst, .delay_ms = ms[i], .number = i + 1, .state = LEVEL_ARMED }; /* until activate */
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) /* ARMED until activate; those that are not configured are due by their tags codes alone */
+        inst->levels[i] = (struct level){ .inst = inst, .delay_ms = i < inst->n_levels ? ms[i] : INT64_MAX / 4, .number = i + 1,
+                                          .state = LEVEL_ARMED, .served = i < inst->n_levels };
     pthread_mutex_init(&inst->lock, NULL);
     if (inst->settings->timer_enable && timer_new(inst) != ZR_OK) {
         destroy(inst);

@@ -47,6 +47,7 @@ struct level {
     uint64_t timer_id;
     uint32_t failures; /* in a row */
     uint32_t searching; /* no offset was saved: the first job looks for it */
+    uint32_t served;    /* it is configured, or something of it was pending at the start although it is not any more */
 };
 
 struct settings {
@@ -80,7 +81,7 @@ struct zr_inst {
     uint32_t first_metric, reserved;
     const struct zr_storage_v1 *storage; /* from activate on */
     struct zr_inst *storage_inst;
-    uint32_t n_levels;
+    uint32_t n_levels; /* configured: what is put; MAX_LEVELS are looked at for what is pending */
     uint32_t delivers; /* 1: a master, from activate on */
     int64_t began_at;  /* the log's end at activate: what left before a crash lies before it */
     pthread_mutex_t lock;

@@ -135,7 +135,7 @@ zr_status stored_hook(struct zr_inst *inst, const struct zr_event *event, struct
         return ZR_OK;
     }
     if (m->topic.len != sizeof SCHEDULE_TOPIC - 1 || !zl_is(m->topic, SCHEDULE_TOPIC)) return ZR_OK;
-    if (m->queue_id < 0 || m->queue_id >= (int32_t)inst->n_levels) return ZR_OK;
+    if (m->queue_id < 0 || m->queue_id >= (int32_t)MAX_LEVELS) return ZR_OK;
     struct level *l = &inst->levels[m->queue_id];
     pthread_mutex_lock(&inst->lock);
     if (event->put->queue_offset >= l->known_end) {
@@ -419,7 +419,7 @@ static void job(void *arg)
 static void clock_was_set(void *arg)
 {
     struct zr_inst *inst = arg;
-    for (uint32_t i = 0; i < inst->n_levels; i++) {
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) {
         struct level *l = &inst->levels[i];
         pthread_mutex_lock(&inst->lock);
         uint64_t id = l->state == LEVEL_ARMED && !inst->stopping ? l->timer_id : 0;
@@ -433,9 +433,16 @@ static void clock_was_set(void *arg)
 static void level_begin(struct zr_inst *inst, struct level *l)
 {
     int64_t min = 0, max = 0, saved = inst->offsets[l->number - 1];
-    l->queue = inst->storage->queue(inst->storage_inst, (struct zr_str)ZR_STR(SCHEDULE_TOPIC), (int32_t)l->number - 1, 1);
+    l->queue = inst->storage->queue(inst->storage_inst, (struct zr_str)ZR_STR(SCHEDULE_TOPIC), (int32_t)l->number - 1, l->served);
+    if (!l->queue && !l->served) return;
     inst->storage->bounds(inst->storage_inst, l->queue, &min, &max);
+    if (!l->served) {
+        if (max <= (saved > min ? saved : min)) return;
+        say(inst, ZR_LOG_WARN, "delay level %u is not configured any more: up to %lld messages of it that are pending leave when their time comes", l->number,
+            (long long)(max - (saved > min ? saved : min)));
+    }
     pthread_mutex_lock(&inst->lock);
+    l->served = 1;
     l->cursor = saved < min ? min : saved > max ? max : saved;
     l->doubt_end = max;
     l->searching = saved < 0 && l->cursor < max;
@@ -461,7 +468,7 @@ void deliver_begin(struct zr_inst *inst)
     struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
     inst->storage->info(inst->storage_inst, &info);
     inst->began_at = info.positions.written;
-    for (uint32_t i = 0; i < inst->n_levels; i++) level_begin(inst, &inst->levels[i]);
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) level_begin(inst, &inst->levels[i]);
     if (inst->timer->on_clock_set && inst->timer->on_clock_set(inst->host, clock_was_set, inst) != ZR_OK)
         say(inst, ZR_LOG_WARN, "nobody will tell when the clock is set: delay levels notice it within %d s", MAX_WAIT_MS / 1000);
     if (inst->timed) timer_begin(inst->timed);
@@ -471,7 +478,7 @@ void deliver_begin(struct zr_inst *inst)
 void deliver_end(struct zr_inst *inst)
 {
     if (inst->timer->on_clock_set) inst->timer->on_clock_set(inst->host, NULL, inst);
-    for (uint32_t i = 0; i < inst->n_levels; i++) {
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) {
         struct level *l = &inst->levels[i];
         pthread_mutex_lock(&inst->lock);
         uint64_t id = l->state == LEVEL_ARMED ? l->timer_id : 0;

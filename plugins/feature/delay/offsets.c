@@ -84,7 +84,7 @@ void offsets_print(struct zr_inst *inst, struct zl_buf *out)
     int64_t offsets[MAX_LEVELS];
     for (uint32_t i = 0; i < MAX_LEVELS; i++) offsets[i] = -1;
     pthread_mutex_lock(&inst->lock);
-    for (uint32_t i = 0; i < inst->n_levels; i++) offsets[i] = wanted(&inst->levels[i]);
+    for (uint32_t i = 0; i < MAX_LEVELS; i++) offsets[i] = inst->levels[i].served ? wanted(&inst->levels[i]) : -1;
     pthread_mutex_unlock(&inst->lock);
     print(inst, offsets, out);
 }
@@ -93,7 +93,8 @@ void offsets_print(struct zr_inst *inst, struct zl_buf *out)
 static void snap_take(struct zr_inst *inst)
 {
     for (uint32_t i = 0; i < MAX_LEVELS; i++) inst->snap[i] = inst->offsets[i];
-    for (uint32_t i = 0; i < inst->n_levels; i++) inst->snap[i] = wanted(&inst->levels[i]);
+    for (uint32_t i = 0; i < MAX_LEVELS; i++)
+        if (inst->levels[i].served) inst->snap[i] = wanted(&inst->levels[i]);
     inst->snap_end = inst->delivered_end;
     inst->snap_taken = 1;
 }
@@ -117,8 +118,8 @@ static zr_status snap_write(struct zr_inst *inst)
 
 static uint32_t is_changed(const struct zr_inst *inst)
 {
-    for (uint32_t i = 0; i < inst->n_levels; i++)
-        if (wanted(&inst->levels[i]) != inst->offsets[i]) return 1;
+    for (uint32_t i = 0; i < MAX_LEVELS; i++)
+        if (inst->levels[i].served && wanted(&inst->levels[i]) != inst->offsets[i]) return 1;
     return 0;
 }
 

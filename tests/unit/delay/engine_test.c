@@ -290,6 +290,30 @@ Test(engine, loses_no_level_message_that_cannot_be_read_now, .timeout = 60)
     }
 }
 
+Test(engine, delivers_what_pends_on_levels_that_are_not_configured_any_more, .timeout = 60)
+{
+    world_open();
+    world_start("1s 5s 10s 1h", 259200);
+    for (int i = 0; i < 8; i++) {
+        char uniq[8], props[16];
+        snprintf(uniq, sizeof uniq, "U%d", i);
+        snprintf(props, sizeof props, "DELAY\1%d\2", 1 + i % 4);
+        cr_assert_eq(world_send("L", uniq, props), 0);
+    }
+    int64_t start = world_now();
+    world_stop();
+    world_start("1s 5s", 259200);
+    world_set_clock(start + 12000);
+    fire_until("L", 7); /* in vain */
+    cr_assert_eq(world_count("L", NULL), 6, "%u came: an hour has not passed", world_count("L", NULL));
+    world_set_clock(start + 3610000);
+    fire_until("L", 8);
+    for (int i = 0; i < 8; i++) once("L", i, 0);
+    cr_assert_geq(world_stored_ms("L", "U3"), start + 3600000 - 1000);
+    world_stop();
+    world_close();
+}
+
 /* Whether one left before the crash is looked up in its topic: not to know it is no reason to send it again. */
 Test(engine, repeats_no_level_message_because_its_copy_cannot_be_read_now, .timeout = 60)
 {

@@ -35,7 +35,7 @@ static uint32_t n_timers;
 static uint64_t timer_id;
 static struct zr_io_v1 io;
 static char topics[TOPICS_MAX][128];
-static struct zr_queue queues[64];
+static struct zr_queue queues[256];
 static uint32_t n_queues;
 static int64_t shift_ms;
 static void (*clock_fn)(void *);
@@ -188,10 +188,17 @@ static const struct zr_reply_v1 reply_table = { .hdr = ZR_HDR(struct zr_reply_v1
 /* ---- the storage ------------------------------------------------------------------------------------------------------------- */
 static struct zr_queue *queue_of(struct zr_inst *i, struct zr_str topic, int32_t id, uint32_t create)
 {
-    (void)i, (void)create;
+    struct zr_queue *q = NULL;
+    (void)i;
     pthread_mutex_lock(&lock);
-    struct zr_queue *q = &queues[n_queues++ % 64];
-    *q = (struct zr_queue){ topic_number(topic), id };
+    uint32_t number = topic_number(topic);
+    for (uint32_t k = 0; k < n_queues && !q; k++)
+        if (queues[k].topic == number && queues[k].id == id) q = &queues[k];
+    if (!q && create) {
+        cr_assert_lt(n_queues, 256);
+        q = &queues[n_queues++];
+        *q = (struct zr_queue){ number, id };
+    }
     pthread_mutex_unlock(&lock);
     return q;
 }
