@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
-#include "locks.h"
+#include "../../../plugins/feature/ordered/locks.h"
 #include "zl/text.h"
 
 #define QUEUES 8000
