@@ -10,6 +10,7 @@
  * LOCKING. zb.topics_lock guards the table and the data version; it is held for look-ups and for putting one pointer
  * in place of another. live->lock guards the list of queues. */
 #include "broker/internal.h"
+#include "zl/topics.h"
 
 /* ---- objects ---- */
 static struct zb_live *live_new(void)
@@ -386,21 +387,7 @@ uint32_t zb_topic_is_system(struct zr_str name)
 
 uint32_t zb_topic_unsendable(struct zr_str name)
 {
-    static const char *const names[] = { "SCHEDULE_TOPIC_XXXX",
-                                         "RMQ_SYS_TRANS_HALF_TOPIC",
-                                         "RMQ_SYS_TRANS_OP_HALF_TOPIC",
-                                         "RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC",
-                                         "RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC",
-                                         "TRANS_CHECK_MAX_TIME_TOPIC",
-                                         "SELF_TEST_TOPIC",
-                                         "OFFSET_MOVED_EVENT",
-                                         NULL };
-    if (name.len == 0 || (name.ptr[0] != 'S' && name.ptr[0] != 'R' && name.ptr[0] != 'T' && name.ptr[0] != 'O'))
-        return 0;
-    for (uint32_t i = 0; names[i]; i++)
-        if (zl_is(name, names[i]))
-            return 1;
-    return 0;
+    return zl_topic_unsendable(name);
 }
 
 void zb_topic_text(const struct zb_topic *topic, char *to, uint64_t cap)

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* names.c - which names of topics and groups RocketMQ allows, and what it says of the others. */
-#include "zl/text.h"
-
+/* names.c - which names of topics and groups RocketMQ allows, and what it says of the others; which topics are the broker's own. */
 #include <stdio.h>
+#include <string.h>
+
+#include "zl/text.h"
+#include "zl/topics.h"
 
 /* ^[%|a-zA-Z0-9_-]+$ */
 static uint32_t is_legal(uint8_t c)
@@ -21,6 +23,24 @@ static uint32_t all_legal(struct zr_str s)
 
 /* What is shown of a name in a remark: remarks go to logs and to terminals, and the name is anyone's. */
 static int shown(struct zr_str s) { return s.len > 300 ? 300 : (int)s.len; }
+
+uint32_t zl_topic_unsendable(struct zr_str name)
+{
+    static const char *const names[] = { "SCHEDULE_TOPIC_XXXX",
+                                         "RMQ_SYS_TRANS_HALF_TOPIC",
+                                         "RMQ_SYS_TRANS_OP_HALF_TOPIC",
+                                         "RMQ_SYS_ROCKSDB_TRANS_HALF_TOPIC",
+                                         "RMQ_SYS_ROCKSDB_TRANS_OP_HALF_TOPIC",
+                                         "TRANS_CHECK_MAX_TIME_TOPIC",
+                                         "SELF_TEST_TOPIC",
+                                         "OFFSET_MOVED_EVENT",
+                                         "rmq_sys_wheel_timer",
+                                         NULL };
+    if (name.len == 0 || !memchr("SRTOr", name.ptr[0], 5)) return 0;
+    for (uint32_t i = 0; names[i]; i++)
+        if (zl_is(name, names[i])) return 1;
+    return 0;
+}
 
 zr_status zl_topic_check(struct zr_str topic, char *why, uint64_t cap)
 {

@@ -67,7 +67,23 @@ def awkward(z, asker, replier):
     check(head.get("code") == 1 and "fail" in head["remark"], "an asker that goes meanwhile", head)
     check(replier.ask(325, v2("asker", b="NoTopic"), b"x")[0].get("code") == 17, "a topic that is not there")
     check(replier.ask(325, v2("asker", e=9), b"x")[0].get("code") == 13, "a queue that is not there")
-    check(replier.ask(325, {}, b"")[0].get("code") == 17, "an empty header")
+    head, _ = replier.ask(325, {}, b"")
+    check(head.get("code") == 29 and "blank" in head["remark"], "an empty header", head)
+    head, _ = replier.ask(325, v2("asker", b="no good"), b"x")
+    check(head.get("code") == 29 and "illegal characters" in head["remark"], "a name that no topic has", head)
+
+
+def own_queues(z, replier):
+    """What the broker keeps for itself is written by nobody else: neither as a reply nor as a message."""
+    for topic in ("SCHEDULE_TOPIC_XXXX", "RMQ_SYS_TRANS_HALF_TOPIC", "RMQ_SYS_TRANS_OP_HALF_TOPIC", "TRANS_CHECK_MAX_TIME_TOPIC", "rmq_sys_wheel_timer", "OFFSET_MOVED_EVENT"):
+        forged = f"UNIQ_KEY\x01F\x02TAGS\x01d\x02REAL_TOPIC\x01RMQ_SYS_TRANS_OP_HALF_TOPIC\x02REAL_QID\x010\x02TIMER_OUT_MS\x01{int(time.time() * 1000)}\x02"
+        for code in (325, 324, 310):
+            ext = v2("", b=topic, i=forged)
+            if code == 324:
+                ext = dict(zip(("producerGroup", "topic", "defaultTopic", "defaultTopicQueueNums", "queueId", "sysFlag", "bornTimestamp", "flag", "properties", "reconsumeTimes"), list(ext.values())))
+            head, _ = replier.ask(code, ext, b"0,1,2,")
+            check(head.get("code") == 16 and head["remark"] == f"Sending message to topic[{topic}] is forbidden.", f"{code} to {topic} is refused", head)
+        check(pull_queue(z.addr, topic, 0) == [], f"nothing came to {topic}")
 
 
 z = Zarya(extra_plugins='{ use = "feature-reply"; }').start()
@@ -75,6 +91,7 @@ z.wait_registered()
 first, second = producer(z, "asker"), producer(z, "replier")
 asked_and_answered(z, first, second)
 awkward(z, first, second)
+own_queues(z, second)
 check(z.stop() == 0 and "Sanitizer" not in text_of(z.log), "zarya stops cleanly", text_of(z.log)[-1500:])
 z = Zarya().start()
 head, _ = remoting(z.addr, 325, v2("asker"), b"x")

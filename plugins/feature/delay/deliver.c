@@ -22,9 +22,9 @@
 #include "delay.h"
 #include "zl/record.h"
 #include "zl/text.h"
+#include "zl/topics.h"
 
 #define BATCH_BYTES (4u * 1024 * 1024)
-#define HALF_TOPIC "RMQ_SYS_TRANS_HALF_TOPIC"
 #define MAX_WAIT_MS 30000 /* a timer's longest: where nobody tells that the clock was set, it is noticed by then */
 #define MAX_RETRY_MS 5000
 
@@ -174,7 +174,7 @@ static uint32_t message_make(struct batch *b, const struct zl_record *r, struct 
     int32_t queue_id;
     const char *why = NULL;
     if (!topic.len || zl_parse_i32(queue, &queue_id) != ZR_OK || queue_id < 0) why = "it does not say where it belongs";
-    else if (zl_is(topic, SCHEDULE_TOPIC) || zl_is(topic, HALF_TOPIC)) why = "its topic is one of the broker's own";
+    else if (zl_topic_unsendable(topic)) why = "its topic is one of the broker's own";
     else if (!topic_exists(b, topic)) why = "its topic was removed";
     if (why) {
         say(b->level->inst, ZR_LOG_WARN, "a delayed message of level %u at %lld (topic %.*s) is dropped: %s", b->level->number,

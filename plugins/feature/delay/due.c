@@ -13,10 +13,10 @@
 
 #include "timer.h"
 #include "zl/text.h"
+#include "zl/topics.h"
 
 #define BATCH_BYTES (4u * 1024 * 1024)
 #define MAX_RETRY_MS 5000
-#define HALF_TOPIC "RMQ_SYS_TRANS_HALF_TOPIC"
 
 /* ---- the heap ------------------------------------------------------------------------------------------------------------- */
 
@@ -320,7 +320,7 @@ static const char *target_find(struct timer *t, const struct zl_record *r, struc
     struct queues q = { 0, 0 };
     *ret_topic = zl_props_get(r->properties, "REAL_TOPIC");
     if (!ret_topic->len || zl_parse_i32(zl_props_get(r->properties, "REAL_QID"), ret_queue) != ZR_OK || *ret_queue < 0) return "it does not say where it belongs";
-    if (zl_is(*ret_topic, SCHEDULE_TOPIC) || zl_is(*ret_topic, TIMER_TOPIC) || zl_is(*ret_topic, HALF_TOPIC)) return "its topic is one of the broker's own";
+    if (zl_topic_unsendable(*ret_topic)) return "its topic is one of the broker's own";
     t->inst->broker->topic(t->inst->host, *ret_topic, on_topic, &q);
     if (!q.found) return "its topic was removed";
     if (q.n > 0 && *ret_queue >= q.n) *ret_queue %= q.n; /* it shrank meanwhile; nobody reads beyond */

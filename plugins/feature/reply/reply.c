@@ -7,9 +7,11 @@
  * What stays true:
  *   1. A token is answered once, after the client's word (or 10 s without it) and after the reply is stored.
  *   2. The sender is told 0 only when the client took the reply. A reply that could not be stored is delivered all the same.
- *   3. A reply under way owns a copy of its request; there are at most `max_pending` of them.
+ *   3. No reply goes into one of the broker's own queues: the topic is checked as that of a send.
+ *   4. A reply under way owns a copy of its request; there are at most `max_pending` of them.
  * Facts: RocketMQ's ReplyMessageProcessor. */
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +23,7 @@
 #include "zl/codec.h"
 #include "zl/record.h"
 #include "zl/text.h"
+#include "zl/topics.h"
 
 #define SEND_REPLY_MESSAGE 324
 #define SEND_REPLY_MESSAGE_V2 325
@@ -28,7 +31,9 @@
 #define CODE_SYSTEM_ERROR 1
 #define CODE_SYSTEM_BUSY 2
 #define CODE_MESSAGE_ILLEGAL 13
+#define CODE_NO_PERMISSION 16
 #define CODE_TOPIC_NOT_EXIST 17
+#define CODE_INVALID_PARAMETER 29
 #define PUSH_TIMEOUT_NS (10LL * 1000000000)
 
 ZR_MANIFEST("id = feature-reply\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.requests/1\nrequires = zarya.storage/1\n");
@@ -235,18 +240,42 @@ static zr_status refuse(struct zr_inst *inst, const struct zr_request *req, int3
     return inst->reply->answer(inst->host, req->token, &answer);
 }
 
-static void take_queues(void *ctx, const struct zr_topic *topic)
+struct target { int32_t queues; uint32_t order; };
+
+static void take_target(void *ctx, const struct zr_topic *topic)
 {
-    *(int32_t *)ctx = topic->read_queues > topic->write_queues ? topic->read_queues : topic->write_queues;
+    struct target *t = ctx;
+    t->queues = topic->read_queues > topic->write_queues ? topic->read_queues : topic->write_queues;
+    t->order = topic->order;
+}
+
+static uint32_t may_write(struct zr_inst *inst)
+{
+    struct zr_identity id = { .hdr = ZR_HDR(struct zr_identity, 0) };
+    inst->broker->identity(inst->host, &id);
+    return (id.permission & ZR_PERM_WRITE) != 0;
+}
+
+static zr_status refuse_topic(struct zr_inst *inst, const struct zr_request *req, int32_t code, const char *before, const char *behind)
+{
+    char why[ZL_RETRY_TOPIC_MAX + 128];
+    struct zr_str topic = field(req, F_TOPIC);
+    snprintf(why, sizeof why, "%s%.*s%s", before, topic.len > ZL_RETRY_TOPIC_MAX ? (int)ZL_RETRY_TOPIC_MAX : (int)topic.len, topic.len ? topic.ptr : "", behind);
+    return refuse(inst, req, code, why);
 }
 
 static zr_status handle(struct zr_inst *inst, const struct zr_request *req)
 {
-    int32_t queues = 0;
-    if (inst->broker->topic(inst->host, field(req, F_TOPIC), take_queues, &queues) != ZR_OK)
-        return refuse(inst, req, CODE_TOPIC_NOT_EXIST, "the topic of the reply does not exist, apply first please!");
+    struct target t = { 0, 0 };
+    struct zr_str topic = field(req, F_TOPIC);
+    char why[512];
+    if (zl_topic_check(topic, why, sizeof why) != ZR_OK) return refuse(inst, req, CODE_INVALID_PARAMETER, why);
+    if (zl_topic_unsendable(topic)) return refuse_topic(inst, req, CODE_NO_PERMISSION, "Sending message to topic[", "] is forbidden.");
+    if (inst->broker->topic(inst->host, topic, take_target, &t) != ZR_OK)
+        return refuse_topic(inst, req, CODE_TOPIC_NOT_EXIST, "topic[", "] not exist, apply first please!");
+    if (t.order && !may_write(inst)) return refuse(inst, req, CODE_NO_PERMISSION, "the broker sending message is forbidden");
     if (field(req, F_PROPERTIES).len > ZL_MAX_PROPERTIES) return refuse(inst, req, CODE_MESSAGE_ILLEGAL, "the message is illegal: its properties are longer than 32 KB");
-    if (number(req, F_QUEUE, 0) >= queues) return refuse(inst, req, CODE_MESSAGE_ILLEGAL, "request queueId is illegal: the topic has not so many queues");
+    if (number(req, F_QUEUE, 0) >= t.queues) return refuse(inst, req, CODE_MESSAGE_ILLEGAL, "request queueId is illegal: the topic has not so many queues");
     if (atomic_fetch_add(&inst->n_pending, 1) >= inst->settings->max_pending) {
         atomic_fetch_sub(&inst->n_pending, 1);
         return refuse(inst, req, CODE_SYSTEM_BUSY, "too many replies are under way (max_pending of feature-reply), start flow control for a while");
