@@ -20,8 +20,8 @@ static int64_t exponential(const struct zl_json *policy, int32_t times)
     int64_t initial = zl_json_get_i64(policy, "initial", 5000), max = zl_json_get_i64(policy, "max", 7200000);
     int64_t multiplier = zl_json_get_i64(policy, "multiplier", 2);
     int64_t ms = initial;
-    for (int32_t i = 0; i < times && i < 32 && ms > 0 && ms < max; i++)
-        ms = multiplier > 0 && ms <= MOST_MS && ms > MOST_MS / multiplier ? MOST_MS : ms * (multiplier > 0 ? multiplier : 0);
+    for (int32_t i = 0; i < times && i < 32 && ms > 0 && ms < max && ms < MOST_MS; i++)
+        ms = multiplier <= 0 ? 0 : ms > MOST_MS / multiplier ? MOST_MS : ms * multiplier;
     return bounded(ms < max ? ms : max);
 }
 

@@ -2,14 +2,20 @@
 /* retry.c - code 36 CONSUMER_SEND_MSG_BACK: a consumer failed with a message and wants it again later.
  *
  * The message goes to %RETRY%<group> with a delay level, or to %DLQ%<group> after too many times. The level is what
- * feature-delay works on; without that plugin the message is stored in the retry topic at once, so that nothing is
- * lost and the retry comes early. Runs on a worker: the record may have to come from the disk.
+ * feature-delay works on; without that plugin the message is refused, and its consumer keeps it and comes again later:
+ * given back at once it would be a dead letter within milliseconds. Runs on a worker: the record may have to come from
+ * the disk.
  *
- * A group with a retry policy of its own (policy.c) has its messages wait by that, to the millisecond: as timed ones, if those are
- * on. The consumer's own word (delayLevel above 0) goes before it.
+ * A group with a retry policy of its own (policy.c) has its messages wait by that: as timed ones, if those are on. Such a
+ * one has TIMER_DELAY_MS and no DELAY, all others have a DELAY; feature-delay tells them apart by that. The consumer's own
+ * word (delayLevel above 0) goes before it.
+ *
+ * How often it failed is what its record says, which a client wrote: below 0 counts as 0, and it never passes INT32_MAX.
  *
  * A dead letter keeps all that the message had, and tells where it came from and why it is dead (zl_props_dead). */
 #include "broker/internal.h"
+
+#define MOST_LEVEL 64 /* beyond any ladder of delay levels; feature-delay takes its last one */
 
 struct send_back {
     struct zr_str group;
@@ -50,7 +56,7 @@ static void pair_add(struct zl_buf *out, const char *name, struct zr_str value)
     zl_props_add(out, zl_str(name), value);
 }
 
-/* Properties of the copy. dead NULL: it is none. level 0: none. wait_ms: instead of a level, -1: none. */
+/* Properties of the copy. dead NULL: it is none. wait_ms: instead of a level, -1: none. */
 static void props_build(struct zl_buf *out, const struct zl_record *r, const char *dead, int32_t level, int64_t wait_ms)
 {
     static const char *const plain[] = { "WAIT", "DELAY", "DLQ_REASON", NULL };
@@ -73,7 +79,7 @@ static void props_build(struct zl_buf *out, const struct zl_record *r, const cha
         zl_props_dead(out, r->properties, r->topic, dead);
     } else if (wait_ms >= 0) {
         pair_add(out, "TIMER_DELAY_MS", (struct zr_str){ number, zl_print_i64(number, wait_ms) });
-    } else if (level > 0 && zb.has_delay) {
+    } else {
         pair_add(out, "DELAY", (struct zr_str){ number, zl_print_i64(number, level) });
     }
 }
@@ -98,9 +104,13 @@ static zr_status back_store(const struct zr_request *req, const struct send_back
                             const struct zb_group *g, struct zb_topic *topic, int32_t queue_id, const char *dead)
 {
     struct zl_buf props;
-    int32_t level = b->delay_level > 0 ? b->delay_level : 3 + r->reconsume_times;
-    uint32_t by_policy = !dead && b->delay_level == 0 && zb.has_delay && zb.set.timer_wheel;
-    int64_t wait_ms = by_policy ? zb_policy_delay(g->retry_policy, r->reconsume_times) : -1;
+    int32_t failed = r->reconsume_times < 0 ? 0 : r->reconsume_times;
+    int32_t level = b->delay_level > 0 ? b->delay_level : failed < MOST_LEVEL - 3 ? 3 + failed : MOST_LEVEL;
+    uint32_t by_policy = !dead && b->delay_level == 0 && zb.set.timer_wheel;
+    int64_t wait_ms = by_policy ? zb_policy_delay(g->retry_policy, failed) : -1;
+    if (!dead && !zb.has_delay)
+        return zk_answer_code(req->token, ZB_SYSTEM_ERROR,
+                              "a message that is given back needs the plugin feature-delay, which is not loaded");
     struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0),
                         .topic = topic->name,
                         .body = r->body,
@@ -109,7 +119,7 @@ static zr_status back_store(const struct zr_request *req, const struct send_back
                         .queue_id = queue_id,
                         .flag = r->flag,
                         .sys_flag = r->sys_flag & ~ZR_SYSFLAG_TRANSACTION_MASK,
-                        .reconsume_times = r->reconsume_times + 1,
+                        .reconsume_times = failed < INT32_MAX ? failed + 1 : failed,
                         .flags = ZR_MSG_NO_WAIT,
                         .inner_num = 1,
                         .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")) };

@@ -315,13 +315,12 @@ static char *put_pair(char *to, struct zr_str name, struct zr_str value)
 }
 
 #define MORE_DLQ 0x1u      /* DELAY becomes -1 */
-#define MORE_NO_DELAY 0x2u /* DELAY goes: nobody here can delay */
 #define MORE_NO_PRIORITY 0x4u
 static uint32_t is_dropped(struct zr_str name, uint32_t more)
 {
     return zl_is(name, "POP_CK") || zl_is(name, "MSG_REGION") || zl_is(name, "TRACE_ON") || zl_is(name, "CLUSTER") ||
            ((more & MORE_NO_PRIORITY) && zl_is(name, "_SYS_MSG_PRIORITY_")) ||
-           ((more & (MORE_DLQ | MORE_NO_DELAY)) && (zl_is(name, "DELAY") || zl_is(name, "DLQ_REASON")));
+           ((more & MORE_DLQ) && (zl_is(name, "DELAY") || zl_is(name, "DLQ_REASON")));
 }
 
 /* The properties as stored: those that came without what is ours, UNIQ_KEY if missing, MSG_REGION, TRACE_ON,
@@ -632,11 +631,8 @@ static zr_status retry_target(struct zb_lane *lane, const struct zr_request *req
         return ZR_ENOENT;
     }
     int32_t max = req->version >= 121 && h->has_max ? h->max_reconsume : g->retry_max_times;
-    if (h->reconsume <= max) {
-        if (!zb.has_delay)
-            *more |= MORE_NO_DELAY;
+    if (h->reconsume <= max)
         return ZR_OK;
-    }
     struct zr_str dlq = zb_cat(text, ZL_RETRY_TOPIC_MAX, ZB_DLQ_PREFIX, group);
     zr_status status = dlq.ptr ? zb_topic_ensure(dlq, 1, ZR_PERM_READ | ZR_PERM_WRITE, 0, 0, NULL, &is_new) : ZR_EINVAL;
     *topic = status == ZR_OK ? zb_lane_topic(lane, dlq) : NULL;

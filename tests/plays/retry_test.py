@@ -46,17 +46,40 @@ def last(z, topic, count, seconds=20):
 
 def by_policy(z):
     """A group with a policy of its own waits by that: as timed messages, to the millisecond."""
-    policy = {"type": "EXPONENTIAL", "exponentialRetryPolicy": {"initial": 30, "max": 100, "multiplier": 3}}
+    policy = {"type": "EXPONENTIAL", "exponentialRetryPolicy": {"initial": 400, "max": 1500, "multiplier": 3}}
     check(remoting(z.addr, 200, {}, json.dumps({"groupName": "GP", "groupRetryPolicy": policy}).encode())[0].get("code") == 0, "a group with a retry policy")
     send(z, "TP", "patient")
     m = queue(z, "TP")[-1]
-    for n, wait in enumerate(("30", "90", "100"), 1):
+    for n, wait in enumerate((400, 1200, 1500), 1):
+        began = time.time() * 1000
         check(back(z, "GP", m).get("code") == 0, f"failure {n} is taken back")
+        check(len(queue(z, "%RETRY%GP")) == n - 1, "and does not come at once")
         m = last(z, "%RETRY%GP", n)
-        check(m["reconsume"] == n and m["props"].get("TIMER_DELAY_MS") == wait and "DELAY" not in m["props"], f"and comes after {wait} ms", m)
+        held = queue(z, "rmq_sys_wheel_timer")
+        check(m["reconsume"] == n and m["props"].get("TIMER_DELAY_MS") == str(wait) and "DELAY" not in m["props"] and m["store"] - held[-1]["store"] >= wait - 1 and
+              m["store"] - began >= wait - 1 and len(held) == n and held[-1]["props"]["REAL_TOPIC"] == "%RETRY%GP", f"but after {wait} ms", (m, held[-1:]))
+    policy["exponentialRetryPolicy"] = {"initial": 7200000, "max": 7200000, "multiplier": 2}
+    remoting(z.addr, 200, {}, json.dumps({"groupName": "GL", "groupRetryPolicy": policy}).encode())
+    began = time.time() * 1000
+    check(back(z, "GL", m).get("code") == 0, "a policy beyond timer_max_delay is no error")
+    late = queue(z, "rmq_sys_wheel_timer")[-1]["props"]
+    check(late["REAL_TOPIC"] == "%RETRY%GL" and 3595000 <= int(late["TIMER_OUT_MS"]) - began <= 3620000 and queue(z, "%RETRY%GL") == [], "it waits that long", late)
     check(back(z, "GP", m, level=1).get("code") == 0, "the consumer's own word goes before it")
     m = last(z, "%RETRY%GP", 4)
     check(len(queue(z, "SCHEDULE_TOPIC_XXXX", 0)) == 1 and m["reconsume"] == 4, "by level", m)
+
+
+def counts(z):
+    """How often a message failed is what its record says, and that came from a client."""
+    for n, times in enumerate((-5, 2147483647)):
+        head, _ = remoting(z.addr, 310, {"a": "PG", "b": "TC", "c": "TBW102", "d": 1, "e": 0, "f": 0, "g": 1, "h": 0, "j": times, "i": f"UNIQ_KEY\x01C{n}\x02"}, b"count")
+        check(head.get("code") == 0 and back(z, "GC", queue(z, "TC")[-1]).get("code") == 0, f"{times} failures", head)
+    m = last(z, "%RETRY%GC", 1)
+    check(m["reconsume"] == 1 and len([h for h in queue(z, "SCHEDULE_TOPIC_XXXX", 2) if h["props"]["REAL_TOPIC"] == "%RETRY%GC"]) == 1, "fewer than none are none, and it waits", m)
+    dead = last(z, "%DLQ%GC", 1)
+    check(dead["reconsume"] == 2147483647, "more than can be counted stay as many", dead)
+    send(z, "TC", "kept")
+    check(back(z, "GC", queue(z, "TC")[-1], level=2147483647).get("code") == 0 and last(z, "%RETRY%GC", 2)["body"] == b"kept", "a level beyond the last is the last")
 
 
 def until_dead(z):
@@ -187,15 +210,23 @@ def without_delay():
     z.wait_registered()
     create_topic(z.addr, "T")
     send(z, "T", "soon")
-    head = back(z, "G", queue(z, "T")[-1])
-    check(head.get("code") == 0 and last(z, "%RETRY%G", 1)["body"] == b"soon", "without feature-delay a retry comes at once", head)
+    m = queue(z, "T")[-1]
+    head = back(z, "G", m)
+    check(head.get("code") == 1 and "feature-delay" in head["remark"] and queue(z, "%RETRY%G") == [], "without feature-delay the consumer keeps it, and is told why", head)
+    ext = {"a": "CLIENT_INNER_PRODUCER", "b": "%RETRY%G", "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "j": 1, "l": 16,
+           "i": "UNIQ_KEY\x01UA\x02RETRY_TOPIC\x01T\x02TIMER_DELAY_MS\x0130\x02DELAY\x014\x02"}
+    head, _ = remoting(z.addr, 310, ext, b"own")
+    check(head.get("code") == 1 and "feature-delay" in head["remark"] and queue(z, "%RETRY%G") == [], "so is one that sends it itself", head)
+    check(back(z, "G", m, level=-1).get("code") == 0 and last(z, "%DLQ%G", 1)["body"] == b"soon", "the end needs no delay")
+    check(remoting(z.addr, 310, {**ext, "j": 17}, b"over")[0].get("code") == 0 and last(z, "%DLQ%G", 2)["body"] == b"over", "nor does that of one that sends it itself")
     z.stop()
 
 
-z = Zarya(features=("admin", "query", "ordered"), extra_plugins=f'{{ use = "feature-delay"; settings = {{ delay_levels = "{LEVELS}"; }}; }}').start()
+z = Zarya(features=("admin", "query", "ordered"), extra_plugins=f'{{ use = "feature-delay"; settings = {{ delay_levels = "{LEVELS}"; timer_max_delay = 3600; timer_precision = "100 ms"; }}; }}').start()
 z.wait_registered()
 create_topic(z.addr, "T")
 create_topic(z.addr, "TP", 1)
+create_topic(z.addr, "TC", 1)
 until_dead(z)
 by_policy(z)
 rules(z)
@@ -204,6 +235,7 @@ lists(z)
 exports(z)
 resends(z)
 purges(z)
+counts(z)
 check(z.stop() == 0, "zarya stops cleanly", text_of(z.log)[-800:])
 check("Sanitizer" not in text_of(z.log), "no sanitizer complains", text_of(z.log)[-3000:])
 without_delay()

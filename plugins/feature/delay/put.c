@@ -8,7 +8,9 @@
  *   2. A half message of a transaction is not delayed before it is committed.
  *   3. A message for an arbitrary time (TIMER_DELAY_SEC, TIMER_DELAY_MS, TIMER_DELIVER_MS) that lies ahead is stored in queue 0 of
  *      rmq_sys_wheel_timer, with that time cut to the wheel's step in TIMER_OUT_MS. With a DELAY level beside it, the level wins
- *      and TIMER_* goes, as in Apache. One that has TIMER_OUT_MS already was held back before, and goes on. */
+ *      and TIMER_* goes, as in Apache. One that has TIMER_OUT_MS already was held back before, and goes on.
+ *   4. What a consumer gives back waits by its level, or by its group's own policy: that long, at most timer_max_delay, and by its
+ *      level where the wheel takes none. */
 #include <stdio.h>
 #include <string.h>
 
@@ -65,6 +67,12 @@ static zr_status reject(struct zr_verdict *verdict, int32_t code, const char *wh
     verdict->code = code;
     verdict->remark = zl_str(why);
     return ZR_OK;
+}
+
+/* A group's own retry policy: the broker says how long, and no level (kernel/broker/retry.c). All else that is given back has a DELAY. */
+static uint32_t is_by_policy(const struct zr_event *event, const struct wish *w)
+{
+    return event->code == CONSUMER_SEND_MSG_BACK && !w->delay.ptr && w->delay_ms.ptr && !w->out;
 }
 
 /* Messages that a consumer gives back carry the properties of the first send; its time has come already. */
@@ -160,22 +168,16 @@ static zr_status timed_properties(const struct zr_event *event, int64_t out_ms, 
     return ZR_OK;
 }
 
-static zr_status put_timed(struct zr_inst *inst, const struct zr_event *event, const struct wish *w, struct zr_verdict *verdict)
+/* The slot that passes just before that time; within the next step it is delivered to the millisecond. */
+static int64_t slot_before(int64_t when, int64_t p)
+{
+    return when % p == 0 ? when - p : when / p * p;
+}
+
+static zr_status to_wheel(const struct zr_event *event, int64_t out)
 {
     struct zr_msg *msg = event->msg;
     struct zr_span properties;
-    int64_t when, p = inst->timed ? timer_precision(inst->timed) : 1000;
-    if (!inst->timed) return reject(verdict, CODE_SYSTEM_ERROR, "accurate timer message is not enabled, timerWheelEnable is false");
-    if (when_of(w, event->now_ms, &when) != ZR_OK) return refuse_timer(inst, event, verdict);
-    if (when <= event->now_ms) return w->deletes ? refuse_timer(inst, event, verdict) : ZR_OK; /* its time has come */
-    if (when - event->now_ms > inst->settings->timer_max_delay * 1000) return refuse_timer(inst, event, verdict);
-    int64_t out = when % p == 0 ? when - p : when / p * p;
-    if (timer_is_down(inst->timed))
-        return reject(verdict, CODE_SERVICE_NOT_AVAILABLE, "timed messages are not taken now: the timer's files cannot be opened or made (see the broker's log)");
-    if (w->deletes && !inst->settings->recall_enable) return reject(verdict, CODE_NO_PERMISSION, "recall failed, operation is forbidden");
-    if (w->deletes > 1) return reject(verdict, CODE_MESSAGE_ILLEGAL, "the message is illegal: TIMER_DEL_UNIQKEY is longer than 512 bytes");
-    if (timer_congested(inst->timed, out))
-        return reject(verdict, CODE_SYSTEM_ERROR, "timer message is under flow control: too many messages are due in that second (timer_congest)");
     zr_status status = timed_properties(event, out, &properties);
     if (status != ZR_OK) return status;
     msg->properties = properties;
@@ -183,6 +185,23 @@ static zr_status put_timed(struct zr_inst *inst, const struct zr_event *event, c
     msg->queue_id = 0;
     msg->queue = NULL;
     return ZR_OK;
+}
+
+static zr_status put_timed(struct zr_inst *inst, const struct zr_event *event, const struct wish *w, struct zr_verdict *verdict)
+{
+    int64_t when, p = inst->timed ? timer_precision(inst->timed) : 1000;
+    if (!inst->timed) return reject(verdict, CODE_SYSTEM_ERROR, "accurate timer message is not enabled, timerWheelEnable is false");
+    if (when_of(w, event->now_ms, &when) != ZR_OK) return refuse_timer(inst, event, verdict);
+    if (when <= event->now_ms) return w->deletes ? refuse_timer(inst, event, verdict) : ZR_OK; /* its time has come */
+    if (when - event->now_ms > inst->settings->timer_max_delay * 1000) return refuse_timer(inst, event, verdict);
+    int64_t out = slot_before(when, p);
+    if (timer_is_down(inst->timed))
+        return reject(verdict, CODE_SERVICE_NOT_AVAILABLE, "timed messages are not taken now: the timer's files cannot be opened or made (see the broker's log)");
+    if (w->deletes && !inst->settings->recall_enable) return reject(verdict, CODE_NO_PERMISSION, "recall failed, operation is forbidden");
+    if (w->deletes > 1) return reject(verdict, CODE_MESSAGE_ILLEGAL, "the message is illegal: TIMER_DEL_UNIQKEY is longer than 512 bytes");
+    if (timer_congested(inst->timed, out))
+        return reject(verdict, CODE_SYSTEM_ERROR, "timer message is under flow control: too many messages are due in that second (timer_congest)");
+    return to_wheel(event, out);
 }
 
 static zr_status put_level(struct zr_inst *inst, const struct zr_event *event, int32_t level)
@@ -200,6 +219,17 @@ static zr_status put_level(struct zr_inst *inst, const struct zr_event *event, i
     return ZR_OK;
 }
 
+/* Nobody is there who could be refused: what the wheel does not take waits as long as without a policy. */
+static zr_status put_by_policy(struct zr_inst *inst, const struct zr_event *event, const struct wish *w)
+{
+    int64_t when, now = event->now_ms, most = inst->settings->timer_max_delay * 1000, p = inst->timed ? timer_precision(inst->timed) : 1000;
+    if (when_of(w, now, &when) != ZR_OK) when = now;
+    if (when <= now) return ZR_OK;
+    if (when - now > most) when = now + most;
+    if (inst->timed && !timer_congested(inst->timed, slot_before(when, p))) return to_wheel(event, slot_before(when, p));
+    return put_level(inst, event, event->msg->reconsume_times < (int32_t)MAX_LEVELS ? 2 + event->msg->reconsume_times : (int32_t)MAX_LEVELS);
+}
+
 zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict)
 {
     struct zr_msg *msg = event->msg;
@@ -208,6 +238,7 @@ zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr
     if (!(zr_wishes(event) & ZR_WISH_DELAY)) return ZR_OK;
     wish_read(msg->properties, &w);
     if (w.delay.len && (zl_parse_i32(w.delay, &level) != ZR_OK || level < 0)) level = 0;
+    if (is_by_policy(event, &w)) return put_by_policy(inst, event, &w);
     uint32_t timed = !level && w.timer && !w.out && !is_given_back(event) && !zl_is(msg->topic, TIMER_TOPIC);
     if ((!level && !timed) || is_undecided(msg, &w) || zl_is(msg->topic, SCHEDULE_TOPIC)) return ZR_OK;
     if (is_batch(event)) return reject(verdict, CODE_MESSAGE_ILLEGAL, "the message is illegal: a batch cannot be delayed");

@@ -28,6 +28,7 @@ Test(policy, the_wait_grows_as_the_group_says)
         { "{\"type\":\"EXPONENTIAL\",\"exponentialRetryPolicy\":{\"initial\":100,\"max\":1000,\"multiplier\":3}}", 3, 1000 },
         { "{\"type\":\"EXPONENTIAL\",\"exponentialRetryPolicy\":{\"initial\":9223372036854775807,\"max\":9223372036854775807,"
           "\"multiplier\":9223372036854775807}}", 32, 259200000 },
+        { "{\"type\":\"EXPONENTIAL\",\"exponentialRetryPolicy\":{\"initial\":300000000,\"max\":9223372036854775807,\"multiplier\":3}}", 32, 259200000 },
         { "{\"type\":\"EXPONENTIAL\",\"exponentialRetryPolicy\":{\"initial\":-5,\"max\":-1,\"multiplier\":-9}}", 32, 0 },
         { "{\"type\":", 0, -1 },
     };

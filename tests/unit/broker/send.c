@@ -261,6 +261,7 @@ Test(send, a_retry_of_what_was_a_transaction_is_an_ordinary_message)
     struct answer a;
     struct zl_record r;
     world_start();
+    zb.has_delay = 1;
     struct client *c = client_open(0);
     cr_assert(client_ask(c, 310, FIELDS(SYS("%RETRY%G", "4"), "j", "1", "i", "TRAN_MSG\1true\2DELAY\0013\2"), "b", &a) ==
               0);
@@ -476,13 +477,19 @@ Test(send, retry_sends_go_to_the_dead_letter_queue_after_too_many)
     world_start();
     struct client *c = client_open(0);
     cr_assert(client_ask(c, 310, FIELDS(BASE("%RETRY%G", "0"), "j", "16", "l", "16", "i", "DELAY\0013\2UNIQ_KEY\1k\2"),
+                         "b", &a) == 1);
+    cr_expect(memmem(a.h.remark.ptr, a.h.remark.len, "feature-delay", 13) && store_count("%RETRY%G", 0) == 0);
+    answer_free(&a);
+    zb.has_delay = 1;
+    cr_assert(client_ask(c, 310, FIELDS(BASE("%RETRY%G", "0"), "j", "16", "l", "16", "i", "DELAY\0013\2UNIQ_KEY\1k\2"),
                          "b", &a) == 0);
     answer_free(&a);
     cr_expect(store_count("%RETRY%G", 0) == 1); /* equal is not more */
-    cr_expect(zl_props_get((struct zr_span){ (const uint8_t *)store_last_props("%RETRY%G", 0).ptr,
-                                             store_last_props("%RETRY%G", 0).len },
-                           "DELAY")
-                  .len == 0);
+    cr_expect(zl_is(zl_props_get((struct zr_span){ (const uint8_t *)store_last_props("%RETRY%G", 0).ptr,
+                                                   store_last_props("%RETRY%G", 0).len },
+                                 "DELAY"),
+                    "3"));
+    zb.has_delay = 0; /* the end needs no delay */
     cr_assert(client_ask(c, 310, FIELDS(BASE("%RETRY%G", "0"), "j", "17", "l", "16", "i", "DELAY\0013\2UNIQ_KEY\1k\2"),
                          "b", &a) == 0);
     answer_free(&a);
@@ -506,6 +513,10 @@ Test(send, sending_back_keeps_the_message_and_counts)
     store_last("T", 0, &r);
     char offset[24];
     snprintf(offset, sizeof offset, "%lld", (long long)r.physical_offset);
+    cr_assert(client_ask(c, 36, FIELDS("group", "G", "offset", offset, "delayLevel", "0"), NULL, &a) == 1);
+    cr_expect(memmem(a.h.remark.ptr, a.h.remark.len, "feature-delay", 13) && store_count("%RETRY%G", 0) == 0);
+    answer_free(&a);
+    zb.has_delay = 1;
     cr_assert(client_ask(c, 36,
                          FIELDS("group", "G", "offset", offset, "delayLevel", "0", "originTopic", "T",
                                 "maxReconsumeTimes", "1"),
@@ -519,7 +530,7 @@ Test(send, sending_back_keeps_the_message_and_counts)
     cr_expect(zl_is(zl_props_get(r.properties, "UNIQ_KEY"), "U"));
     cr_expect(zl_is(zl_props_get(r.properties, "ORIGIN_MESSAGE_ID"), "7F00000100002A9F0000000000000000"));
     cr_expect(zl_is(zl_props_get(r.properties, "WAIT"), "false"));
-    cr_expect(zl_props_get(r.properties, "DELAY").len == 0);
+    cr_expect(zl_is(zl_props_get(r.properties, "DELAY"), "3"));
     snprintf(offset, sizeof offset, "%lld", (long long)r.physical_offset);
     cr_assert(client_ask(c, 36, FIELDS("group", "G", "offset", offset, "delayLevel", "0", "maxReconsumeTimes", "1"),
                          NULL, &a) == 0);
