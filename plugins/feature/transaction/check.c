@@ -296,11 +296,12 @@ static uint32_t record_read(struct zr_inst *inst, struct due *d)
     return 0;
 }
 
-/* 1: it was committed before a crash, and needs no attention any more. */
+/* 1: it was committed before a crash, and needs no attention any more; 2: that cannot be told now. */
 static uint32_t was_committed(struct zr_inst *inst, struct due *d)
 {
     int64_t end = d->doubt ? committed_end(inst, &d->record, &d->half, d->first) : 0;
     if (!d->doubt) return 0;
+    if (end < 0) return 2;
     pthread_mutex_lock(&inst->lock);
     struct tx_slot *s = tx_find(&inst->table, d->first);
     if (s) s->flags &= (uint16_t)~TX_DOUBT;
@@ -402,9 +403,12 @@ static void batch_prepare(struct batch *b, int64_t next_offset)
     for (uint32_t i = 0; i < b->n; i++) {
         struct due *d = &b->due[i];
         zr_status unstored = ZR_OK;
+        uint32_t committed;
         if (!record_read(inst, d)) {
             unstored = ZR_EIO;
-        } else if (!was_committed(inst, d)) {
+        } else if ((committed = was_committed(inst, d)) == 2) {
+            unstored = ZR_EAGAIN;
+        } else if (!committed) {
             d->what = what_now(inst, d, next_offset);
             if (d->what != WHAT_SKIP) unstored = message_make(b, d) ? ZR_PENDING : ZR_ENOMEM;
         }

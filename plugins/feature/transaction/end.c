@@ -228,6 +228,11 @@ static uint32_t end_do(struct end *e, const struct zl_record *r)
     uint32_t go = end_claim(e);
     if (go == GO_LATER) return 0;
     if (go == GO_LOOK) end = committed_end(inst, r, &h, e->first);
+    if (end < 0) { /* its half message stays open, and its producer is asked later */
+        end_unmark(e);
+        end_answer(e, CODE_SYSTEM_BUSY, "whether it was committed before cannot be read now");
+        return 1;
+    }
     if (go == GO_DONE) end_answer(e, CODE_SUCCESS, NULL);
     else if (go == GO_REFUSE) end_answer(e, CODE_SYSTEM_BUSY, "this transaction is being ended by another request");
     else if (e->what == COMMIT && !end) end_commit(e, r, &h);

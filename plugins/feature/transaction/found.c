@@ -21,7 +21,12 @@ static uint32_t same_message(const struct wanted *w, const struct zl_record *r, 
     return r->body_crc == w->half->body_crc && r->born_ms == w->half->born_ms && zl_eq(says->unique, w->says->unique) && zl_eq(says->group, w->says->group);
 }
 
-/* The half record at that position is this transaction's: its first one, or one that was written anew. */
+#define NOT_KNOWN 2u
+
+static uint32_t is_gone(zr_status status) { return status == ZR_ENOENT || status == ZR_ECORRUPT; }
+
+/* The half record at that position is this transaction's: its first one, or one that was written anew. NOT_KNOWN: it cannot be read
+ * now. */
 static uint32_t is_of_ours(const struct wanted *w, int64_t prepared)
 {
     struct zr_inst *inst = w->inst;
@@ -33,7 +38,8 @@ static uint32_t is_of_ours(const struct wanted *w, int64_t prepared)
     uint32_t copied = half_times(w->says) || w->says->first.len;
     if (prepared == w->half->physical_offset) return 1;
     zr_status status = inst->storage->record_at(inst->storage_inst, prepared, &piece, &pin);
-    if (status != ZR_OK) return status == ZR_ENOENT && copied && prepared < w->half->physical_offset; /* retention took the first one */
+    if (status != ZR_OK && !is_gone(status)) return NOT_KNOWN;
+    if (status != ZR_OK) return copied && prepared < w->half->physical_offset; /* retention took the first one */
     uint32_t is = 0;
     if (zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && zl_is(r.topic, HALF_TOPIC)) {
         half_read(r.properties, &h);
@@ -43,6 +49,7 @@ static uint32_t is_of_ours(const struct wanted *w, int64_t prepared)
     return is;
 }
 
+/* -1: that cannot be told now. */
 static int64_t committed_at(const struct wanted *w, int64_t physical)
 {
     struct zr_inst *inst = w->inst;
@@ -52,10 +59,12 @@ static int64_t committed_at(const struct wanted *w, int64_t physical)
     const char *why;
     uint64_t pin = 0;
     int64_t end = 0;
-    if (inst->storage->record_at(inst->storage_inst, physical, &piece, &pin) != ZR_OK) return 0;
+    zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
+    if (status != ZR_OK) return is_gone(status) ? 0 : -1;
     if (zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && (r.sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) == ZR_SYSFLAG_COMMIT) {
         half_read(r.properties, &h);
-        if (same_message(w, &r, &h) && r.prepared_offset < physical && is_of_ours(w, r.prepared_offset)) end = physical + r.size;
+        uint32_t ours = same_message(w, &r, &h) && r.prepared_offset < physical ? is_of_ours(w, r.prepared_offset) : 0;
+        end = ours == NOT_KNOWN ? -1 : ours ? physical + r.size : 0;
     }
     if (pin) inst->storage->unpin(inst->storage_inst, pin);
     return end;
@@ -66,8 +75,12 @@ static int64_t committed_in(const struct wanted *w, struct zr_str topic)
     int64_t physical[FOUND_MAX], end = 0;
     struct zr_inst *inst = w->inst;
     int32_t n = inst->storage->find_key(inst->storage_inst, topic, w->says->unique, ZR_KEY_UNIQUE, 0, INT64_MAX, physical, FOUND_MAX);
-    for (int32_t i = 0; i < n && !end; i++) end = committed_at(w, physical[i]);
-    return end;
+    uint32_t unread = n == ZR_EAGAIN || n == ZR_ENOMEM || n == ZR_EIO;
+    for (int32_t i = 0; i < n && end <= 0; i++) {
+        end = committed_at(w, physical[i]);
+        unread |= end < 0;
+    }
+    return end <= 0 && unread ? -1 : end;
 }
 
 /* One with a delay was held back when it was committed, and what came of that does not name the half record. */

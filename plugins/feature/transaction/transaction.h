@@ -135,7 +135,7 @@ void half_open(struct zr_inst *inst, const struct half *h, int64_t first, int64_
 void half_due(struct zr_inst *inst, struct tx_slot *s, int64_t now_ms);
 void half_count(struct zr_inst *inst, const struct tx_slot *s, int64_t delta); /* open ones: one more, or one less */
 
-/* found.c: where the committed message of a half one ends in the log; 0: there is none. Reads files: not on a connection's thread. */
+/* found.c: where the committed message of a half one ends in the log; 0: there is none; -1: that cannot be read now. Reads files: not on a connection's thread. */
 int64_t committed_end(struct zr_inst *inst, const struct zl_record *r, const struct half *h, int64_t first);
 
 /* end.c */
