@@ -3,8 +3,8 @@
  *
  * What stays true: on_done is called exactly once: after the append when nothing has to be waited for, else when the
  * confirmed mark passed the end of the messages or can no more. Hooks run first unless the caller says that it is
- * one; a message that a hook refused is put with ZR_EPERM, one that a hook took over with ZR_PENDING, and both are
- * not stored. */
+ * one; a message that a hook refused is put with ZR_EPERM, one that a hook took over with ZR_PENDING, a committed one
+ * with a delay that nobody here can wait for with ZR_ENOTSUP, and none of these is stored. */
 #include "broker/internal.h"
 
 #define SMALL 16u
@@ -165,14 +165,30 @@ static void settle(const struct batch *b, int64_t end,
     zb_durability_when(end, waited, w);
 }
 
+/* A transaction's message with a delay waits from its commit on; without the plugin for that it would come at once. */
+static uint32_t lacks_delay(const struct zr_msg *m)
+{
+    static const char *const times[] = { "TIMER_DELAY_SEC", "TIMER_DELAY_MS", "TIMER_DELIVER_MS" };
+    int32_t level;
+    if (zb.has_delay || (m->sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) != ZR_SYSFLAG_COMMIT)
+        return 0;
+    if (zl_parse_i32(zl_props_get(m->properties, "DELAY"), &level) == ZR_OK && level > 0)
+        return 1;
+    for (uint32_t i = 0; i < sizeof times / sizeof times[0]; i++)
+        if (zl_props_get(m->properties, times[i]).len)
+            return 1;
+    return 0;
+}
+
 /* Hooks; what they refuse or take over is marked in puts and left out of the append. Returns how many are left. */
 static uint32_t hooks_run(struct batch *b, const struct zr_request *req, struct scratch *scratch)
 {
     uint32_t left = 0;
     for (uint32_t i = 0; i < b->n; i++) {
         struct zr_verdict verdict;
-        uint32_t what = zb_publish_hooks(&b->msgs[i], req, scratch_alloc, scratch, &verdict);
-        b->puts[i].status = what == ZB_PUBLISHED ? ZR_OK : what == ZB_REJECTED ? ZR_EPERM : ZR_PENDING;
+        uint32_t lacks = lacks_delay(&b->msgs[i]);
+        uint32_t what = lacks ? ZB_REJECTED : zb_publish_hooks(&b->msgs[i], req, scratch_alloc, scratch, &verdict);
+        b->puts[i].status = lacks ? ZR_ENOTSUP : what == ZB_PUBLISHED ? ZR_OK : what == ZB_REJECTED ? ZR_EPERM : ZR_PENDING;
         left += what == ZB_PUBLISHED;
     }
     return left;

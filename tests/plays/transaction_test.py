@@ -98,7 +98,10 @@ def word_play(z):
     check("REAL_TOPIC" not in p and "REAL_QID" not in p and p.get("TRAN_MSG") == "true" and p.get("PGROUP") == "PG" and p.get("__transactionId__") == f"{0:032X}" and
           p.get("TAGS") == "tt", "with the properties that Apache leaves", p)
     check(end(c, at[1], ROLLBACK)["code"] == 0 and len(bodies(z.addr)) == 1, "one that is rolled back never comes")
-    check(end(c, at[0])["code"] == 0 and end(c, at[1])["code"] == 0 and len(bodies(z.addr)) == 1, "the word said again does nothing again")
+    check(end(c, at[0])["code"] == 0 and end(c, at[1], ROLLBACK)["code"] == 0 and len(bodies(z.addr)) == 1, "the word said again does nothing again")
+    against = [end(c, at[0], ROLLBACK), end(c, at[1], COMMIT)]
+    check([h["code"] for h in against] == [604, 604] and "committed before" in against[0]["remark"] and "rolled back before" in against[1]["remark"] and len(bodies(z.addr)) == 1,
+          "the other word after it is refused", against)
     noted = lambda: [m for m in pull_queue(z.addr, OP, 0) if m["props"] == {"TAGS": "d", "WAIT": "false"} and re.fullmatch(rb"(\d+,)+", m["body"])]
     check(wait_for(lambda: {"0", "1"} <= {x for m in noted() for x in m["body"].decode().split(",")}, 10), "both are noted in the op queue, as Apache notes them",
           pull_queue(z.addr, OP, 0))
@@ -180,6 +183,53 @@ def check_play(z):
           "config/transactionMetrics says how many are open", text_of(z.data + "/config/transactionMetrics"))
     a.close()
     b.close()
+
+
+def at_once_play():
+    """Words about half messages that have no slot in the table any more; and what was said before a start."""
+    z = broker(check_max=0, timeout='"300 ms"', op_interval='"100 ms"')
+    create_topic(z.addr, "T", 4)
+    c = Conn(z.addr)
+    at = [place(half(c, n)) for n in (300, 301)]
+    check(wait_for(lambda: len(pull_queue(z.addr, GIVEN_UP, 0)) == 2, 20), "two are given up at once")
+    many = [Conn(z.addr) for _ in range(8)]
+    for n in range(2):
+        sent = [(x, x.send(37, {"producerGroup": "PG", "tranStateTableOffset": at[n][0], "commitLogOffset": at[n][1], "commitOrRollback": COMMIT, "msgId": "x"})) for x in many]
+        codes = [x.answer(opaque)[0].get("code") for x, opaque in sent]
+        check(0 in codes and set(codes) <= {0, 2}, "eight commits of it at once: done, or busy", codes)
+        check(end(c, at[n])["code"] == 0 and end(c, at[n], ROLLBACK)["code"] == 604, "and once more later")
+    check(sorted(bodies(z.addr)) == [b"300", b"301"], "each came once", bodies(z.addr))
+    check(z.stop() == 0 and "Sanitizer" not in text_of(z.log), "it stops cleanly", text_of(z.log)[-800:])
+    z = broker(z.dir, (z.port, z.ns_port), timeout='"60 s"', check_max=100, op_interval='"100 ms"')
+    c = Conn(z.addr)
+    wait_for(lambda: end(c, (9999, 0))["code"] == 1, 10)
+    back, kept = place(half(c, 302)), place(half(c, 303))
+    check(end(c, back, ROLLBACK)["code"] == 0 and wait_for(lambda: any(b"%d," % back[0] in m["body"] for m in pull_queue(z.addr, OP, 0)), 10), "one is rolled back")
+    check(z.stop() == 0, "it stops cleanly", text_of(z.log)[-800:])
+    z = broker(z.dir, (z.port, z.ns_port), timeout='"60 s"', check_max=100)
+    c = Conn(z.addr)
+    wait_for(lambda: end(c, (9999, 0))["code"] == 1, 10)
+    head = end(c, back)
+    check(head["code"] == 604 and "rolled back before" in head["remark"], "after a start it still cannot be committed", head)
+    check(end(c, kept)["code"] == 0 and end(c, at[0])["code"] == 0 and wait_for(lambda: sorted(bodies(z.addr)) == [b"300", b"301", b"303"], 10), "one that was open can, and what was committed does not come again", bodies(z.addr))
+    given_up(z)
+
+
+def given_up(z):
+    """One that was given up before the start can be committed behind it."""
+    check(z.stop() == 0, "it stops cleanly", text_of(z.log)[-800:])
+    z = broker(z.dir, (z.port, z.ns_port), check_max=0, timeout='"300 ms"', op_interval='"100 ms"')
+    c = Conn(z.addr)
+    wait_for(lambda: end(c, (9999, 0))["code"] == 1, 10)
+    before = len(pull_queue(z.addr, GIVEN_UP, 0))
+    at = place(half(c, 304))
+    check(wait_for(lambda: len(pull_queue(z.addr, GIVEN_UP, 0)) > before, 20), "one more is given up")
+    check(z.stop() == 0, "it stops cleanly", text_of(z.log)[-800:])
+    z = broker(z.dir, (z.port, z.ns_port), timeout='"60 s"')
+    c = Conn(z.addr)
+    wait_for(lambda: end(c, (9999, 0))["code"] == 1, 10)
+    check(end(c, at)["code"] == 0 and b"304" in bodies(z.addr), "and committed after a start", bodies(z.addr))
+    check(z.stop() == 0 and "Sanitizer" not in text_of(z.log), "it stops cleanly", text_of(z.log)[-800:])
 
 
 def open_many(addr, n, first=0, topic="M", group="MG"):
@@ -361,6 +411,7 @@ def main():
     end(Conn(z.addr), place(half(Conn(z.addr), 1)))
     check_play(z)
     check(z.stop() == 0, "it stops cleanly", text_of(z.log)[-800:])
+    at_once_play()
     restart_play()
     word_lost_play()
     lost_files_play()

@@ -106,11 +106,17 @@ def pending():
     z = broker()
     create_topic(z.addr, "T", 1)
     check(send(z, "T", "late", "DELAY\x012\x02").get("code") == 0 and send(z, "T", "half", "TRAN_MSG\x01true\x02PGROUP\x01PG\x02", 4).get("code") == 0, "a delayed message and half of a transaction")
+    due = send(z, "T", "half later", "TRAN_MSG\x01true\x02PGROUP\x01PG\x02DELAY\x013\x02", 4)["extFields"]
     beat = {"clientID": "s", "producerDataSet": [], "consumerDataSet": [
         {"groupName": "GF", "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING", "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET", "unitMode": False,
          "subscriptionDataSet": [{"topic": "T", "subString": "a > 1", "tagsSet": [], "codeSet": [], "subVersion": 1, "expressionType": "SQL92", "classFilterMode": False}]}]}
     remoting(z.addr, 34, {}, json.dumps(beat).encode())
     check(z.stop() == 0, "it stops with what waits")
+    z = broker("feature-delay", at=z)
+    head = wait_for(lambda: (lambda h: h if h.get("code") != 11 else None)(remoting(z.addr, 37, {
+        "producerGroup": "PG", "tranStateTableOffset": due["queueOffset"], "commitLogOffset": int(due["msgId"][-16:], 16), "commitOrRollback": 8, "msgId": "x"})[0]), 10)
+    check(names(head or {}, "feature-delay", 1) and bodies(z) == [], "a half message with a delay is not committed without what delays it", head)
+    check(z.stop() == 0, "it stays open")
     z = broker("feature-delay", "feature-transaction", "filter-sql92", at=z)
     check(bodies(z) == [], "nothing comes without the plugins", bodies(z))
     c = Conn(z.addr)
@@ -122,13 +128,15 @@ def pending():
     z = broker(at=z)
     c = Conn(z.addr)
     c.ask(34, {}, json.dumps({"clientID": "p", "producerDataSet": [{"groupName": "PG"}], "consumerDataSet": []}).encode())
-    came = c.pushed(39, 20)
-    check(came, "the half message is asked for")
-    if came:
-        ext = came[0][0]["extFields"]
+    ids = lambda: {h["extFields"]["msgId"] for h, _ in c.pushed(39)}
+    wait_for(lambda: len(ids()) >= 2 or c.read(0.1) and False, 20)
+    came = {h["extFields"]["msgId"]: (h, b) for h, b in c.pushed(39)}.values()
+    check(len(came) == 2, "both half messages are asked for", came)
+    for asked, _ in came:
+        ext = asked["extFields"]
         c.send(37, {"producerGroup": "PG", "tranStateTableOffset": ext["tranStateTableOffset"], "commitLogOffset": ext["commitLogOffset"], "commitOrRollback": 8,
                     "fromTransactionCheck": "true", "msgId": ext.get("msgId", ""), "transactionId": ext.get("transactionId", "")})
-    check(wait_for(lambda: sorted(bodies(z)) == ["half", "late"], 20), "both come, once", bodies(z))
+    check(wait_for(lambda: sorted(bodies(z)) == ["half", "half later", "late"], 20), "all come, once", bodies(z))
     c.close()
     return z
 

@@ -307,7 +307,7 @@ static uint32_t was_committed(struct zr_inst *inst, struct due *d)
     if (s) s->flags &= (uint16_t)~TX_DOUBT;
     if (end && s && !(s->flags & TX_ENDING)) {
         tx_settle(&inst->table, s->current);
-        tx_decide(&inst->table, d->first);
+        tx_decide(&inst->table, d->first, 0);
         op_add(inst, s->current);
         half_count(inst, s, -1);
         tx_remove(&inst->table, s);

@@ -6,15 +6,19 @@
  *
  * What stays true:
  *   1. A half message is settled only after its committed message was stored; if that fails it stays open and the answer says why.
- *   2. The same word said twice (a slow producer and its check-back) is carried out once. While the broker lives it remembers; of what
- *      was there before the start, a commit is looked for in the log first, on the worker pool (found.c).
- *   3. A half message that was discarded or is not in the table can still be committed, as with Apache. */
+ *   2. The same word said twice (a slow producer and its check-back) is carried out once, also when both come at once and the half
+ *      message is not in the table (ends.h). While the broker lives it remembers; of what was there before the start, or is older
+ *      than the table's window, a commit is looked for in the log first, on the worker pool (found.c).
+ *   3. The first word counts. The other one after it is refused with 604: what was rolled back does not come any more, and what
+ *      was committed is not taken back.
+ *   4. A half message that was discarded or is not in the table can still be committed, as with Apache. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "transaction.h"
 #include "zl/codec.h"
 #include "zl/text.h"
+#include "zl/topics.h"
 
 #define UNKNOWN 0
 #define COMMIT 8
@@ -60,7 +64,9 @@ static void end_settle(struct end *e, int64_t end)
     }
     tx_enter(&inst->table, offset);
     tx_settle(&inst->table, offset);
-    tx_decide(&inst->table, e->first);
+    tx_decide(&inst->table, e->first, e->what == ROLLBACK);
+    if (!tx_is_known(&inst->table, e->first)) ends_begin(&inst->ends, e->first); /* it has one already, unless it had a slot */
+    ends_finish(&inst->ends, e->first, e->what == ROLLBACK ? ENDS_ROLLED_BACK : ENDS_COMMITTED);
     op_add(inst, offset);
     if (end > inst->copied_end) inst->copied_end = end;
     pthread_mutex_unlock(&inst->lock);
@@ -75,6 +81,15 @@ static void end_unmark(struct end *e)
     pthread_mutex_lock(&e->inst->lock);
     struct tx_slot *s = tx_find(&e->inst->table, e->first);
     if (s) s->flags &= (uint16_t)~TX_ENDING;
+    ends_finish(&e->inst->ends, e->first, ENDS_NONE);
+    pthread_mutex_unlock(&e->inst->lock);
+}
+
+/* What was said before is known now; nothing is to be done. */
+static void end_noted(struct end *e, uint32_t said)
+{
+    pthread_mutex_lock(&e->inst->lock);
+    ends_finish(&e->inst->ends, e->first, said);
     pthread_mutex_unlock(&e->inst->lock);
 }
 
@@ -101,7 +116,8 @@ static void committed(void *ctx, zr_status status, const struct zr_put *puts, ui
         end_answer(e, CODE_SUCCESS, NULL);
     } else {
         end_unmark(e);
-        end_answer(e, code_of(put), "the committed message could not be stored; its half message stays open");
+        end_answer(e, code_of(put), put == ZR_ENOTSUP ? "this message has a delay and needs the plugin feature-delay, which is not loaded; its half message stays open"
+                                                      : "the committed message could not be stored; its half message stays open");
     }
     running_end(inst);
 }
@@ -133,7 +149,7 @@ static zr_status commit_make(struct end *e, const struct zl_record *r, const str
 {
     int32_t queue_id, n_queues = 0;
     if (!h->topic.len || zl_parse_i32(h->queue, &queue_id) != ZR_OK || queue_id < 0) return ZR_EINVAL;
-    if (zl_is(h->topic, HALF_TOPIC) || zl_is(h->topic, OP_TOPIC)) return ZR_EINVAL;
+    if (zl_topic_unsendable(h->topic)) return ZR_EINVAL;
     if (e->inst->broker->topic(e->inst->host, h->topic, on_topic, &n_queues) != ZR_OK) return ZR_ENOENT;
     if (n_queues > 0 && queue_id >= n_queues) queue_id %= n_queues; /* it shrank meanwhile; nobody reads beyond */
     struct zr_str tags = zl_props_get(r->properties, "TAGS"), wait = zl_props_get(r->properties, "WAIT");
@@ -164,22 +180,45 @@ static void end_commit(struct end *e, const struct zl_record *r, const struct ha
 /* ---- may it be ------------------------------------------------------------------------------------------------------------ */
 
 #define GO 0u
-#define GO_DONE 1u   /* it was said before */
-#define GO_REFUSE 2u /* what was said before is being carried out, or was the opposite */
-#define GO_LOOK 3u   /* it may have been committed before the start */
-#define GO_LATER 4u  /* so it may, but this thread cannot look; nothing is marked */
+#define GO_DONE 1u    /* it was said before */
+#define GO_REFUSE 2u  /* what was said before is being carried out */
+#define GO_LOOK 3u    /* it may have been carried out before the start, or longer ago than is remembered */
+#define GO_LATER 4u   /* so it may, but this thread cannot look; nothing is marked */
+#define GO_AGAINST 5u /* the opposite was said before */
 
-/* Marks the half message as ending. */
-static uint32_t end_claim(struct end *e)
+/* What was said about one that has no slot; ENDS_NONE: nothing that is remembered. With the lock. */
+static uint32_t end_said(const struct end *e)
+{
+    const struct tx_table *t = &e->inst->table;
+    uint32_t said = ends_state(&e->inst->ends, e->first);
+    if (said != ENDS_NONE || !tx_is_decided(t, e->first)) return said;
+    return tx_is_rolled_back(t, e->first) ? ENDS_ROLLED_BACK : ENDS_COMMITTED;
+}
+
+static uint32_t end_go(const struct end *e, const struct tx_slot *s)
+{
+    const struct zr_inst *inst = e->inst;
+    uint32_t said = end_said(e);
+    if ((s && s->flags & TX_ENDING) || said == ENDS_RUNNING) return GO_REFUSE;
+    if (!s && said != ENDS_NONE) return (said == ENDS_COMMITTED) == (e->what == COMMIT) ? GO_DONE : GO_AGAINST;
+    if (e->what != COMMIT) return GO;
+    uint32_t doubt = s ? s->flags & TX_DOUBT : e->table_offset < inst->half_began || !tx_is_known(&inst->table, e->first);
+    return !doubt ? GO : e->on_lane ? GO_LATER : GO_LOOK;
+}
+
+/* Marks the half message as ending: in its slot, or where words without one are noted. *ret_open: it has a slot, or may be
+ * open without one. */
+static uint32_t end_claim(struct end *e, uint32_t *ret_open)
 {
     struct zr_inst *inst = e->inst;
-    uint32_t go = GO;
     pthread_mutex_lock(&inst->lock);
     struct tx_slot *s = tx_find(&inst->table, e->first);
-    if (s && s->flags & TX_ENDING) go = GO_REFUSE;
-    else if (!s && tx_is_decided(&inst->table, e->first)) go = GO_DONE;
-    else if (e->what == COMMIT && (s ? s->flags & TX_DOUBT : e->table_offset < inst->half_began)) go = e->on_lane ? GO_LATER : GO_LOOK;
-    if (s && (go == GO || go == GO_LOOK)) s->flags |= TX_ENDING;
+    uint32_t go = end_go(e, s);
+    *ret_open = s || inst->loading || inst->n_lost || inst->beyond;
+    if (go == GO || go == GO_LOOK) {
+        if (s) s->flags |= TX_ENDING;
+        else if (!ends_begin(&inst->ends, e->first)) go = GO_REFUSE;
+    }
     pthread_mutex_unlock(&inst->lock);
     return go;
 }
@@ -225,7 +264,7 @@ static uint32_t end_do(struct end *e, const struct zl_record *r)
         return 1;
     }
     e->first = half_first(&h, r->queue_offset);
-    uint32_t go = end_claim(e);
+    uint32_t open, go = end_claim(e, &open);
     if (go == GO_LATER) return 0;
     if (go == GO_LOOK) end = committed_end(inst, r, &h, e->first);
     if (end < 0) { /* its half message stays open, and its producer is asked later */
@@ -233,7 +272,12 @@ static uint32_t end_do(struct end *e, const struct zl_record *r)
         end_answer(e, CODE_SYSTEM_BUSY, "whether it was committed before cannot be read now");
         return 1;
     }
-    if (go == GO_DONE) end_answer(e, CODE_SUCCESS, NULL);
+    if (go == GO_LOOK && !end && !open && rolled_back_before(inst, r, &h, e->first)) {
+        end_noted(e, ENDS_ROLLED_BACK);
+        go = GO_AGAINST;
+    }
+    if (go == GO_AGAINST) end_answer(e, CODE_ILLEGAL_OPERATION, e->what == COMMIT ? "this transaction was rolled back before" : "this transaction was committed before");
+    else if (go == GO_DONE) end_answer(e, CODE_SUCCESS, NULL);
     else if (go == GO_REFUSE) end_answer(e, CODE_SYSTEM_BUSY, "this transaction is being ended by another request");
     else if (e->what == COMMIT && !end) end_commit(e, r, &h);
     else end_only(e, end);

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* found.c - a crash forgets the words whose ops were not written yet. A commit has left a message in the log, which names its half
  * record (prepared_offset) and has its unique key: the index finds it. So no commit is carried out twice. Store times
- * do not count: the clock may have been set. */
+ * do not count: the clock may have been set.
+ *
+ * A roll-back leaves nothing but its op. An op says only that a half message needs no attention any more: it was a roll-back when
+ * there is neither a committed message nor one among those that were given up. Where that cannot be known (no index, no unique key,
+ * an op further on than OPS_LOOKED messages), it is none. */
 #include "transaction.h"
 #include "zl/text.h"
 
@@ -100,4 +104,79 @@ int64_t committed_end(struct zr_inst *inst, const struct zl_record *r, const str
     if (!end && is_delayed(r->properties)) end = committed_in(&w, (struct zr_str)ZR_STR(LEVEL_TOPIC));
     if (!end && is_delayed(r->properties)) end = committed_in(&w, (struct zr_str)ZR_STR(TIMER_TOPIC));
     return end;
+}
+
+#define OPS_LOOKED 4096u /* op messages, each of up to op_size bytes, from the half message's time on */
+#define OPS_PIECES 64u
+
+static uint32_t body_names(const struct zl_record *r, int64_t offset, int64_t first)
+{
+    int64_t named;
+    uint64_t pos = 0;
+    if (!zl_is(zl_props_get(r->properties, "TAGS"), "d")) return 0;
+    while (op_next(r->body, &pos, &named))
+        if (named == offset || named == first) return 1;
+    return 0;
+}
+
+static uint32_t pieces_name(const struct zr_piece *pieces, uint32_t n, int64_t offset, int64_t first)
+{
+    struct zl_record r;
+    const char *why;
+    for (uint32_t i = 0; i < n; i++) {
+        struct zr_span left = { pieces[i].ptr, pieces[i].len };
+        while (left.ptr && left.len && zl_record_parse(left, 0, &r, &why) == ZR_OK && r.size && r.size <= left.len) {
+            if (body_names(&r, offset, first)) return 1;
+            left.ptr += r.size;
+            left.len -= r.size;
+        }
+    }
+    return 0;
+}
+
+static uint32_t ops_name(struct zr_inst *inst, const struct zl_record *half, int64_t first)
+{
+    struct zr_piece pieces[OPS_PIECES];
+    int64_t next = 0, looked = 0;
+    uint32_t found = 0;
+    if (inst->storage->offset_at(inst->storage_inst, inst->op_queue, half->store_ms, 0, &next) != ZR_OK) return 0;
+    while (!found && looked < OPS_LOOKED) {
+        struct zr_read read = { .hdr = ZR_HDR(struct zr_read, 0), .queue = inst->op_queue, .pieces = pieces, .cap_pieces = OPS_PIECES, .offset = next, .max_messages = OPS_PIECES };
+        struct zr_read_result got = { .hdr = ZR_HDR(struct zr_read_result, 0) };
+        if (inst->storage->read(inst->storage_inst, &read, &got) != ZR_OK) break;
+        found = got.what == ZR_READ_FOUND && pieces_name(pieces, got.n_pieces, half->queue_offset, first);
+        if (got.pin) inst->storage->unpin(inst->storage_inst, got.pin);
+        if (got.what != ZR_READ_FOUND || got.next_offset <= next) break;
+        looked += got.next_offset - next;
+        next = got.next_offset;
+    }
+    return found;
+}
+
+/* 0: it was not, as far as the index knows. -1: there is none. */
+static int32_t was_given_up(const struct wanted *w)
+{
+    int64_t physical[FOUND_MAX];
+    struct zr_inst *inst = w->inst;
+    int32_t is = 0, n = inst->storage->find_key(inst->storage_inst, (struct zr_str)ZR_STR(DISCARD_TOPIC), w->says->unique, ZR_KEY_UNIQUE, 0, INT64_MAX, physical, FOUND_MAX);
+    for (int32_t i = 0; i < n && !is; i++) {
+        struct zr_piece piece;
+        struct zl_record r;
+        struct half h;
+        const char *why;
+        uint64_t pin = 0;
+        if (inst->storage->record_at(inst->storage_inst, physical[i], &piece, &pin) != ZR_OK) return -1;
+        if (zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK) {
+            half_read(r.properties, &h);
+            is = (int32_t)same_message(w, &r, &h);
+        }
+        if (pin) inst->storage->unpin(inst->storage_inst, pin);
+    }
+    return n < 0 ? -1 : is;
+}
+
+uint32_t rolled_back_before(struct zr_inst *inst, const struct zl_record *r, const struct half *h, int64_t first)
+{
+    struct wanted w = { inst, r, h, first };
+    return h->unique.len && h->topic.len && ops_name(inst, r, first) && was_given_up(&w) == 0;
 }

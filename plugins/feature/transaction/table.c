@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* table.c - see table.h: slots in one array, a hash of chains by first offset, a heap by due time with the place of each slot in
- * it, and two rings of bits. */
+ * it, and three rings of bits. */
 #include "table.h"
 
 #include <stdlib.h>
@@ -22,7 +22,7 @@ static void bit_put(const struct tx_table *t, uint64_t *bits, int64_t offset, ui
     bits[at / 64] = (bits[at / 64] & ~(1ull << (at % 64))) | value << (at % 64);
 }
 
-static uint32_t is_known(const struct tx_table *t, int64_t offset)
+uint32_t tx_is_known(const struct tx_table *t, int64_t offset)
 {
     return offset >= 0 && offset < t->next && offset >= t->next - t->window;
 }
@@ -51,14 +51,21 @@ uint32_t tx_is_settled(const struct tx_table *t, int64_t offset)
     return offset < t->next && bit_get(t, t->settled, offset);
 }
 
-void tx_decide(struct tx_table *t, int64_t first)
+void tx_decide(struct tx_table *t, int64_t first, uint32_t rolled_back)
 {
-    if (is_known(t, first)) bit_put(t, t->decided, first, 1);
+    if (!tx_is_known(t, first)) return;
+    bit_put(t, t->decided, first, 1);
+    bit_put(t, t->backed, first, rolled_back != 0);
 }
 
 uint32_t tx_is_decided(const struct tx_table *t, int64_t first)
 {
-    return is_known(t, first) && bit_get(t, t->decided, first);
+    return tx_is_known(t, first) && bit_get(t, t->decided, first);
+}
+
+uint32_t tx_is_rolled_back(const struct tx_table *t, int64_t first)
+{
+    return tx_is_decided(t, first) && bit_get(t, t->backed, first);
 }
 
 int64_t tx_advance(struct tx_table *t)
@@ -197,7 +204,8 @@ uint32_t tx_init(struct tx_table *t, int64_t base, int64_t window, uint32_t max_
     while (t->window < window) t->window *= 2;
     t->settled = calloc((uint64_t)t->window / 64, sizeof *t->settled);
     t->decided = calloc((uint64_t)t->window / 64, sizeof *t->decided);
-    if (t->settled && t->decided) return 1;
+    t->backed = calloc((uint64_t)t->window / 64, sizeof *t->backed);
+    if (t->settled && t->decided && t->backed) return 1;
     tx_free(t);
     return 0;
 }
@@ -221,10 +229,11 @@ void tx_free(struct tx_table *t)
     free(t->buckets);
     free(t->settled);
     free(t->decided);
+    free(t->backed);
     *t = (struct tx_table){ .free = TX_NONE };
 }
 
 uint64_t tx_memory(const struct tx_table *t)
 {
-    return (uint64_t)t->cap * (sizeof *t->slots + sizeof *t->heap) + (uint64_t)t->n_buckets * sizeof *t->buckets + (uint64_t)t->window / 4;
+    return (uint64_t)t->cap * (sizeof *t->slots + sizeof *t->heap) + (uint64_t)t->n_buckets * sizeof *t->buckets + (uint64_t)t->window / 8 * 3;
 }

@@ -8,8 +8,8 @@
  *   1. `base` is the first offset that is not settled: every half message before it was committed, rolled back, discarded, or
  *      written anew further on. It only grows, and it is what may be saved as the queue's consumer offset.
  *   2. An open message has one slot, found by its first offset; the slot that is due first is at the heap's top.
- *   3. Offsets are known for one window: [next - window, next), and base is in it. Two bits each: settled, and decided (its producer
- *      committed it or rolled it back, by its first offset), so that the same word said twice is done once.
+ *   3. Offsets are known for one window: [next - window, next), and base is in it. Three bits each: settled, decided (its producer
+ *      committed it or rolled it back, by its first offset), and which of the two, so that the same word said twice is done once.
  *   4. At most max_open slots and window bits: nothing grows beyond what init was told.
  *
  * LOCKING: none; the owner's lock guards it. */
@@ -36,7 +36,7 @@ struct tx_slot {
 struct tx_table {
     struct tx_slot *slots;
     uint32_t *heap, *buckets;
-    uint64_t *settled, *decided; /* bits, by offset modulo window */
+    uint64_t *settled, *decided, *backed; /* bits, by offset modulo window */
     int64_t base, next;
     int64_t window;   /* power of two */
     uint32_t n, cap, max_open, n_buckets, free, reserved;
@@ -53,8 +53,10 @@ uint64_t tx_memory(const struct tx_table *t);
 uint32_t tx_enter(struct tx_table *t, int64_t offset);
 void tx_settle(struct tx_table *t, int64_t offset);
 uint32_t tx_is_settled(const struct tx_table *t, int64_t offset);
-void tx_decide(struct tx_table *t, int64_t first);
+void tx_decide(struct tx_table *t, int64_t first, uint32_t rolled_back);
 uint32_t tx_is_decided(const struct tx_table *t, int64_t first);
+uint32_t tx_is_rolled_back(const struct tx_table *t, int64_t first); /* decided so */
+uint32_t tx_is_known(const struct tx_table *t, int64_t offset);      /* within the window */
 /* Moves base over what is settled; returns it. */
 int64_t tx_advance(struct tx_table *t);
 

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "counts.h"
+#include "ends.h"
 #include "ops.h"
 #include "table.h"
 #include "zarya/broker.h"
@@ -75,6 +76,7 @@ struct zr_inst {
     struct zr_done drained;
     uint32_t stopping, n_running; /* jobs and appends under way */
     struct tx_table table;
+    struct ends ends; /* words about half messages that have no slot */
     int64_t copied_end;    /* the log's end behind the last committed, rewritten or discarded message */
     /* ops.c */
     struct zl_buf op_text; /* not yet written */
@@ -137,6 +139,8 @@ void half_count(struct zr_inst *inst, const struct tx_slot *s, int64_t delta); /
 
 /* found.c: where the committed message of a half one ends in the log; 0: there is none; -1: that cannot be read now. Reads files: not on a connection's thread. */
 int64_t committed_end(struct zr_inst *inst, const struct zl_record *r, const struct half *h, int64_t first);
+/* 1: the op queue says that it ended, and it was neither committed (the caller looked) nor given up. Reads files. */
+uint32_t rolled_back_before(struct zr_inst *inst, const struct zl_record *r, const struct half *h, int64_t first);
 
 /* end.c */
 zr_status end_handle(struct zr_inst *inst, const struct zr_request *req);

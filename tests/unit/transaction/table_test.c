@@ -25,7 +25,9 @@ Test(table, window_and_limit)
     cr_assert(tx_init(&t, 0, 64, 3));
     cr_expect(tx_enter(&t, 63) && !tx_enter(&t, 64));
     for (int64_t o = 0; o < 40; o++) tx_settle(&t, o);
-    tx_decide(&t, 3);
+    tx_decide(&t, 3, 1);
+    tx_decide(&t, 4, 0);
+    cr_expect(tx_is_rolled_back(&t, 3) && tx_is_decided(&t, 4) && !tx_is_rolled_back(&t, 4) && !tx_is_rolled_back(&t, 5));
     cr_expect(tx_advance(&t) == 40 && tx_is_decided(&t, 3) && tx_enter(&t, 64) && tx_enter(&t, 103) && !tx_enter(&t, 104));
     cr_expect(!tx_is_decided(&t, 3) && !tx_is_settled(&t, 64) && !tx_is_settled(&t, 67)); /* 3 and 67 share a bit */
     for (int64_t o = 0; o < 3; o++) cr_expect(tx_insert(&t, o, o, 0, 0));
@@ -44,8 +46,8 @@ Test(table, offsets_at_the_end_of_numbers)
     cr_assert(tx_init(&t, 0, 64, 3));
     tx_settle(&t, INT64_MAX);
     tx_settle(&t, -1);
-    tx_decide(&t, INT64_MIN);
-    tx_decide(&t, INT64_MAX);
+    tx_decide(&t, INT64_MIN, 1);
+    tx_decide(&t, INT64_MAX, 0);
     cr_expect(!tx_enter(&t, INT64_MAX) && !tx_is_decided(&t, INT64_MAX) && !tx_is_settled(&t, INT64_MAX) && !tx_find(&t, -5) && tx_advance(&t) == 0);
     tx_free(&t);
 }
