@@ -27,6 +27,16 @@ ELSEWHERE = [
     ("segment.c", "close(st->io->ctx, (int32_t)fd); st->io->unlink(st->io->ctx, other)", "two threads with the same new segment at the same time only"),
     ("segment.c", "unlink(st->io->ctx, other);", "two threads with the same new segment at the same time only"),
     ("segment.c", "if (fd >= 0) st->io->close(st->io->ctx, (int32_t)fd); }", "two threads with the same new segment at the same time only"),
+    ("segment.c", "fd = st->io->open(st->io->ctx, path, ZR_IO_READ, 0), r = fd;", "a segment file that is too long only: tests/unit/storage"),
+    ("segment.c", "st->io->close(st->io->ctx, (int32_t)fd); }", "a segment file that is too long only: tests/unit/storage"),
+    ("dirs.c", "lock_fd[i]", "a file system that locks folders only: tests/plays/store_paths_test.py"),
+    ("dirs.c", "io->lock_dir(", "a file system that locks folders only: tests/plays/store_paths_test.py"),
+    ("dirs.c", "fstat(st->io->ctx, fd, &a)", "a file system that locks folders only: tests/plays/store_paths_test.py"),
+    ("dirs.c", "io->close(io->ctx, (int32_t)fd); return zs_raise(st, ZR_EEXIST", "a file system that locks folders only: tests/plays/store_paths_test.py"),
+    ("queue.c", "sync_fs(st->io->ctx, st->ext_dir)", "more than 256 queues with extents only"),
+    ("scan.c", "ZR_IO_ADVISE_WILLNEED", "readings of many windows only, and nothing depends on it"),
+    ("zp_convert.c", "other", "two forms of one segment only: tests/unit/storage"),
+    ("zp_convert.c", "return r > 0 ? -EBADMSG : r;", "two forms of one segment only: tests/unit/storage"),
 ]
 
 
