@@ -514,3 +514,24 @@ Test(engine, refuses_recalls_with_long_keys_and_those_that_are_switched_off)
     world_stop();
     world_close();
 }
+
+Test(engine, delivers_nothing_to_the_broker_s_own_topics, .timeout = 60)
+{
+    static const char *const own[] = { "RMQ_SYS_TRANS_OP_HALF_TOPIC", "RMQ_SYS_TRANS_HALF_TOPIC", "TRANS_CHECK_MAX_TIME_TOPIC", "OFFSET_MOVED_EVENT" };
+    world_open();
+    world_start(LEVELS, YEARS);
+    for (uint32_t i = 0; i < sizeof own / sizeof *own; i++) {
+        cr_assert_eq(world_send(own[i], "timed", "TIMER_DELAY_MS\0011000\2"), 0);
+        cr_assert_eq(world_send(own[i], "level", "DELAY\0011\2"), 0);
+    }
+    cr_assert_eq(world_send("T", "timed", "TIMER_DELAY_MS\0012000\2"), 0);
+    cr_assert_eq(world_send("L", "level", "DELAY\0011\2"), 0);
+    world_wait_idle();
+    world_set_clock(world_now() + DAY);
+    cr_assert(world_wait("T", 1));
+    fire_until("L", 1);
+    cr_expect_eq(world_count("L", NULL), 1);
+    for (uint32_t i = 0; i < sizeof own / sizeof *own; i++) cr_expect_eq(world_count(own[i], NULL), 0, "%s", own[i]);
+    world_stop();
+    world_close();
+}
