@@ -214,7 +214,7 @@ def without_delay():
     head = back(z, "G", m)
     check(head.get("code") == 1 and "feature-delay" in head["remark"] and queue(z, "%RETRY%G") == [], "without feature-delay the consumer keeps it, and is told why", head)
     ext = {"a": "CLIENT_INNER_PRODUCER", "b": "%RETRY%G", "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "j": 1, "l": 16,
-           "i": "UNIQ_KEY\x01UA\x02RETRY_TOPIC\x01T\x02TIMER_DELAY_MS\x0130\x02DELAY\x014\x02"}
+           "i": "UNIQ_KEY\x01UA\x02RETRY_TOPIC\x01T\x02DELAY\x014\x02"}
     head, _ = remoting(z.addr, 310, ext, b"own")
     check(head.get("code") == 1 and "feature-delay" in head["remark"] and queue(z, "%RETRY%G") == [], "so is one that sends it itself", head)
     check(back(z, "G", m, level=-1).get("code") == 0 and last(z, "%DLQ%G", 1)["body"] == b"soon", "the end needs no delay")
