@@ -839,10 +839,13 @@ void flush_all(struct world *w)
 {
     struct zr_storage_info info = { .hdr = ZR_HDR(struct zr_storage_info, 0) };
     zs_info(w->st, &info);
-    zs_want_flushed(w->st, info.positions.written);
-    for (int i = 0; i < 5000 && atomic_load(&w->flushed) < info.positions.written && !atomic_load(&w->failed); i++) {
+    int64_t end = info.positions.written;
+    zs_want_flushed(w->st, end);
+    /* Both: what the store says, and what it told the host, which may still know of the store before. */
+    for (int i = 0; i < 5000 && (info.positions.flushed < end || atomic_load(&w->flushed) < end) && !atomic_load(&w->failed); i++) {
         struct timespec ts = { 0, 1000000 };
         nanosleep(&ts, NULL);
+        zs_info(w->st, &info);
     }
 }
 
