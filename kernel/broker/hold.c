@@ -79,13 +79,16 @@ static void head_unlink(struct zb_queue *q, struct zb_pull *p, struct zb_pull *h
     q->n_heads -= heir == NULL;
 }
 
-/* 0: the queue has too many filters already. */
-static uint32_t queue_link(struct zb_pull *p)
+/* Where a queue has too many filters already, one more is not asked about: its pulls look at every message themselves. */
+static void queue_link(struct zb_pull *p)
 {
     struct zb_queue *q = p->queue;
     struct zb_pull *head = head_of(q, p->match);
-    if (!head && p->match && q->n_heads >= ZB_MAX_HEADS)
-        return 0;
+    if (!head && p->match && q->n_heads >= ZB_MAX_HEADS) {
+        p->unasked = p->match; /* kept, since none is freed under a lock */
+        p->match = NULL;
+        head = head_of(q, NULL);
+    }
     p->prev = head;
     p->next = head ? head->next : NULL;
     p->is_head = 0;
@@ -96,7 +99,6 @@ static uint32_t queue_link(struct zb_pull *p)
     else
         head_link(q, p);
     atomic_fetch_add(&q->n_held, 1);
-    return 1;
 }
 
 static void queue_unlink(struct zb_pull *p)
@@ -272,7 +274,6 @@ static void wheel_turn(void *arg)
 /* ---- holding ---- */
 static const char *const refused_all = "too many pulls are held (maxHeldPulls)";
 static const char *const refused_peer = "too many pulls of this connection are held (maxHeldPullsOfConnection)";
-static const char *const refused_filters = "pulls with too many different filters are held on this queue";
 
 /* *ret_closed: the connection is. NULL, or why it is not held. */
 static const char *link_in(struct zb_pull *p, uint32_t *ret_closed)
@@ -287,9 +288,7 @@ static const char *link_in(struct zb_pull *p, uint32_t *ret_closed)
         atomic_store(&p->state, ZB_NEW);
         if (p->due_tick <= done_tick)
             p->due_tick = done_tick + 1;
-        why = queue_link(p) ? NULL : refused_filters;
-    }
-    if (!*ret_closed && !why) {
+        queue_link(p);
         wheel_link(p);
         wheel_arm(p->due_tick);
     }

@@ -562,6 +562,7 @@ struct zb_pull {
     struct zb_topic *topic;
     struct zb_queue *queue;
     struct zb_filter *match;
+    struct zb_filter *unasked;               /* of a queue with too many filters: match is NULL then */
     struct zb_pull *prev, *next;             /* of the same queue and filter; guarded by queue->lock */
     struct zb_pull *head_prev, *head_next;   /* of a head, which stands for the others of its filter; the same */
     uint32_t is_head;                        /* the same */
@@ -606,7 +607,7 @@ void zb_broadcast_close(void);
 
 /* ---- held pulls ---- */
 /* Holds a kept pull. NULL: it is no more the caller's. Else it is refused, by the limit that the text names. */
-#define ZB_MAX_HEADS 512u /* different filters of pulls that are held on one queue */
+#define ZB_MAX_HEADS 512u /* different filters that a message is asked about on one queue; other pulls look for themselves */
 const char *zb_hold(struct zb_pull *p, int64_t until_ns);
 /* A message at queue_offset is visible. here: how many of those that are woken are run on this thread, counted down;
  * the others, and all with NULL, are run by their lanes. properties NULL: unknown. */

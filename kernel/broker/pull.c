@@ -45,6 +45,7 @@ void zb_pull_free(struct zb_pull *p)
     if (!p->kept)
         return;
     zb_filter_unref(p->match);
+    zb_filter_unref(p->unasked);
     zb_topic_unref(p->topic);
     zb_peer_unref(p->peer);
     free(p);
@@ -372,6 +373,8 @@ static void pull_hold(struct zb_pull *p, struct found *f)
     }
     zb_topic_unref(k->topic);
     zb_filter_unref(k->match);
+    zb_filter_unref(k->unasked);
+    k->unasked = NULL;
     k->topic = zb_topic_ref(f->topic);
     k->queue = f->queue;
     k->match = zb_filter_ref(f->filter);
