@@ -9,7 +9,8 @@
  *      version that cannot be compiled takes the old one away.
  *   2. A registration is dead (dead_ms >= born_ms) when its group has no member left, or no longer names the topic, and
  *      after a start until its consumer is back. Dead ones still count for rule 1, and are forgotten after
- *      filterDataCleanTimeSpan. With its consumers goes its program; it has one again when they are back.
+ *      filterDataCleanTimeSpan. With its consumers goes its program (but where bit maps are made for it,
+ *      enableCalcFilterBitMap); it has one again when they are back.
  *   3. One whose language no plugin knows is kept, without a program, for the day when the plugin is back.
  *   4. At most MAX_DATA registrations are kept, of MAX_TEXT bytes of names and expressions in all: beyond it a new one is not taken
  *      (pulls: 27), and a newer version neither (28).
@@ -311,7 +312,7 @@ static uint32_t others_die(struct zr_str group, struct zb_sub *const *subs, uint
         changed = 1;
     }
     pthread_mutex_unlock(&data_lock);
-    if (changed)
+    if (changed && !ZB_SET(calc_bits)) /* bit maps are made for dead ones too */
         programs_go(group);
     return changed;
 }
