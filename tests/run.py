@@ -112,6 +112,8 @@ def tests(full):
     for folder, limit in (("plays", 300), ("crash", 300), ("interop", 900)):
         for prog in sorted(glob.glob(os.path.join(ROOT, f"tests/{folder}/*_test.py"))):
             name = f"{folder} {os.path.basename(prog)[:-8]}"
+            if name in FULL_ONLY and not full:
+                continue
             yield name, [sys.executable, prog] + more, LIMITS.get(name, limit) * (40 if full else 1)
     if full:
         yield "bare Debian 12", [sys.executable, os.path.join(ROOT, "tests/bare.py")], 1800
@@ -121,6 +123,9 @@ def tests(full):
 
 # Programs that start a Java broker for each of their steps: most of their time is its, and a busy machine makes it long.
 LIMITS = {"crash flip": 600, "crash formats": 600}
+
+# Have no short form.
+FULL_ONLY = ["interop consumption"]
 
 # What takes minutes of waiting begins first, so that nothing else waits for it at the end.
 LONG = ["interop timer", "interop transaction"]

@@ -69,10 +69,25 @@ static zr_status record_at(struct zr_inst *i, int64_t physical, struct zr_piece 
     *pin = 1;
     return ZR_OK;
 }
+static zr_status offset_at(struct zr_inst *i, struct zr_queue *q, int64_t ms, uint32_t upper, int64_t *ret)
+{
+    (void)i, (void)q, (void)upper;
+    *ret = ms % 2 ? OFFSET : 0;
+    return ms % 5 ? ZR_OK : ZR_EAGAIN;
+}
+/* Now nothing, now the record that is there, now a place where there is none. */
+static int32_t find_key(struct zr_inst *i, struct zr_str topic, struct zr_str key, uint32_t kind, int64_t begin_ms, int64_t end_ms, int64_t *physical, uint32_t cap)
+{
+    (void)i, (void)kind, (void)begin_ms, (void)end_ms;
+    uint32_t n = (uint32_t)(zl_hash(key.ptr, key.len) + topic.len) % 3;
+    if (!n || !cap) return 0;
+    physical[0] = n == 1 ? PHYSICAL : PHYSICAL + 1;
+    return 1;
+}
 static void info(struct zr_inst *i, struct zr_storage_info *ret) { (void)i; ret->positions.flushed = INT64_MAX; }
 static void want(struct zr_inst *i, int64_t p) { (void)i, (void)p; }
 static const struct zr_storage_v1 storage = { .hdr = ZR_HDR(struct zr_storage_v1, 0), .queue = queue, .bounds = bounds, .read = storage_read, .unpin = unpin,
-                                              .record_at = record_at, .info = info, .want_flushed = want };
+                                              .record_at = record_at, .find_key = find_key, .offset_at = offset_at, .info = info, .want_flushed = want };
 static const struct zr_storage_v1 *store_storage(const struct zr_host *h, struct zr_inst **ret) { (void)h; *ret = NULL; return &storage; }
 static void publish(const struct zr_host *h, struct zr_msg *m, uint32_t n, uint32_t flags, void (*done)(void *, zr_status, const struct zr_put *, uint32_t), void *ctx)
 {
