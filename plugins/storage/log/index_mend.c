@@ -9,7 +9,7 @@
  *      that do not agree with the entries are written anew, a file whose entries are damaged is deleted.
  *   3. Where another broker ran since our last look, and was killed, a file may lack records in its middle. Log and entries
  *      (both in the order of physical offsets) are compared side by side from the last position that we vouch for; a file is
- *      cut before the first record that it lacks.
+ *      cut before the first record of which it lacks a key.
  *   4. What could not be read, written or deleted here leaves the files unsure (zs_index_unsure): all this is done again by the
  *      next start, whether the stop is clean or not.
  *   5. Files cover the log without gaps. What lies in the log between two files' records, or before the first file's, is read;
@@ -246,6 +246,7 @@ static int64_t compare_entry(struct zr_inst *st, struct zs_imend *m, int32_t n)
         if (fd >= 0) st->io->close(st->io->ctx, (int32_t)fd);
         m->chunk_from = n;
         m->chunk_n = r < 0 ? 0 : (int32_t)k;
+        if (r < 0) zs_index_unsure(st->index); /* what it lacks is not known */
         if (r < 0) return -1;
     }
     return (int64_t)zl_load64(m->chunk + (int64_t)(n - m->chunk_from) * ENTRY + 4);
@@ -303,7 +304,7 @@ static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
     }
     if (newest && cut) { /* following goes on with this writer, and writes what could not be written now */
         ix->cur = w;
-        ix->n_put = 0;
+        ix->n_put = n > 1 ? keys_there(st, f, 1) : 0; /* its last record may have had others behind them */
         atomic_store(&ix->last, f->end_phys);
         atomic_store(&ix->pos, f->end_phys);
     } else {
@@ -312,26 +313,42 @@ static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
     return r;
 }
 
-/* Does this record have keys? */
-static uint32_t has_keys(const struct zl_record *r)
+/* How many entries a record has at least: those of its keys; not every broker has one for its tag. */
+static int32_t keys_of(const struct zl_record *r)
 {
-    struct zr_str name, value;
+    struct zr_str name, value, part, keys = { NULL, 0 };
     uint64_t pos = 0;
+    int32_t n = 0, unique = 0;
     if ((r->sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) == ZR_SYSFLAG_ROLLBACK) return 0;
-    while (zl_props_next(r->properties, &pos, &name, &value))
-        if (zl_is(name, "UNIQ_KEY") || zl_is(name, "KEYS")) return 1;
-    return 0;
+    while (zl_props_next(r->properties, &pos, &name, &value)) {
+        if (zl_is(name, "UNIQ_KEY")) unique = value.len > 0;
+        else if (zl_is(name, "KEYS")) keys = value;
+    }
+    while (keys.len && zl_split(&keys, ' ', &part)) n += part.len > 0;
+    return n + unique;
 }
 
-/* Looks for one record. 0: it is there, or between files; 1: files[m->file] lacks it before m->entry; -1: nothing to compare with. */
-static int compare_record(struct zr_inst *st, struct zs_imend *m, int64_t phys)
+/* 1: fewer than n entries of this record are at m->entry; 0: no, or others may be where this file begins or ends; -1: it cannot be read. */
+static int compare_part(struct zr_inst *st, struct zs_imend *m, int64_t phys, int32_t n)
+{
+    int32_t count = st->index->files[m->file]->count, k = m->entry;
+    int64_t at = phys;
+    if (k == 1) return 0;
+    while (k < count && k < m->entry + n && (at = compare_entry(st, m, k)) == phys) k++;
+    return at < 0 ? -1 : k < count && k < m->entry + n;
+}
+
+/* Looks for the n entries of one record. 0: they are there, or between files; 1: files[m->file] lacks them, or some of them, from
+ * m->entry on; -1: nothing to compare with. */
+static int compare_record(struct zr_inst *st, struct zs_imend *m, int64_t phys, int32_t n)
 {
     struct zs_index *ix = st->index;
     while (m->file < ix->n) {
         const struct zs_ifile *f = ix->files[m->file];
         int64_t at = -1;
         while (m->entry < f->count && (at = compare_entry(st, m, m->entry)) >= 0 && at < phys) m->entry++;
-        if (m->entry < f->count) return at < 0 ? -1 : at > phys && m->entry > 1;
+        if (m->entry < f->count && at < 0) return -1;
+        if (m->entry < f->count) return at > phys ? m->entry > 1 : compare_part(st, m, phys, n);
         compare_file(m, m->file + 1);
     }
     return -1;
@@ -378,15 +395,16 @@ static void compare_step(struct zr_inst *st, struct zs_imend *m, struct zs_scan 
             return;
         }
         m->compare = s->pos;
-        if (what != ZS_SCAN_RECORD || rec.physical_offset > m->compare_to || !has_keys(&rec)) continue;
-        int found = compare_record(st, m, rec.physical_offset);
+        int32_t n_keys = what == ZS_SCAN_RECORD && rec.physical_offset <= m->compare_to ? keys_of(&rec) : 0;
+        if (n_keys == 0) continue;
+        int found = compare_record(st, m, rec.physical_offset, n_keys);
         if (found == 0) continue;
         uint64_t file = m->file;
         if (found < 0) {
             compare_end(m);
             return;
         }
-        zs_log(st, ZR_LOG_WARN, "index file %s has nothing of the record at %lld: from there on it is made anew", ix->files[file]->name,
+        zs_log(st, ZR_LOG_WARN, "index file %s lacks keys of the record at %lld: from there on it is made anew", ix->files[file]->name,
                (long long)rec.physical_offset);
         int64_t r = file_cut(st, file, m->entry);
         if (r < 0) {

@@ -317,6 +317,7 @@ Test(index, what_a_killed_broker_left_out_in_the_middle_is_found)
             world_close(w);
             cr_assert_eq(index_names(w, names, 8), 1);
             file_path(w, path, "index/%s", names[0]);
+            foreign_put(path, "T#U30", phys[30]); /* the first of its three keys */
             for (int i = 60; i < 100; i++) {
                 snprintf(key, sizeof key, "T#U%d", i);
                 foreign_put(path, key, phys[i]);
@@ -324,7 +325,7 @@ Test(index, what_a_killed_broker_left_out_in_the_middle_is_found)
                 foreign_put(path, key, phys[i]);
                 foreign_put(path, "T#Same", phys[i]);
             }
-            for (int i = 211; split && i < 256; i++) foreign_put(path, "T#filling", phys[99]); /* full: a next one is begun */
+            for (int i = 212; split && i < 256; i++) foreign_put(path, "T#filling", phys[99]); /* full: a next one is begun */
             if (!clean) {
                 file_path(w, path, "abort");
                 fclose(fopen(path, "w"));
@@ -333,6 +334,7 @@ Test(index, what_a_killed_broker_left_out_in_the_middle_is_found)
             cr_assert_eq(world_open(w), ZR_OK);
             for (int i = 100; i < 120; i++) phys[i] = put_key(w, i).physical_offset;
             for (int i = 0; i < 120; i++) expect_key(w, "U%d", i, phys[i]);
+            for (int i = 0; i < 120; i++) expect_key(w, "K%d", i, phys[i]);
             int32_t n = ask(w, "Same", found, 1024);
             cr_assert_eq(n, 120, "%d %d: %d: %s", clean, split, n, w->lines);
             w = world_kill(w); /* nothing of what was cut comes back */
@@ -341,6 +343,39 @@ Test(index, what_a_killed_broker_left_out_in_the_middle_is_found)
             for (int i = 0; i < 120; i++) expect_key(w, "U%d", i, phys[i]);
             world_end(w);
         }
+}
+
+Test(index, a_record_of_which_a_key_is_left_out_in_the_middle_is_found)
+{
+    struct world *w = world_new("part");
+    int64_t phys[100], found[1024];
+    char names[8][32], path[1024], key[64];
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 30; i++) phys[i] = put_key(w, i).physical_offset;
+    ask(w, "U1", found, 4);
+    world_close(w);
+    w->conf.index = 0;
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 30; i < 60; i++) phys[i] = put_key(w, i).physical_offset;
+    world_close(w);
+    cr_assert_eq(index_names(w, names, 8), 1);
+    file_path(w, path, "index/%s", names[0]);
+    for (int i = 30; i < 60; i++) {
+        snprintf(key, sizeof key, "T#U%d", i);
+        foreign_put(path, key, phys[i]);
+        snprintf(key, sizeof key, "T#K%d", i);
+        if (i != 45) foreign_put(path, key, phys[i]);
+        foreign_put(path, "T#Same", phys[i]);
+    }
+    file_path(w, path, "abort");
+    fclose(fopen(path, "w"));
+    w->conf.index = 1;
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 60; i++) expect_key(w, "U%d", i, phys[i]);
+    for (int i = 0; i < 60; i++) expect_key(w, "K%d", i, phys[i]);
+    int32_t n = ask(w, "Same", found, 1024);
+    cr_assert_eq(n, 60, "%d: %s", n, w->lines);
+    world_end(w);
 }
 
 /* What the index may still be written to is counted as the test's disk shrinks. */
