@@ -2,7 +2,7 @@
 /* clean.c - retention: deleting old segments, and with them queue files and index files that only spoke of them; and the
  * look at the disk that bars appends before it is full.
  *
- * As RocketMQ: a segment's age is its file's mtime; the newest is never deleted; expired ones go in the hours of
+ * As RocketMQ: a segment's age is its file's mtime, but by a clock that did not jump (age.c); the newest is never deleted; expired ones go in the hours of
  * delete_when, or at once when the disk is fuller than ratio_clean; above ratio_force the oldest go before their time (if
  * clean_forcibly); above ratio_refuse appends are refused until it is below again. retention_bytes is ours: the oldest go,
  * whatever their age and the hour, while the log is longer than that.
@@ -67,11 +67,11 @@ void zs_disk_look(struct zr_inst *st)
 
 /* ---- deleting ----------------------------------------------------------------------------------------------------------------- */
 
-static uint32_t is_expired(struct zr_inst *st, int64_t base)
+static uint32_t is_expired(struct zr_inst *st, int64_t base, int64_t now_ms)
 {
     int64_t mtime_ns = zs_seg_mtime_ns(st, base);
     if (mtime_ns < 0) return 0;
-    return st->timer->wall_ms(st->host) - mtime_ns / 1000000 >= st->conf.retention_hours * 3600000;
+    return now_ms - mtime_ns / 1000000 >= st->conf.retention_hours * 3600000;
 }
 
 void zs_clean_stuck(struct zr_inst *st, const char *path, int64_t error)
@@ -82,12 +82,13 @@ void zs_clean_stuck(struct zr_inst *st, const char *path, int64_t error)
     zs_log(st, ZR_LOG_ERROR, "%s should be deleted, and cannot be: %s; neither can anything behind it, and the disk fills", path, zs_errno_text(error));
 }
 
-/* Deletes the oldest segment if it may go. 1: it went. */
-static uint32_t drop_oldest(struct zr_inst *st, uint32_t any_age, const char *why)
+#define ANY_AGE INT64_MAX
+/* Deletes the oldest segment if it may go at that time. 1: it went. */
+static uint32_t drop_oldest(struct zr_inst *st, int64_t now_ms, const char *why)
 {
     int64_t first = zs_segs_first(st), last = zs_segs_last(st);
     if (first < 0 || first == last || first + st->segs.size > atomic_load(&st->flushed)) return 0;
-    if (!any_age && !is_expired(st, first)) return 0;
+    if (now_ms != ANY_AGE && !is_expired(st, first, now_ms)) return 0;
     if (zs_seg_drop(st, 1) != ZR_OK) return 0;
     st->stuck_ns = 0;
     atomic_store(&st->begin, zs_segs_first(st));
@@ -124,12 +125,13 @@ static void clean_queues(struct zr_inst *st, uint64_t *removed)
 static uint64_t drop_segments(struct zr_inst *st, uint32_t expired, uint32_t force, uint64_t *ret_files)
 {
     uint64_t n = 0;
+    int64_t now_ms = zs_age_now(st);
     while (n < FEW_SEGMENTS) {
         double log_ratio, queue_ratio;
         ratios_of(st, &log_ratio, &queue_ratio);
         if (log_ratio <= st->conf.ratio_force && queue_ratio <= st->conf.ratio_force) force = 0;
-        if (!((is_too_long(st) && drop_oldest(st, 1, "the log is longer than retention_bytes")) ||
-              (expired && drop_oldest(st, 0, "its time is over")) || (force && drop_oldest(st, 1, "the disk is too full"))))
+        if (!((is_too_long(st) && drop_oldest(st, ANY_AGE, "the log is longer than retention_bytes")) ||
+              (expired && drop_oldest(st, now_ms, "its time is over")) || (force && drop_oldest(st, ANY_AGE, "the disk is too full"))))
             break;
         n++;
         if (queue_ratio > st->conf.ratio_force && log_ratio <= st->conf.ratio_force) clean_queues(st, ret_files); /* what that frees ends it */

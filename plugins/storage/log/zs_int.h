@@ -208,6 +208,14 @@ struct zs_removals { /* topics that were removed, by name; under removed_lock (n
 
 struct zs_index;
 
+/* ---- the clock that ages are told by (age.c) ---- */
+struct zs_age {
+    int64_t wall_ms, boot_ms;   /* both clocks at the last look */
+    int64_t ahead_ms, since_ms; /* what is taken off the wall clock, and what that said when it began */
+    int64_t saved_ms;           /* the wall clock when the file was written */
+    uint32_t told;              /* that it could not be */
+};
+
 /* ---- the store ---- */
 struct zr_inst {
     const struct zr_host *host;
@@ -325,6 +333,7 @@ struct zr_inst {
     uint32_t clean_running;      /* a timer is set or a job under way; under work_lock */
     pthread_cond_t clean_cond;
     uint32_t clean_stop;
+    struct zs_age age;           /* under clean_lock */
 
     int64_t memory_bytes, recent_bytes;
     double log_ratio, queue_ratio; /* these four under work_lock */
@@ -594,6 +603,11 @@ void zs_disk_look(struct zr_inst *st);
 double zs_used_ratio(struct zr_inst *st, const char *path, struct zr_io_disk *ret); /* as df says it; -1: not to be had */
 void zs_clean_stuck(struct zr_inst *st, const char *path, int64_t error); /* says that retention cannot delete it, now and then */
 void zs_clean_hurry(struct zr_inst *st); /* the disk is full: the next look at it comes at once. With no lock held */
+
+/* ---- age.c ---- */
+void zs_age_open(struct zr_inst *st);   /* behind the recovery */
+int64_t zs_age_now(struct zr_inst *st); /* ms that retention by age goes by: a clock that jumped is not believed at once */
+void zs_age_close(struct zr_inst *st);
 
 /* ---- index.c ---- */
 /* Looks at the files; what has to be mended or read is done by zs_index_main. */

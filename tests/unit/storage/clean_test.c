@@ -252,3 +252,122 @@ static void file_taken_away(uint32_t sync, uint32_t replaced)
 Test(clean, a_log_file_that_is_removed_ends_writing) { file_taken_away(0, 0); }
 Test(clean, a_log_file_that_is_removed_under_sync_flush_ends_writing) { file_taken_away(1, 0); }
 Test(clean, a_log_file_that_is_replaced_ends_writing) { file_taken_away(1, 1); }
+
+/* ---- a clock that jumps --------------------------------------------------------------------------------------------------------- */
+
+#define HOUR 3600000ll
+
+static int64_t real_ms(void)
+{
+    struct timeval now;
+    gettimeofday(&now, NULL);
+    return (int64_t)now.tv_sec * 1000 + now.tv_usec / 1000;
+}
+
+static void keeps(struct world *w, uint32_t all, const char *what)
+{
+    uint64_t removed;
+    cr_assert_eq(zs_clean(w->st, &removed), ZR_OK);
+    if (all) cr_assert_eq(removed, 0, "%s: %s", what, w->lines);
+    else cr_assert_gt(removed, 0, "%s: %s", what, w->lines);
+}
+
+static void clock_file(struct world *w, const char *text)
+{
+    char path[1024];
+    file_path(w, path, "zarya/clock");
+    cr_assert_eq(truncate(path, 0), 0);
+    file_write(path, 0, text, strlen(text));
+}
+
+Test(clean, a_clock_that_jumps_a_year_expires_nothing_that_was_written_just_now)
+{
+    struct world *w = with_segments("jump");
+    int64_t t = real_ms();
+    atomic_store(&w->wall, t);
+    keeps(w, 1, "before");
+    atomic_store(&w->wall, t + 365 * 24 * HOUR);
+    keeps(w, 1, "a year forward");
+    cr_assert(world_said(w, "the clock is 8760 h 0 min ahead"), "%s", w->lines);
+    world_quiet(w);
+    keeps(w, 1, "and again");
+    cr_assert(!world_said(w, "the clock"), "it is said once: %s", w->lines);
+    make_old(w, 0);
+    keeps(w, 0, "what is old by the clock before goes on being old");
+    atomic_store(&w->wall, t + 1000);
+    keeps(w, 1, "set right");
+    atomic_store(&w->wall, t + 40 * 24 * HOUR); /* and it comes again, over a restart and a kill */
+    keeps(w, 1, "forward once more");
+    world_close(w);
+    cr_assert_eq(world_open(w), ZR_OK);
+    keeps(w, 1, "after a restart");
+    w = world_kill(w);
+    atomic_store(&w->wall, t + 40 * 24 * HOUR);
+    keeps(w, 1, "after a kill");
+    world_end(w);
+}
+
+Test(clean, a_clock_that_stayed_for_a_day_is_believed)
+{
+    struct world *w = with_segments("stayed");
+    int64_t t = real_ms();
+    char text[100];
+    atomic_store(&w->wall, t);
+    keeps(w, 1, "before");
+    atomic_store(&w->wall, t + 100 * HOUR);
+    keeps(w, 1, "at first");
+    world_close(w);
+    /* It was seen 23 hours ago to be ahead by 100: */
+    snprintf(text, sizeof text, "%lld %lld %lld\n", (long long)(t + 100 * HOUR), (long long)(100 * HOUR), (long long)(t + 77 * HOUR + 60000));
+    clock_file(w, text);
+    cr_assert_eq(world_open(w), ZR_OK);
+    keeps(w, 1, "23 hours");
+    world_close(w);
+    snprintf(text, sizeof text, "%lld %lld %lld\n", (long long)(t + 100 * HOUR), (long long)(100 * HOUR), (long long)(t + 76 * HOUR));
+    clock_file(w, text);
+    cr_assert_eq(world_open(w), ZR_OK);
+    keeps(w, 0, "a day");
+    cr_assert(world_said(w, "set forward a day ago, and stayed"), "%s", w->lines);
+    world_end(w);
+}
+
+Test(clean, a_clock_that_jumped_while_the_store_was_closed)
+{
+    for (uint32_t file = 0; file < 3; file++) { /* with the file of the clock, without it, with a damaged one */
+        struct world *w = with_segments("closed");
+        int64_t t = real_ms();
+        char path[1024];
+        world_close(w);
+        file_path(w, path, "zarya/clock");
+        cr_assert_gt(file_size_of(path), 0);
+        if (file == 1) cr_assert_eq(unlink(path), 0);
+        if (file == 2) clock_file(w, "9999999999999999999999 -1");
+        atomic_store(&w->wall, t + 100 * HOUR);
+        cr_assert_eq(world_open(w), ZR_OK);
+        keeps(w, 1, "100 hours forward");
+        cr_assert(world_said(w, "ahead of what this store saw last"), "%s", w->lines);
+        world_close(w);
+        atomic_store(&w->wall, t + 120 * HOUR); /* a stop of less than a day is no jump, and the day goes on */
+        cr_assert_eq(world_open(w), ZR_OK);
+        keeps(w, 1, "20 hours later");
+        world_close(w);
+        atomic_store(&w->wall, t + 125 * HOUR);
+        cr_assert_eq(world_open(w), ZR_OK);
+        keeps(w, 0, "25 hours later");
+        world_end(w);
+    }
+}
+
+Test(clean, a_clock_that_jumped_keeps_no_disk_full)
+{
+    struct world *w = with_segments("jumpdisk");
+    int64_t t = real_ms();
+    atomic_store(&w->wall, t);
+    keeps(w, 1, "before");
+    atomic_store(&w->wall, t + 1000 * HOUR);
+    keeps(w, 1, "forward");
+    w->conf.retention_bytes = 2 * 65536;
+    zs_retune(w->st, &w->conf);
+    keeps(w, 0, "by bytes they go at any age");
+    world_end(w);
+}

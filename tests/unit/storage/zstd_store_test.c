@@ -233,10 +233,14 @@ Test(zstd_store, retention_takes_packed_segments_by_the_age_of_their_messages)
     wait_packed(w);
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    atomic_store(&w->wall, (int64_t)now.tv_sec * 1000 + 71 * 3600000ll);
-    zs_clean(w->st, &removed);
-    cr_assert_eq(removed, 0);
-    atomic_store(&w->wall, (int64_t)now.tv_sec * 1000 + 73 * 3600000ll);
+    static const int hours[] = { 23, 46, 69, 71, 73 };
+    for (uint32_t i = 0; i < 5; i++) { /* not at once: a clock that jumps is not believed */
+        zs_clean(w->st, &removed);
+        cr_assert_eq(removed, 0);
+        world_close(w);
+        atomic_store(&w->wall, (int64_t)now.tv_sec * 1000 + hours[i] * 3600000ll);
+        cr_assert_eq(world_open(w), ZR_OK);
+    }
     for (int i = 0; i < 20; i++) zs_clean(w->st, &removed);
     wait_forms(w, 0, 1);
     cr_assert_gt(min_of(w, "A", 0), 0);
