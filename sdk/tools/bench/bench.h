@@ -40,6 +40,7 @@ struct options {
     uint64_t count, fill;
     int32_t pid;
     const char *addr, *namesrv, *topic, *group, *label;
+    const char *expression, *language; /* of pulls */
 };
 /* 0, or the exit code. */
 int options_parse(struct options *o, int argc, char **argv);
@@ -69,6 +70,7 @@ struct stats {
     uint64_t requests;      /* answered well, inside the measured window */
     uint64_t messages;      /* in them (pull, e2e: received) */
     uint64_t bytes;         /* of their bodies */
+    uint64_t examined;      /* pull: queue entries that were passed, those that did not match with them */
     uint64_t sent_messages; /* acknowledged in the whole run, with warm-up */
     uint64_t received;      /* in the whole run */
     uint64_t failed;        /* answers with an error code, whole run */

@@ -53,6 +53,7 @@ void stats_merge(struct stats *to, const struct stats *from)
     to->requests += from->requests;
     to->messages += from->messages;
     to->bytes += from->bytes;
+    to->examined += from->examined;
     to->sent_messages += from->sent_messages;
     to->received += from->received;
     to->failed += from->failed;

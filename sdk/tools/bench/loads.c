@@ -263,9 +263,9 @@ static uint32_t issue_pull(struct worker *w, struct conn *conn, int64_t intended
     zl_fields_i64(&fs, "sysFlag", bench->o.mode == MODE_E2E ? 6 : 4); /* subscription enclosed; e2e: hold it */
     zl_fields_i64(&fs, "commitOffset", 0);
     zl_fields_i64(&fs, "suspendTimeoutMillis", bench->o.mode == MODE_E2E ? PULL_SUSPEND_MS : 0);
-    zl_fields_str(&fs, "subscription", zl_str("*"));
+    zl_fields_str(&fs, "subscription", zl_str(bench->o.expression));
     zl_fields_i64(&fs, "subVersion", 0);
-    zl_fields_str(&fs, "expressionType", zl_str("TAG"));
+    zl_fields_str(&fs, "expressionType", zl_str(bench->o.language));
     if (t->broker[0]) zl_fields_str(&fs, "bname", zl_str(t->broker));
     return encode(conn, bench, CODE_PULL, fs.f, fs.n, opaque);
 }
@@ -360,15 +360,17 @@ static void answer_pull(struct worker *w, struct slot *slot, int64_t now)
     struct bench *bench = w->bench;
     struct target *t = &bench->targets[slot->target];
     uint64_t n = 0, bytes = 0;
-    int64_t next = t->next;
+    int64_t from = t->next, next = from;
+    zr_status told = zl_field_i64(w->header.fields, w->header.n_fields, "nextBeginOffset", &next);
     switch (w->header.code) {
     case 0:
         n = take_records(w, t, slot->target, &bytes, now);
+        if (told == ZR_OK && next > t->next) t->next = next; /* behind the last that matches others may not */
         break;
     case 19:
     case 20:
     case 21:
-        if (zl_field_i64(w->header.fields, w->header.n_fields, "nextBeginOffset", &next) == ZR_OK) t->next = next;
+        if (told == ZR_OK) t->next = next;
         if (bench->o.mode == MODE_PULL) t->next = w->header.code == 20 ? next : t->from; /* over again */
         break;
     default:
@@ -376,6 +378,7 @@ static void answer_pull(struct worker *w, struct slot *slot, int64_t now)
         stats_code(&w->stats, w->header.code, w->header.remark);
         return;
     }
+    if (slot->measured && next > from && w->header.code != 21) w->stats.examined += (uint64_t)(next - from);
     w->stats.received += n;
     if (bench->o.mode == MODE_PULL) atomic_fetch_add_explicit(&bench->issued, n, memory_order_relaxed);
     if (n && bench->o.mode == MODE_PULL)

@@ -32,6 +32,7 @@ static const char USAGE[] =
     "  --warmup S         seconds before (2)         --threads N    (1)\n"
     "  --consumers N      e2e: pulling connections (1)\n"
     "  --pull-max N       messages a pull (32)       --fill N       pull: messages to send first (0)\n"
+    "  --tags E           pull: what matches this tag expression only; --sql E: this SQL92 expression only\n"
     "  --header json|binary                          (json)\n"
     "\n"
     "result\n"
@@ -62,6 +63,8 @@ enum {
     O_CONSUMERS,
     O_PULL_MAX,
     O_FILL,
+    O_TAGS,
+    O_SQL,
     O_HEADER,
     O_JSON,
     O_LABEL,
@@ -91,6 +94,8 @@ static const struct option LONG[] = {
     { "consumers", 1, 0, O_CONSUMERS },
     { "pull-max", 1, 0, O_PULL_MAX },
     { "fill", 1, 0, O_FILL },
+    { "tags", 1, 0, O_TAGS },
+    { "sql", 1, 0, O_SQL },
     { "header", 1, 0, O_HEADER },
     { "json", 0, 0, O_JSON },
     { "label", 1, 0, O_LABEL },
@@ -146,6 +151,11 @@ static int option(struct options *o, int c, const char *name)
         break;
     case O_LABEL:
         o->label = optarg;
+        break;
+    case O_TAGS:
+    case O_SQL:
+        o->expression = optarg;
+        o->language = c == O_SQL ? "SQL92" : "TAG";
         break;
     case O_NO_CREATE:
         o->create = 0;
@@ -213,6 +223,8 @@ static int options_check(struct options *o)
         wrong = "--verify and e2e need a --size of at least 40";
     else if (o->mode == MODE_PULL && o->rate > 0)
         wrong = "pull has no --rate";
+    else if (o->mode != MODE_PULL && strcmp(o->expression, "*") != 0)
+        wrong = "--tags and --sql are for pull";
     else if (o->mode == MODE_E2E && o->rate == 0)
         wrong = "e2e needs a --rate";
     else if (o->mode == MODE_E2E && o->verify && o->count == 0 && o->duration == 0)
@@ -236,6 +248,8 @@ int options_parse(struct options *o, int argc, char **argv)
                            .duration = 10,
                            .warmup = 2,
                            .spin_us = 100,
+                           .expression = "*",
+                           .language = "TAG",
                            .topic = "zarya-bench",
                            .group = "zarya-bench" };
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {

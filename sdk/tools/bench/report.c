@@ -166,6 +166,8 @@ static void report_json(const struct bench *b, const struct stats *s, const stru
     zl_jw_ki64(&w, "messages", (int64_t)s->messages);
     kf64(&w, "messages_per_s", seconds > 0 ? (double)s->messages / seconds : 0);
     kf64(&w, "body_mb_per_s", seconds > 0 ? (double)s->bytes / seconds / 1e6 : 0);
+    if (o->mode == MODE_PULL) zl_jw_ki64(&w, "examined", (int64_t)s->examined);
+    if (o->mode == MODE_PULL) kf64(&w, "examined_per_s", seconds > 0 ? (double)s->examined / seconds : 0);
     hist_json(&w, "latency_us", &s->latency);
     if (o->mode == MODE_E2E) hist_json(&w, "delivery_us", &s->delivery);
     if (o->rate > 0) hist_json(&w, "late_us", &s->late);
@@ -189,6 +191,8 @@ static void report_text(const struct bench *b, const struct stats *s, const stru
     printf("  %.0f messages/s  %.1f MB/s of bodies  (%llu messages in %.2f s)\n",
            seconds > 0 ? (double)s->messages / seconds : 0, seconds > 0 ? (double)s->bytes / seconds / 1e6 : 0,
            (unsigned long long)s->messages, seconds);
+    if (o->mode == MODE_PULL)
+        printf("  %.0f queue entries/s passed for them\n", seconds > 0 ? (double)s->examined / seconds : 0);
     hist_text(o->mode == MODE_E2E ? "send" : "latency", &s->latency);
     if (o->mode == MODE_E2E) hist_text("delivery", &s->delivery);
     if (o->rate > 0) hist_text("late", &s->late);
