@@ -366,7 +366,7 @@ static int hold_refused(int64_t r)
 /* A stretch that no block has whole. */
 static int hold_copy(struct zr_inst *st, struct zs_seg *seg, int64_t phys, uint64_t len, struct zs_hold *ret)
 {
-    if (len > ZS_MAX_RECORD) return 0;
+    if (len > (uint64_t)st->segs.size) return 0;
     struct zs_block *b = block_make(0, 0, phys, len);
     if (!b) return ZS_HOLD_LATER;
     b->state = READY;

@@ -732,7 +732,7 @@ void zs_bounds(struct zr_inst *st, struct zr_queue *q, int64_t *ret_min, int64_t
 static uint32_t plausible(struct zr_inst *st, const struct zs_entry *e)
 {
     if (e->size == ZS_FILLER) return 1;
-    return zs_entry_real(e) && e->size >= 91 && e->size <= (int32_t)ZS_MAX_RECORD && e->phys <= atomic_load(&st->end) - e->size;
+    return zs_entry_real(e) && e->size >= 91 && e->size <= st->segs.size && e->phys <= atomic_load(&st->end) - e->size;
 }
 
 uint32_t zs_entries(struct zr_inst *st, struct zr_queue *q, int64_t offset, int64_t *physical, uint32_t *sizes,

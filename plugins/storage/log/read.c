@@ -23,6 +23,7 @@
 
 #define ENTRIES 64u
 #define LEAST_SCAN 800u
+#define BY_TAGS 8u /* entries that tags alone decide, for one whose record is read */
 #define PAGE 4096u
 #define WINDOW_PAGES 32u
 #define MAX_BYTES (128u << 20)
@@ -40,6 +41,7 @@ struct reading {
     struct zs_hold *holds; /* ZS_PINS, of which the first n_holds are held */
     uint32_t n_holds;
     uint32_t max_messages, max_scan, scanned;
+    uint32_t weight; /* of an entry whose record is read, in what max_scan counts */
     uint64_t max_bytes;
     int64_t next, max, end, last_phys;
     int64_t behind; /* the queue offset behind the last record given */
@@ -148,6 +150,19 @@ static uint32_t record_belongs(const struct reading *r, const uint8_t *ptr, uint
     return (int32_t)zl_load32(ptr + 12) == r->q->id && in >= 0 && in < most;
 }
 
+/* Has [phys, phys + len) held in *h and, if it may not be in memory, read once so that an error of the disk shows here. Held
+ * only with ZR_OK; ZR_ENOENT: nothing is there any more. */
+static zr_status hold_bytes(struct zr_inst *st, int64_t phys, uint64_t len, uint32_t recent, struct zs_hold *h)
+{
+    int got = zs_hold_get(st, phys, len, 0, h);
+    if (got <= 0) return got == 0 ? ZR_ENOENT : got == ZS_HOLD_UNREAD ? ZR_EIO : ZR_EAGAIN;
+    if (!h->seg || recent) return ZR_OK;
+    int64_t r = zs_bring_in(st, h->seg, phys - h->from, len);
+    if (r >= 0) return ZR_OK;
+    zs_hold_put(st, h->pin);
+    return r == -ENOMEM ? ZR_ENOMEM : r == -EINVAL ? ZR_ENOENT : r == -EAGAIN || r == -EINTR ? ZR_EAGAIN : ZR_EIO;
+}
+
 /* ---- one record -------------------------------------------------------------------------------------------------------------- */
 
 #define GOT_RECORD 1
@@ -200,13 +215,30 @@ static uint32_t crosses(struct zr_inst *st, const struct zs_entry *e)
     return in < 0 || in + e->size > st->segs.size;
 }
 
+/* An entry that speaks of a record larger than any that is taken here: is there one? Before anything of that size is read. */
+static int large_there(const struct reading *r, const struct zs_entry *e)
+{
+    struct zs_hold h;
+    if (r->req->flags & ZR_READ_NOWAIT) return GOT_BUSY;
+    zr_status status = hold_bytes(r->st, e->phys, ZS_HEAD, 0, &h);
+    if (status != ZR_OK) return status == ZR_ENOENT ? GOT_WRONG : status == ZR_EIO ? GOT_NOTHING : GOT_LATER;
+    const uint8_t *head = zs_hold_at(&h, e->phys);
+    uint32_t good = zl_load32(head) == (uint32_t)e->size && zs_sizes_agree(head, (uint64_t)e->size);
+    zs_hold_put(r->st, h.pin);
+    return good ? GOT_RECORD : GOT_WRONG;
+}
+
 static int record_find(struct reading *r, const struct zs_entry *e, const struct zs_hold **ret_hold, const uint8_t **ret_ptr)
 {
     struct zr_inst *st = r->st;
     int why = GOT_NOTHING;
     uint64_t size = (uint64_t)e->size;
-    if (size < 91 || size > ZS_MAX_RECORD || e->phys > zs_visible(st) - e->size) return GOT_WRONG;
-    if (e->phys < atomic_load(&st->begin)) return GOT_WRONG;
+    if (size < 91 || e->phys > zs_visible(st) - e->size || e->phys < atomic_load(&st->begin)) return GOT_WRONG;
+    if (size > ZS_LARGE_RECORD) {
+        why = crosses(st, e) ? GOT_WRONG : large_there(r, e);
+        if (why != GOT_RECORD) return why;
+        why = GOT_NOTHING;
+    }
     const struct zs_hold *h = held(r, e->phys, size, &why);
     if (!h && why == GOT_NOTHING && (crosses(st, e) || !zs_seg_shut_out(st, e->phys))) return GOT_WRONG;
     if (!h) return why;
@@ -414,9 +446,9 @@ static int walk(struct reading *r)
             }
             if (go <= 0) return go < 0 && r->ret->n_messages == 0 ? -1 : 0;
             int64_t behind = r->behind > r->next ? r->behind : r->next + 1; /* the other entries of a batch are passed over */
+            r->scanned += verdicts[i] == ZR_MATCH_NO ? 1 : r->weight;
             i += behind - r->next - 1;
             r->next = behind;
-            r->scanned++;
         }
         if (!lost && !wrong) continue;
         int go = wrong ? wrong_entry(r) : lost_entry(r);
@@ -508,7 +540,8 @@ static void reading_limits(struct reading *r)
     const struct zr_read *req = r->req;
     r->max_messages = req->max_messages ? req->max_messages : 1;
     r->max_bytes = req->max_bytes == 0 || req->max_bytes > MAX_BYTES ? MAX_BYTES : (req->max_bytes < 100 ? 100 : req->max_bytes);
-    r->max_scan = req->max_scan ? req->max_scan : (req->max_messages > LEAST_SCAN ? req->max_messages : LEAST_SCAN);
+    r->weight = req->max_scan ? 1 : BY_TAGS;
+    r->max_scan = req->max_scan ? req->max_scan : r->weight * (req->max_messages > LEAST_SCAN ? req->max_messages : LEAST_SCAN);
 }
 
 static void result_clear(struct zr_read_result *ret)
@@ -540,19 +573,6 @@ zr_status zs_read(struct zr_inst *st, const struct zr_read *req, struct zr_read_
 
 /* ---- single records ---------------------------------------------------------------------------------------------------------------- */
 
-/* Has [phys, phys + len) held in *h and, if it may not be in memory, read once so that an error of the disk shows here. Held
- * only with ZR_OK; ZR_ENOENT: nothing is there any more. */
-static zr_status hold_bytes(struct zr_inst *st, int64_t phys, uint64_t len, uint32_t recent, struct zs_hold *h)
-{
-    int got = zs_hold_get(st, phys, len, 0, h);
-    if (got <= 0) return got == 0 ? ZR_ENOENT : got == ZS_HOLD_UNREAD ? ZR_EIO : ZR_EAGAIN;
-    if (!h->seg || recent) return ZR_OK;
-    int64_t r = zs_bring_in(st, h->seg, phys - h->from, len);
-    if (r >= 0) return ZR_OK;
-    zs_hold_put(st, h->pin);
-    return r == -ENOMEM ? ZR_ENOMEM : r == -EINVAL ? ZR_ENOENT : r == -EAGAIN || r == -EINTR ? ZR_EAGAIN : ZR_EIO;
-}
-
 /* As record_at of the ABI, of any record up to the log's end. */
 static zr_status record_take(struct zr_inst *st, int64_t phys, int32_t size, uint32_t check, struct zl_record *ret, struct zs_hold *h)
 {
@@ -564,7 +584,14 @@ static zr_status record_take(struct zr_inst *st, int64_t phys, int32_t size, uin
     if (status != ZR_OK) return status;
     uint32_t real = zl_load32(zs_hold_at(h, phys)), whole = check && (!recent || !h->seg);
     status = ZR_ENOENT;
-    if (real > end - phys || real < 91 || real > ZS_MAX_RECORD || (size && (uint32_t)size != real)) goto no;
+    if (real > end - phys || real < 91 || (size && (uint32_t)size != real)) goto no;
+    if (real > ZS_LARGE_RECORD) {
+        zs_hold_put(st, h->pin);
+        status = hold_bytes(st, phys, ZS_HEAD, recent, h);
+        if (status != ZR_OK) return status;
+        status = ZR_ENOENT;
+        if (!zs_sizes_agree(zs_hold_at(h, phys), real)) goto no;
+    }
     if (whole || phys + (int64_t)real > h->to) {
         zs_hold_put(st, h->pin);
         status = hold_bytes(st, phys, real, recent || !check, h);

@@ -121,6 +121,14 @@ static uint32_t tail_torn(const uint8_t *p, int64_t off, uint64_t from, uint64_t
     return 0;
 }
 
+uint32_t zs_sizes_agree(const uint8_t *head, uint64_t size)
+{
+    if (size <= ZS_LARGE_RECORD) return 1;
+    uint32_t flag = zl_load32(head + 36), at = 84 + (flag & ZR_SYSFLAG_BORNHOST_V6 ? 12 : 0) + (flag & ZR_SYSFLAG_STOREHOST_V6 ? 12 : 0);
+    uint64_t rest = (uint64_t)at + 4 + zl_load32(head + at); /* behind it: the lengths of topic and properties, and these */
+    return rest + 3 <= size && size - rest <= 4 + 65535 + ZL_MAX_PROPERTIES;
+}
+
 /* The record at pos, which lies in s->seg. ZS_SCAN_END stands for a blank here. */
 static int judge(struct zs_scan *s, int64_t pos, struct zl_record *ret)
 {
@@ -136,8 +144,14 @@ static int judge(struct zs_scan *s, int64_t pos, struct zl_record *ret)
         return ZS_SCAN_END;
     }
     if (magic != ZL_MAGIC_V1 && magic != ZL_MAGIC_V2) return bad(s, magic || size ? "no magic number" : "zeroes");
-    if (n < 36 || (int64_t)size > room || size > ZS_MAX_RECORD) return bad(s, "its size is impossible");
+    if (n < 36 || (int64_t)size > room || size > INT32_MAX) return bad(s, "its size is impossible");
     if ((int64_t)zl_load64(p + 28) != pos) return bad(s, "its physical offset is another one");
+    if (size > ZS_LARGE_RECORD) {
+        n = load(s, pos, ZS_HEAD);
+        if (n == -ENOMEM) return ZS_SCAN_STOP;
+        if (n < 0) return bad(s, "it cannot be read from the disk");
+        if (!zs_sizes_agree(s->buf + (pos - s->buf_at), size)) return bad(s, "its size is not that of its body");
+    }
     n = load(s, pos, size);
     if (n == -ENOMEM) return ZS_SCAN_STOP;
     if (n < 0) return bad(s, "it cannot be read from the disk");

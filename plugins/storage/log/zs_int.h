@@ -38,7 +38,9 @@
 #define ZS_ENTRY 20u               /* bytes of a queue entry: i64 physical | i32 size | i64 tags code */
 #define ZS_FILLER 0x7FFFFFFF       /* the size in an entry that stands for no message */
 #define ZS_BLANK 8u                /* what is always left at the end of a segment */
-#define ZS_MAX_RECORD (64u << 20)  /* no record is larger, whatever its size word says */
+#define ZS_LARGE_RECORD (64u << 20) /* none that is taken here is larger; one that is found there (RocketMQ's maxMessageSize) is believed if its
+                                     * lengths agree, before anything of that size is read or allocated. None is larger than a segment */
+#define ZS_HEAD 112u               /* a record up to its body's length */
 #define ZS_RECORD_OVER 65536       /* record size allowed beyond max_message_size */
 #define ZS_PATH 1024u              /* longest path built here */
 #define ZS_PINS 32u                /* segments, or blocks of packed ones, that one read may hold */
@@ -521,6 +523,8 @@ int zs_scan_next(struct zs_scan *s, struct zl_record *ret);
 int zs_scan_resync(struct zs_scan *s);
 /* Is there a valid record at phys (body checksum included)? Its facts, without spans. */
 uint32_t zs_scan_one(struct zr_inst *st, int64_t phys, struct zl_record *ret);
+/* Do size and body's length agree at the front of a record of at least ZS_HEAD bytes? What is larger than ZS_LARGE_RECORD must. */
+uint32_t zs_sizes_agree(const uint8_t *head, uint64_t size);
 uint32_t zs_scan_one_of(struct zr_inst *st, int64_t phys, struct zr_str topic, struct zl_record *ret); /* and is it this topic's? */
 
 /* ---- snapshot.c ---- */
