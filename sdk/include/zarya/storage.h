@@ -49,7 +49,7 @@ struct zr_read {
     int32_t queue_id;
     uint32_t max_messages;
     uint32_t max_bytes;              /* 0: the storage's own limits (256 KiB hot, 64 KiB cold) */
-    uint32_t max_scan;               /* entries looked at; 0: the storage's own (at least 800) */
+    uint32_t max_scan;               /* entries looked at; 0: the storage's own (at least 800, more where tags decide) */
     uint32_t flags;                  /* ZR_READ_NOWAIT */
     const struct zr_bits *bits;      /* NULL: none. What the filter has to ask is judged by the message's bit map first, if it has one */
 };

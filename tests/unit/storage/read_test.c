@@ -151,6 +151,32 @@ Test(read, a_filter_judges_codes_and_only_then_properties)
     world_end(w);
 }
 
+Test(read, one_read_passes_more_entries_where_tags_decide)
+{
+    struct world *w = world_new("scan");
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 8000; i++) put_one(w, "T", 0, "x", i < 4000 ? "TAGS\001A\002K\0011\002" : "TAGS\001B\002K\0011\002");
+    const struct zr_filter_v1 filter = { .hdr = ZR_HDR(struct zr_filter_v1, 0), .by_tags = filter_by_tags, .by_properties = filter_by_properties };
+    struct zr_prog prog = { .yes = 'Z', .ask = 'Z', .need = "5" };
+    struct answer a;
+    struct zr_read req = { .hdr = ZR_HDR(struct zr_read, 0), .topic = zl_str("T"), .pieces = a.pieces, .cap_pieces = 64, .max_messages = 32,
+                           .filter = &filter, .prog = &prog };
+    a.r.hdr = (struct zr_hdr)ZR_HDR(struct zr_read_result, 0);
+    cr_assert_eq(zs_read(w->st, &req, &a.r), ZR_OK);
+    cr_assert_eq(a.r.n_filtered, 6400);
+    cr_assert_eq(a.r.next_offset, 6400);
+    prog.ask = 'A'; /* the records of the first half are read */
+    cr_assert_eq(zs_read(w->st, &req, &a.r), ZR_OK);
+    cr_assert(a.r.next_offset >= 800 && a.r.next_offset < 900, "%lld", (long long)a.r.next_offset);
+    req.offset = 3600; /* 400 of them, then half of what is left by tags */
+    cr_assert_eq(zs_read(w->st, &req, &a.r), ZR_OK);
+    cr_assert_eq(a.r.next_offset, 4000 + 3200);
+    req.max_scan = 1000;
+    cr_assert_eq(zs_read(w->st, &req, &a.r), ZR_OK);
+    cr_assert_eq(a.r.next_offset, 4600);
+    world_end(w);
+}
+
 /* Each message takes a third of what one read may take; with need NULL more than all. */
 static uint32_t dear_by_properties(const struct zr_prog *p, struct zr_span props, uint64_t *steps)
 {
