@@ -72,6 +72,8 @@ int64_t zs_index_delete(struct zr_inst *st, uint64_t at)
     if (!zs_path(path, "%s/%s", st->index_dir, st->index->files[at]->name)) return -ENAMETOOLONG;
     int64_t r = st->io->unlink(st->io->ctx, path);
     if (r < 0 && r != -ENOENT) return r;
+    /* A file that came back after a power failure would speak of a log that is not this one any more. */
+    if (r >= 0 && st->io->sync_dir(st->io->ctx, st->index_dir) < 0) zs_index_unsure(st->index);
     take_out(st->index, at);
     return 0;
 }

@@ -4,7 +4,8 @@
  * What stays true:
  *   1. After a stop that was not clean nothing of the newest file is believed but its entries: they are read one after the
  *      other, an entry whose previous does not agree with what its chain must be ends the file, and slots and header are made
- *      anew. What the index then lacks is read from the log again.
+ *      anew. What lies behind is zeroed: of a log that a power failure cut, it would speak of other records one day. What the
+ *      index then lacks is read from the log again.
  *   2. The other files whose end is behind the checkpoint's index time may not be on disk as a whole: each is read once; slots
  *      that do not agree with the entries are written anew, a file whose entries are damaged is deleted.
  *   3. Where another broker ran since our last look, and was killed, a file may lack records in its middle. Log and entries
@@ -24,6 +25,7 @@
 #define ENTRY ZS_INDEX_ENTRY
 #define CHUNK 1024
 #define PAGE_SLOTS 1024u
+#define KEYS_COMPARED 64u /* of one record */
 #define NAMES_BEFORE 1000000 /* names kept free for files before the oldest */
 
 /* ---- reading entries ------------------------------------------------------------------------------------------------- */
@@ -125,6 +127,30 @@ static void slots_mark(struct zr_inst *st, struct zs_iwriter *w)
 
 /* ---- the newest file after a kill ---------------------------------------------------------------------------------------- */
 
+/* What lies in the file behind its entries, of a log that was lost perhaps, would be believed by a later start: it is taken out,
+ * on the disk too. 0 or -errno. */
+static int64_t behind_clear(struct zr_inst *st, struct zs_iwriter *w, int32_t n)
+{
+    static const uint8_t zeros[ENTRY * CHUNK];
+    uint8_t raw[ENTRY * CHUNK];
+    int64_t off = zs_index_entry_off(st->index, n), end = zs_index_file_size(st->index), r = 0;
+    uint32_t seek = ZR_HAS(struct zr_io_v1, st->io, seek_data) && st->io->seek_data != NULL, found = 0;
+    while (off < end) {
+        int64_t data = seek ? st->io->seek_data(st->io->ctx, w->fd, off) : off;
+        if (data == -ENXIO || data >= end) break;
+        if (data > off) off = data;
+        uint64_t len = end - off < (int64_t)sizeof raw ? (uint64_t)(end - off) : sizeof raw;
+        r = zl_io_read_all(st->io, w->fd, raw, len, off);
+        if (r >= 0 && memcmp(raw, zeros, len) != 0) {
+            found = 1;
+            r = zs_zero(st, w->fd, off, (int64_t)len);
+        }
+        if (r < 0) return r;
+        off += (int64_t)len;
+    }
+    return found ? st->io->fdatasync(st->io->ctx, w->fd) : 0;
+}
+
 /* Opens the newest file and believes only its entries. 0 or -errno. */
 static int64_t newest_open(struct zr_inst *st)
 {
@@ -140,6 +166,7 @@ static int64_t newest_open(struct zr_inst *st)
     w->open = 1;
     int64_t r = entries_read(st, w, (int32_t)ix->max_entries, &en);
     if (r >= 0) r = last_record_out(st, w, &en);
+    if (r >= 0) r = behind_clear(st, w, en.n);
     if (r < 0) return r;
     if (en.last >= 0) atomic_store(&ix->pos, en.last);
     slots_mark(st, w);
@@ -280,7 +307,7 @@ static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
     struct zs_iwriter w = { .f = f };
     struct entries en = { .n = 0 };
     uint32_t newest = i + 1 == ix->n, cut = 0;
-    int64_t r = newest ? zs_iwriter_flush(st, &ix->cur, 0) : 0, was = f->count;
+    int64_t r = newest ? zs_iwriter_flush(st, &ix->cur, 0) : 0;
     if (r < 0) return r;
     if (newest) zs_iwriter_close(st, &ix->cur);
     int64_t fd = zs_iwriter_ready(ix, &w) ? zs_index_file_open(st, f) : -ENOMEM;
@@ -289,7 +316,7 @@ static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
         w.open = 1;
         r = entries_read(st, &w, n, &en);
         if (r >= 0 && en.n != n) r = -EBADMSG;
-        if (r >= 0) r = zs_zero(st, w.fd, zs_index_entry_off(ix, n), (was - n) * (int64_t)ENTRY);
+        if (r >= 0) r = behind_clear(st, &w, n);
     } else {
         r = fd;
     }
@@ -313,34 +340,48 @@ static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
     return r;
 }
 
-/* How many entries a record has at least: those of its keys; not every broker has one for its tag. */
-static int32_t keys_of(const struct zl_record *r)
+/* The hashes of a record's keys, at most cap; its tag's is left out: not every broker has an entry for that. */
+static uint32_t keys_of(struct zr_inst *st, const struct zl_record *r, int32_t *ret, uint32_t cap)
 {
-    struct zr_str name, value, part, keys = { NULL, 0 };
+    struct zr_str name, value, part, keys = { NULL, 0 }, unique = { NULL, 0 };
     uint64_t pos = 0;
-    int32_t n = 0, unique = 0;
+    uint32_t n = 0;
     if ((r->sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) == ZR_SYSFLAG_ROLLBACK) return 0;
     while (zl_props_next(r->properties, &pos, &name, &value)) {
-        if (zl_is(name, "UNIQ_KEY")) unique = value.len > 0;
+        if (zl_is(name, "UNIQ_KEY")) unique = value;
         else if (zl_is(name, "KEYS")) keys = value;
     }
-    while (keys.len && zl_split(&keys, ' ', &part)) n += part.len > 0;
-    return n + unique;
+    if (unique.len) ret[n++] = zs_index_hash(st->index, r->topic, unique, ZR_KEY_UNIQUE);
+    while (n < cap && keys.len && zl_split(&keys, ' ', &part))
+        if (part.len) ret[n++] = zs_index_hash(st->index, r->topic, part, ZR_KEY_PLAIN);
+    return n;
 }
 
-/* 1: fewer than n entries of this record are at m->entry; 0: no, or others may be where this file begins or ends; -1: it cannot be read. */
-static int compare_part(struct zr_inst *st, struct zs_imend *m, int64_t phys, int32_t n)
+/* 1: of the entries of this record, which begin at m->entry, one that it must have is missing; 0: none is, or it may be where this
+ * file begins or ends; -1: they cannot be read. */
+static int compare_keys(struct zr_inst *st, struct zs_imend *m, int64_t phys, const int32_t *keys, uint32_t n)
 {
     int32_t count = st->index->files[m->file]->count, k = m->entry;
-    int64_t at = phys;
+    uint32_t n_seen = 0;
+    uint8_t seen[KEYS_COMPARED] = { 0 };
     if (k == 1) return 0;
-    while (k < count && k < m->entry + n && (at = compare_entry(st, m, k)) == phys) k++;
-    return at < 0 ? -1 : k < count && k < m->entry + n;
+    for (; k < count && n_seen < n; k++) {
+        int64_t at = compare_entry(st, m, k);
+        if (at < 0) return -1;
+        if (at != phys) return 1;
+        int32_t hash = (int32_t)zl_load32(m->chunk + (int64_t)(k - m->chunk_from) * ENTRY);
+        for (uint32_t i = 0; i < n; i++) {
+            if (seen[i] || keys[i] != hash) continue;
+            seen[i] = 1;
+            n_seen++;
+        }
+    }
+    return 0;
 }
 
-/* Looks for the n entries of one record. 0: they are there, or between files; 1: files[m->file] lacks them, or some of them, from
+/* Looks for the entries of one record. 0: they are there, or between files; 1: files[m->file] lacks them, or some of them, from
  * m->entry on; -1: nothing to compare with. */
-static int compare_record(struct zr_inst *st, struct zs_imend *m, int64_t phys, int32_t n)
+static int compare_record(struct zr_inst *st, struct zs_imend *m, int64_t phys, const int32_t *keys, uint32_t n)
 {
     struct zs_index *ix = st->index;
     while (m->file < ix->n) {
@@ -348,7 +389,7 @@ static int compare_record(struct zr_inst *st, struct zs_imend *m, int64_t phys, 
         int64_t at = -1;
         while (m->entry < f->count && (at = compare_entry(st, m, m->entry)) >= 0 && at < phys) m->entry++;
         if (m->entry < f->count && at < 0) return -1;
-        if (m->entry < f->count) return at > phys ? m->entry > 1 : compare_part(st, m, phys, n);
+        if (m->entry < f->count) return at > phys ? m->entry > 1 : compare_keys(st, m, phys, keys, n);
         compare_file(m, m->file + 1);
     }
     return -1;
@@ -395,9 +436,10 @@ static void compare_step(struct zr_inst *st, struct zs_imend *m, struct zs_scan 
             return;
         }
         m->compare = s->pos;
-        int32_t n_keys = what == ZS_SCAN_RECORD && rec.physical_offset <= m->compare_to ? keys_of(&rec) : 0;
-        if (n_keys == 0) continue;
-        int found = compare_record(st, m, rec.physical_offset, n_keys);
+        int32_t keys[KEYS_COMPARED];
+        uint32_t n = what == ZS_SCAN_RECORD && rec.physical_offset <= m->compare_to ? keys_of(st, &rec, keys, KEYS_COMPARED) : 0;
+        if (n == 0) continue;
+        int found = compare_record(st, m, rec.physical_offset, keys, n);
         if (found == 0) continue;
         uint64_t file = m->file;
         if (found < 0) {
