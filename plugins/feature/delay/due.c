@@ -6,7 +6,10 @@
  *   2. loaded[] is by time; pending counts the messages of a slot that are in the heap or in the batch. A slot is done when
  *      pending is 0, all its chain was loaded, and its time is over; slots are done in their order, so read_ms is right.
  *   3. A message leaves the heap for good only when it was stored in its topic, was recalled, or can never be stored.
- *   4. Nothing of a slot leaves before all recalls of its chain were read. */
+ *   4. Nothing of a slot leaves before all recalls of its chain were read, but where one of them cannot be read for more than a minute
+ *      while its messages can.
+ *   5. What cannot be read is tried again by itself, later and later, and does not keep its slot from being done: then it is noted
+ *      anew for a slot a minute ahead, with the recalls of its slot. One line in the log tells its position. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +20,11 @@
 
 #define BATCH_BYTES (4u * 1024 * 1024)
 #define MAX_RETRY_MS 5000
+#define TELL_TRIES 6u   /* reads in vain (some seconds) until the operator is told */
+#define STUCK_TRIES 10u /* and until a slot that is over does not wait for it any more */
+#define PUT_OFF_MS 60000
+#define PUT_OFF_PLACES 64u
+#define TOLD_MAX 8u
 
 /* ---- the heap ------------------------------------------------------------------------------------------------------------- */
 
@@ -64,6 +72,16 @@ static struct near_msg near_take(struct timer *t)
         }
     }
     return top;
+}
+
+static void near_drop_slot(struct timer *t, int64_t slot_ms)
+{
+    uint32_t all = t->n_heap;
+    t->n_heap = 0;
+    for (uint32_t i = 0; i < all; i++) {
+        struct near_msg m = t->heap[i];
+        if (m.slot_ms != slot_ms) near_add(t, &m); /* into a place that was read already */
+    }
 }
 
 /* ---- slots at work ---------------------------------------------------------------------------------------------------------- */
@@ -114,8 +132,8 @@ void due_free(struct timer *t)
     t->n_loaded = t->n_heap = t->cap_heap = 0;
 }
 
-/* The key of the recall's unit at pos, from its record. */
-static void delete_load(struct timer *t, struct lslot *s, int64_t pos, int64_t physical)
+/* The key of the recall's unit at pos, from its record. give_up: when it cannot be read, it is none. */
+static void delete_load(struct timer *t, struct lslot *s, int64_t pos, int64_t physical, uint32_t give_up)
 {
     struct zr_inst *inst = t->inst;
     struct zr_piece piece;
@@ -124,7 +142,9 @@ static void delete_load(struct timer *t, struct lslot *s, int64_t pos, int64_t p
     uint64_t pin = 0;
     zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
     if (status != ZR_OK) {
-        if (!is_gone(status)) recalls_later(s, pos);
+        if (is_gone(status)) return;
+        if (!give_up) recalls_later(s, pos);
+        else say(inst, ZR_LOG_ERROR, "the recall of a timed message at %lld cannot be read (status %d): what it took back is delivered all the same", (long long)physical, status);
         return;
     }
     if (zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK) {
@@ -141,7 +161,7 @@ static void chain_damaged(struct timer *t, int64_t pos)
 }
 
 /* The recalls that could not be read before. 0: some still cannot. */
-static uint32_t recalls_again(struct timer *t, struct lslot *s)
+static uint32_t recalls_again(struct timer *t, struct lslot *s, uint32_t give_up)
 {
     struct unit u;
     int64_t pos = s->unread, above = INT64_MAX;
@@ -151,7 +171,7 @@ static uint32_t recalls_again(struct timer *t, struct lslot *s)
             chain_damaged(t, pos);
             s->unread = pos;
         } else if (u.magic & UNIT_DELETE && !(u.magic & UNIT_ROLL)) {
-            delete_load(t, s, pos, u.physical);
+            delete_load(t, s, pos, u.physical, give_up);
         }
         if (s->unread >= 0) return 0;
     }
@@ -171,13 +191,16 @@ static void chain_load(struct timer *t, struct lslot *s, int64_t pos, uint32_t w
             return;
         }
         if (u.magic & UNIT_DELETE && !(u.magic & UNIT_ROLL)) {
-            if (with_deletes) delete_load(t, s, pos, u.physical);
+            if (with_deletes) {
+                metric_add(t, u.topic_hash, 1, u.write_ms); /* what it takes back counts until it is passed over */
+                delete_load(t, s, pos, u.physical, 0);
+            }
             continue;
         }
         uint32_t roll = s->far || u.magic & UNIT_ROLL;
         struct near_msg m = { .due_ms = s->far ? 0 : roll ? s->time_ms : u.exact_ms > s->time_ms && u.exact_ms <= s->time_ms + t->precision_ms ? u.exact_ms : u.exact_ms && u.exact_ms <= s->time_ms ? s->time_ms : s->time_ms + t->precision_ms,
                               .physical = u.physical, .slot_ms = s->time_ms, .size = (uint32_t)u.size,
-                              .flags = (roll ? NEAR_ROLL : 0) | (pos < t->doubt_end ? NEAR_DOUBT : 0) };
+                              .flags = (roll ? NEAR_ROLL : 0) | (pos < t->doubt_end ? NEAR_DOUBT : 0) | (u.exact_ms == UNIT_PUT_OFF ? NEAR_AGAIN : 0) };
         if (full) continue;
         if (t->n_heap < NEAR_MAX && near_add(t, &m) == ZR_OK) {
             s->pending++;
@@ -232,11 +255,105 @@ uint32_t slots_load(struct timer *t, int64_t now)
     return 1;
 }
 
+/* ---- what cannot be read for long ------------------------------------------------------------------------------------------- */
+
+uint32_t slot_ahead(struct timer *t, int64_t now, struct wslot *ret)
+{
+    int64_t time_ms = slot_floor(t, now + PUT_OFF_MS);
+    for (uint32_t i = 0; i < PUT_OFF_PLACES; i++, time_ms += t->precision_ms) {
+        if (time_ms < t->horizon_ms || lslot_of(t, time_ms, 0)) continue;
+        uint32_t there = wheel_get(&t->wheel, time_ms, ret);
+        if (there == 2) continue;
+        if (!there) *ret = (struct wslot){ .first = -1, .last = -1 };
+        ret->time_ms = time_ms;
+        return 1;
+    }
+    return 0;
+}
+
+/* At most TOLD_MAX places a minute. */
+void unread_tell(struct timer *t, int64_t physical, zr_status status, int64_t now)
+{
+    if (now - t->told_since_ms > PUT_OFF_MS || now < t->told_since_ms) {
+        t->told_since_ms = now;
+        t->told_unread = 0;
+    }
+    if (t->told_unread++ < TOLD_MAX)
+        say(t->inst, ZR_LOG_ERROR, "the timed message at %lld cannot be read (status %d): it is tried again each minute until it can, or until retention takes it; all others go on",
+            (long long)physical, status);
+}
+
+static int by_physical(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The messages of that slot that are in memory, by position; *ret_n of them. NULL: none, or memory ran out. */
+static int64_t *near_of_slot(struct timer *t, int64_t slot_ms, uint32_t *ret_n)
+{
+    int64_t *all = t->n_heap ? malloc(t->n_heap * sizeof *all) : NULL;
+    *ret_n = 0;
+    if (!all) return NULL;
+    for (uint32_t i = 0; i < t->n_heap; i++)
+        if (t->heap[i].slot_ms == slot_ms) all[(*ret_n)++] = t->heap[i].physical;
+    if (*ret_n) qsort(all, *ret_n, sizeof *all, by_physical);
+    return all;
+}
+
+/* The units of s that are still wanted, noted once more for `to`: its messages, and the recalls that go with them. */
+static zr_status units_put_off(struct timer *t, const struct lslot *s, int64_t last, struct wslot *to, int64_t now, const int64_t *left, uint32_t n_left)
+{
+    struct unit u;
+    int64_t above = INT64_MAX, pos;
+    zr_status status = ZR_OK;
+    uint32_t recalled = s->recalls.n || s->unread >= 0;
+    for (pos = last; status == ZR_OK && pos >= 0 && pos < above; above = pos, pos = u.prev) {
+        if ((status = tlog_read(&t->log, pos, &u)) != ZR_OK) break;
+        uint32_t is_recall = u.magic & UNIT_DELETE && !(u.magic & UNIT_ROLL);
+        if (is_recall ? !recalled : !bsearch(&u.physical, left, n_left, sizeof *left, by_physical)) continue;
+        struct unit again = u;
+        int64_t at;
+        if (s->far) again.magic |= UNIT_ROLL;
+        again.prev = to->last;
+        again.write_ms = slot_floor(t, now);
+        again.time_ms = to->time_ms;
+        again.exact_ms = UNIT_PUT_OFF;
+        if ((status = tlog_add(&t->log, &again, &at)) != ZR_OK) break;
+        if (to->first < 0) to->first = at;
+        to->last = at;
+        to->num += is_recall ? -1 : 1;
+        if (is_recall) metric_add(t, u.topic_hash, -1, u.write_ms);
+        if (pos < t->doubt_end) t->doubt_end = t->log.end;
+    }
+    return status == ZR_OK ? tlog_push(&t->log) : status;
+}
+
+/* All that is left of a slot that is over cannot be read: it goes to a later slot, so that this one is done, and its place in
+ * memory and in the log is not held. What was noted in vain is looked up as everything in doubt, or is over at the next start. */
+static void slot_put_off(struct timer *t, struct lslot *s, int64_t now)
+{
+    struct wslot from, to;
+    uint32_t n = 0;
+    if (wheel_get(&t->wheel, s->time_ms, &from) != 1 || !slot_ahead(t, now, &to)) return;
+    int64_t *left = near_of_slot(t, s->time_ms, &n);
+    if (!left) return;
+    pthread_mutex_lock(&t->step);
+    zr_status status = units_put_off(t, s, from.last, &to, now, left, n);
+    if (status == ZR_OK) wheel_put(&t->wheel, &to);
+    pthread_mutex_unlock(&t->step);
+    free(left);
+    if (status != ZR_OK) return;
+    near_drop_slot(t, s->time_ms);
+    s->pending = s->stuck = 0;
+}
+
 void slots_finish(struct timer *t, int64_t now)
 {
     uint32_t n = 0;
     while (n < t->n_loaded) {
         struct lslot *s = &t->loaded[n];
+        if (s->pending && s->pending == s->stuck && s->resume < 0 && (s->far || s->time_ms + t->precision_ms <= now)) slot_put_off(t, s, now);
         if (s->pending || s->resume >= 0 || (!s->far && s->time_ms + t->precision_ms > now)) break;
         wheel_clear(&t->wheel, s->time_ms);
         lslot_free(t, s);
@@ -341,21 +458,38 @@ static void done_with(struct timer *t, const struct near_msg *m, int32_t topic_h
     timer_dirty(t);
 }
 
-static int64_t retry_at(const struct timer *t, int64_t now)
+/* Once more, later and later: each message by itself, so that one that fails for long costs little and delays no other. */
+static void near_again(struct timer *t, struct near_msg *m, int64_t now)
 {
-    int64_t ms = 20ll << (t->due_failures < 8 ? t->due_failures : 8);
-    return now + (ms < MAX_RETRY_MS ? ms : MAX_RETRY_MS);
+    uint32_t tries = m->flags / NEAR_TRY;
+    int64_t ms = 20ll << (tries < 8 ? tries : 8);
+    m->due_ms = now + (ms < MAX_RETRY_MS ? ms : MAX_RETRY_MS);
+    if (tries < NEAR_TRIES_MAX) m->flags += NEAR_TRY;
+    near_add(t, m); /* it had room a moment ago */
+}
+
+static void near_unstick(struct timer *t, struct near_msg *m)
+{
+    struct lslot *s = m->flags & NEAR_STUCK ? lslot_of(t, m->slot_ms, 0) : NULL;
+    m->flags &= ~NEAR_STUCK;
+    if (s) s->stuck--;
 }
 
 /* It cannot be read now, or not what has to be known before it leaves. */
-static void near_later(struct timer *t, struct tbatch *b, struct near_msg m, int64_t now)
+static void near_later(struct timer *t, struct tbatch *b, struct near_msg *m, zr_status status, int64_t now)
 {
-    m.due_ms = retry_at(t, now);
-    near_add(t, &m); /* it had room a moment ago */
-    b->unread = 1;
+    struct lslot *s = lslot_of(t, m->slot_ms, 0);
+    uint32_t tries = m->flags / NEAR_TRY;
+    if (tries == TELL_TRIES && !(m->flags & NEAR_AGAIN)) unread_tell(t, m->physical, status, now);
+    if (tries >= STUCK_TRIES && s && !(m->flags & NEAR_STUCK)) {
+        m->flags |= NEAR_STUCK;
+        s->stuck++;
+    }
+    near_again(t, m, now);
+    b->unread++;
 }
 
-static uint32_t record_take(struct timer *t, struct tbatch *b, const struct near_msg *m, const struct zl_record *r, uint64_t pin, int64_t now)
+static uint32_t record_take(struct timer *t, struct tbatch *b, struct near_msg *m, const struct zl_record *r, uint64_t pin, int64_t now)
 {
     struct zr_str topic = zl_props_get(r->properties, "REAL_TOPIC");
     struct lslot *s = lslot_of(t, m->slot_ms, 0);
@@ -368,9 +502,10 @@ static uint32_t record_take(struct timer *t, struct tbatch *b, const struct near
     }
     uint32_t passed = m->flags & NEAR_DOUBT ? was_passed_on(t, r) : 0;
     if (passed == PASSED_UNKNOWN) {
-        near_later(t, b, *m, now);
+        near_later(t, b, m, ZR_EAGAIN, now);
         return 0;
     }
+    near_unstick(t, m);
     if (passed) {
         done_with(t, m, hash, &t->n_dropped, now);
         return 0;
@@ -400,12 +535,16 @@ static uint64_t near_read(struct timer *t, struct tbatch *b, struct near_msg *m,
     const char *why;
     uint64_t pin = 0;
     struct lslot *s = m->flags & NEAR_ROLL ? NULL : lslot_of(t, m->slot_ms, 0);
-    zr_status status = s && s->unread >= 0 && !recalls_again(t, s) ? ZR_EAGAIN : inst->storage->record_at(inst->storage_inst, m->physical, &piece, &pin);
-    if (status != ZR_OK && !is_gone(status)) {
-        near_later(t, b, *m, now);
+    zr_status status = inst->storage->record_at(inst->storage_inst, m->physical, &piece, &pin);
+    uint32_t give_up = m->flags & NEAR_AGAIN && m->flags / NEAR_TRY >= TELL_TRIES; /* its own record can be read, for long */
+    uint32_t waits = status == ZR_OK && s && s->unread >= 0 && !recalls_again(t, s, give_up);
+    if (waits && pin) inst->storage->unpin(inst->storage_inst, pin);
+    if (waits || (status != ZR_OK && !is_gone(status))) {
+        near_later(t, b, m, waits ? ZR_EAGAIN : status, now);
         return 0;
     }
     if (status != ZR_OK || zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) != ZR_OK) {
+        near_unstick(t, m);
         say(inst, ZR_LOG_WARN, "a timed message at %lld is gone: its record cannot be read", (long long)m->physical);
         done_with(t, m, 0, &t->n_dropped, now);
     } else if (record_take(t, b, m, &r, pin, now)) {
@@ -446,7 +585,7 @@ static void batch_send(struct timer *t, struct tbatch *b)
 
 static void batch_end(struct timer *t, struct tbatch *b, int64_t now)
 {
-    uint32_t failed = b->unread;
+    uint32_t failed = 0;
     for (uint32_t i = 0; i < b->n; i++) {
         struct near_msg *m = &b->near[i];
         uint32_t roll = m->flags & NEAR_ROLL;
@@ -460,12 +599,11 @@ static void batch_end(struct timer *t, struct tbatch *b, int64_t now)
             continue;
         }
         failed = 1;
-        m->due_ms = retry_at(t, now);
-        near_add(t, m);
+        near_again(t, m, now);
     }
     for (uint32_t i = 0; i < b->n; i++)
         if (b->pins[i]) t->inst->storage->unpin(t->inst->storage_inst, b->pins[i]);
-    if (!failed) t->due_failures = 0;
+    if (!failed && b->n) t->due_failures = 0;
     else if (t->due_failures++ == 0) say(t->inst, ZR_LOG_WARN, "timed messages cannot be delivered now; they are tried again until they are");
     if (b->end > t->delivered_end) t->delivered_end = b->end;
 }
@@ -496,12 +634,6 @@ uint32_t due_deliver(struct timer *t, int64_t now)
 
 /* ---- a stop in the middle of a slot ------------------------------------------------------------------------------------------ */
 
-static int by_physical(const void *a, const void *b)
-{
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* The units of what left already become recalls of nothing, which Apache and we pass over. */
 static void slot_entomb(struct timer *t, struct lslot *s, int64_t *left, uint32_t n_left)
 {
@@ -520,14 +652,10 @@ static void slot_entomb(struct timer *t, struct lslot *s, int64_t *left, uint32_
 
 void slots_entomb(struct timer *t)
 {
-    int64_t *left = t->n_heap ? malloc(t->n_heap * sizeof *left) : NULL;
     for (uint32_t i = 0; i < t->n_loaded; i++) {
-        uint32_t n = 0;
-        if (!t->loaded[i].acted || (t->n_heap && !left)) continue;
-        for (uint32_t k = 0; k < t->n_heap; k++)
-            if (t->heap[k].slot_ms == t->loaded[i].time_ms) left[n++] = t->heap[k].physical;
-        if (n) qsort(left, n, sizeof *left, by_physical);
-        slot_entomb(t, &t->loaded[i], left, n);
+        uint32_t n;
+        int64_t *left = t->loaded[i].acted ? near_of_slot(t, t->loaded[i].time_ms, &n) : NULL;
+        if (t->loaded[i].acted && (left || !t->n_heap)) slot_entomb(t, &t->loaded[i], left, n);
+        free(left);
     }
-    free(left);
 }

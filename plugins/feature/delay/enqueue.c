@@ -12,6 +12,7 @@
 
 #define ENTRIES 256u
 #define UNREAD_MS 250
+#define UNREAD_TRIES 24u /* some five seconds */
 
 /* Apache's rule: what lies beyond the window goes round: it comes up after the window, or half of it, and is put again. */
 int64_t roll_time(const struct timer *t, int64_t write_ms, int64_t out_ms, uint32_t *ret_roll)
@@ -39,7 +40,7 @@ int64_t exact_of(const struct timer *t, const struct zl_record *r, int64_t out_m
     return exact > out_ms + t->precision_ms ? out_ms + t->precision_ms : exact;
 }
 
-struct taking { struct timer *t; int64_t now, offset; };
+struct taking { struct timer *t; int64_t now, offset; uint32_t size, reserved; };
 
 /* 1: it is passed (or was never one of ours); 0: not now. */
 static uint32_t take_record(struct taking *k, const struct zl_record *r)
@@ -75,7 +76,7 @@ static uint32_t take_record(struct taking *k, const struct zl_record *r)
     slot.last = pos;
     slot.num += del.len ? -1 : 1;
     wheel_put(&t->wheel, &slot);
-    metric_add(t, u.topic_hash, del.len ? -1 : 1, k->now);
+    if (!del.len || !ls || roll) metric_add(t, u.topic_hash, del.len ? -1 : 1, k->now);
     if (again) t->doubt_end = t->log.end;
     if (ls && del.len && !roll) lslot_delete(t, ls, pos, del);
     if (!ls || (del.len && !roll)) return 1; /* the unit is there: whatever else failed is made up for from the chain */
@@ -83,6 +84,28 @@ static uint32_t take_record(struct taking *k, const struct zl_record *r)
                           .flags = (roll ? NEAR_ROLL : 0) | (again ? NEAR_DOUBT : 0) };
     if (near_add(t, &m) == ZR_OK) ls->pending++;
     else if (ls->resume < 0) ls->resume = pos; /* no memory: it is in the chain */
+    return 1;
+}
+
+/* What cannot be read for long is noted without being known: it comes up in a minute, and as one that goes round it is then stored
+ * anew and finds its time. 1: passed. */
+static uint32_t take_unread(struct taking *k, int64_t physical, zr_status status)
+{
+    struct timer *t = k->t;
+    struct wslot slot;
+    int64_t pos;
+    if (t->failures < (t->unread_run ? 1u : UNREAD_TRIES) || !slot_ahead(t, k->now, &slot)) return 0;
+    struct unit u = { .prev = slot.last, .write_ms = slot_floor(t, k->now), .time_ms = slot.time_ms, .physical = physical, .exact_ms = UNIT_PUT_OFF,
+                      .size = (int32_t)k->size, .magic = UNIT_DEFAULT | UNIT_ROLL };
+    if (tlog_add(&t->log, &u, &pos) != ZR_OK) return 0;
+    if (slot.first < 0) slot.first = pos;
+    slot.last = pos;
+    slot.num++;
+    wheel_put(&t->wheel, &slot);
+    metric_add(t, 0, 1, k->now);
+    if (k->offset < t->doubt_queue_end) t->doubt_end = t->log.end;
+    t->unread_run = 1;
+    unread_tell(t, physical, status, k->now);
     return 1;
 }
 
@@ -95,7 +118,8 @@ static uint32_t take(struct taking *k, int64_t physical)
     const char *why;
     uint64_t pin = 0;
     zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
-    if (status != ZR_OK && !is_gone(status)) return 0;
+    if (status != ZR_OK && !is_gone(status)) return take_unread(k, physical, status);
+    k->t->unread_run = 0;
     uint32_t passed = 1;
     if (status != ZR_OK || zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) != ZR_OK)
         say(inst, ZR_LOG_WARN, "a timed message at %lld is gone: its record cannot be read", (long long)physical);
@@ -157,6 +181,7 @@ uint32_t enqueue_some(struct timer *t, int64_t now)
     pthread_mutex_lock(&t->step);
     while (i < n && passed) {
         k.offset = t->cursor + i;
+        k.size = sizes[i];
         passed = take(&k, physical[i]);
         i += passed;
     }

@@ -25,7 +25,7 @@ static int32_t link_unit(void *ctx, int64_t pos, const struct unit *u)
     struct wslot slot;
     if (k->n++ == 0) k->first_physical = u->physical;
     k->last_pos = pos;
-    k->last_physical = u->physical;
+    if (u->physical > k->last_physical) k->last_physical = u->physical; /* what was put off is an older one */
     int64_t time_ms = slot_floor(t, u->time_ms);
     if (time_ms < t->check.read_ms && (pos < t->check.log_flushed || t->check.clean)) return 0; /* done */
     uint32_t there = wheel_get(&t->wheel, time_ms, &slot);
@@ -57,8 +57,25 @@ static int64_t scan_begin(struct timer *t)
     return begin;
 }
 
-/* The queue offset of a timer record, -1: it is none (any more). A status: it cannot be read now. */
-static zr_status queue_offset_of(struct timer *t, int64_t physical, int64_t *ret)
+/* The queue's entry for that record, which itself cannot be read: entries are in the log's order. */
+static zr_status queue_entry_of(struct timer *t, int64_t physical, int64_t low, int64_t high, int64_t *ret)
+{
+    struct zr_inst *inst = t->inst;
+    int64_t at, code;
+    uint32_t size;
+    while (low < high) {
+        int64_t mid = low + (high - low) / 2;
+        if (inst->storage->entries(inst->storage_inst, t->queue, mid, &at, &size, &code, 1) != 1) return ZR_EAGAIN;
+        if (at == physical) *ret = mid;
+        if (at == physical) return ZR_OK;
+        if (at < physical) low = mid + 1;
+        else high = mid;
+    }
+    return ZR_OK;
+}
+
+/* The queue offset of a timer record, -1: it is none (any more). A status: that cannot be read now. */
+static zr_status queue_offset_of(struct timer *t, int64_t physical, int64_t min, int64_t max, int64_t *ret)
 {
     struct zr_inst *inst = t->inst;
     struct zr_piece piece;
@@ -67,7 +84,7 @@ static zr_status queue_offset_of(struct timer *t, int64_t physical, int64_t *ret
     uint64_t pin = 0;
     *ret = -1;
     zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
-    if (status != ZR_OK) return is_gone(status) ? ZR_OK : status;
+    if (status != ZR_OK) return is_gone(status) ? ZR_OK : queue_entry_of(t, physical, min, max, ret);
     *ret = zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && zl_is(r.topic, TIMER_TOPIC) ? r.queue_offset : -1;
     if (pin) inst->storage->unpin(inst->storage_inst, pin);
     return ZR_OK;
@@ -80,8 +97,8 @@ static zr_status cursor_find(struct timer *t, const struct linking *k, uint32_t 
     struct zr_inst *inst = t->inst;
     inst->storage->bounds(inst->storage_inst, t->queue, &min, &max);
     if (k->n) {
-        zr_status status = queue_offset_of(t, k->first_physical, &first);
-        if (status == ZR_OK) status = queue_offset_of(t, k->last_physical, &last);
+        zr_status status = queue_offset_of(t, k->first_physical, min, max, &first);
+        if (status == ZR_OK) status = queue_offset_of(t, k->last_physical, min, max, &last);
         if (status != ZR_OK) return status;
     }
     t->cursor = last >= 0 ? last + 1 : t->check.queue_offset;

@@ -15,6 +15,10 @@
 
 #define NEAR_ROLL 1u  /* goes round the timer topic once more */
 #define NEAR_DOUBT 2u /* may have left before a crash: looked up first */
+#define NEAR_AGAIN 4u /* it was put off before (slot_put_off) */
+#define NEAR_STUCK 8u /* counted in its slot's `stuck` */
+#define NEAR_TRY 256u /* from here on: how often it failed */
+#define NEAR_TRIES_MAX 255u
 
 /* A message that is due soon: all that is in memory of it. What is not due soon has nothing. */
 struct near_msg { int64_t due_ms, physical, slot_ms; uint32_t size, flags; };
@@ -29,6 +33,7 @@ struct lslot {
     uint32_t acted;  /* some of it left, or was dropped */
     uint32_t far;    /* all of it goes round again, whatever its time */
     uint32_t told;   /* that its recalls are too many */
+    uint32_t stuck, reserved; /* of the pending ones: those that cannot be read for long */
     struct recalls recalls;
     int64_t unread;  /* recalls of its chain from here back could not be read: nothing of it leaves before; -1: all were */
 };
@@ -42,7 +47,7 @@ struct tbatch {
     struct zl_buf text;
     int64_t end;
     uint32_t n, answered;
-    uint32_t unread; /* some of what is due cannot be read now */
+    uint32_t unread, reserved; /* how many of what is due cannot be read now */
 };
 
 struct metric { int32_t hash; uint32_t used; int64_t count, ms; };
@@ -68,6 +73,9 @@ struct timer {
     int64_t doubt_end, doubt_queue_end, begin_end; /* units and entries before these may have been delivered before a crash */
     int64_t delivered_end, last_wall_ms, retry_until_ms, dirty_since_ns, trim_ns;
     uint32_t failures, due_failures, stepped, asked_visible;
+    uint32_t unread_run; /* the entry before this one was passed unread */
+    uint32_t told_unread; /* in the minute that began at */
+    int64_t told_since_ms;
     uint32_t damaged;
     int64_t asked_physical; /* where we last asked to be told that it is visible */
     uint64_t recall_bytes;
@@ -102,6 +110,9 @@ void timer_kick(struct timer *t);
 zr_status near_add(struct timer *t, const struct near_msg *m);
 uint32_t due_deliver(struct timer *t, int64_t now); /* 1: something was done */
 uint32_t slots_load(struct timer *t, int64_t now);
+/* A slot for what cannot be read now, a minute ahead. 0: none is free. */
+uint32_t slot_ahead(struct timer *t, int64_t now, struct wslot *ret);
+void unread_tell(struct timer *t, int64_t physical, zr_status status, int64_t now);
 void slots_finish(struct timer *t, int64_t now);
 struct lslot *lslot_of(struct timer *t, int64_t time_ms, uint32_t make);
 void lslot_delete(struct timer *t, struct lslot *s, int64_t pos, struct zr_str key); /* the unit at pos recalls key */

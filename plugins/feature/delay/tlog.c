@@ -319,7 +319,12 @@ void tlog_trim(struct tlog *l, int64_t physical_begin)
     while (l->n_files > 1) {
         struct unit u;
         int64_t last = l->files[0].base + (l->file_size - (int64_t)BLANK_BYTES - (int64_t)UNIT_BYTES) / (int64_t)UNIT_BYTES * (int64_t)UNIT_BYTES;
-        if (tlog_read(l, last, &u) != ZR_OK || u.physical >= physical_begin) return;
+        zr_status status = tlog_read(l, last, &u);
+        while (status == ZR_OK && u.exact_ms == UNIT_PUT_OFF && last > l->files[0].base) { /* older than what is around it */
+            last -= UNIT_BYTES;
+            status = tlog_read(l, last, &u);
+        }
+        if (status != ZR_OK || u.exact_ms == UNIT_PUT_OFF || u.physical >= physical_begin) return;
         path_of(l, l->files[0].base, path);
         pthread_mutex_lock(&l->lock);
         int32_t fd = l->files[0].fd;

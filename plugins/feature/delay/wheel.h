@@ -20,6 +20,7 @@
 #define UNIT_DEFAULT 1u
 #define UNIT_ROLL 2u
 #define UNIT_DELETE 4u
+#define UNIT_PUT_OFF 1 /* in exact_ms, of our own units: its record could not be read, so it was noted anew for later */
 
 struct wslot { int64_t time_ms, first, last; int32_t num; uint32_t reserved; };
 

@@ -535,3 +535,131 @@ Test(engine, delivers_nothing_to_the_broker_s_own_topics, .timeout = 60)
     world_stop();
     world_close();
 }
+
+/* ---- what cannot be read for long ------------------------------------------------------------------------------------------ */
+
+/* The clock goes on by seconds until topic has n. 0: not within an hour of it. */
+static uint32_t comes(const char *topic, uint32_t n)
+{
+    struct timespec pause = { 0, 1000000 };
+    for (uint32_t i = 0; i < 1800 && world_count(topic, NULL) < n; i++) {
+        world_set_clock(world_now() + 2000);
+        for (uint32_t k = 0; k < 4 && world_count(topic, NULL) < n; k++) nanosleep(&pause, NULL);
+    }
+    return world_count(topic, NULL) >= n;
+}
+
+Test(engine, one_record_that_cannot_be_read_holds_no_other_up, .timeout = 120)
+{
+    enum { N = 4200 }; /* more seconds than slots may be at work */
+    world_open();
+    world_start(LEVELS, YEARS);
+    int64_t start = world_now() + 5000;
+    for (int i = 0; i <= N; i++) send_at("T", i, start + i * 1000);
+    world_wait_idle();
+    world_bad("rmq_sys_wheel_timer", "U0");
+    world_set_clock(start + 10000);
+    cr_assert(world_wait("T", 9));
+    for (int i = 0; i < 60; i++) world_set_clock(world_now() + 6000), nanosleep(&(struct timespec){ 0, 5000000 }, NULL);
+    uint32_t reads = world_bad_reads();
+    world_set_clock(start + N * 1000ll + 5000);
+    cr_assert(world_wait("T", N), "%u of %d came", world_count("T", NULL), N);
+    cr_assert_leq(reads, 60u, "%u reads of one record", reads);
+    world_bad(NULL, NULL);
+    cr_assert(comes("T", N + 1), "what can be read again does not come");
+    for (int i = 0; i <= N; i += 100) once("T", i, start + i * 1000);
+    world_stop();
+    world_close();
+}
+
+Test(engine, what_cannot_be_read_on_its_way_in_is_passed_and_comes_when_it_can, .timeout = 60)
+{
+    world_open();
+    world_start(LEVELS, YEARS);
+    int64_t start = world_now();
+    world_bad("rmq_sys_wheel_timer", "U1");
+    send_at("T", 1, start + 2000);
+    send_at("T", 2, start + 3000);
+    send_at("T", 3, start + 600000);
+    cr_assert(comes("T", 1), "one that cannot be read holds up those behind it");
+    once("T", 2, start + 3000);
+    world_bad(NULL, NULL);
+    cr_assert(comes("T", 2));
+    once("T", 1, start + 2000);
+    cr_assert(comes("T", 3));
+    once("T", 3, start + 600000);
+    world_stop();
+    world_close();
+}
+
+Test(engine, a_recall_that_cannot_be_read_holds_its_second_up_for_minutes_and_not_for_good, .timeout = 60)
+{
+    world_open();
+    world_start(LEVELS, YEARS);
+    int64_t start = world_now(), when = start + 5000;
+    char props[128];
+    send_at("T", 1, when);
+    send_at("T", 2, when);
+    snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2TIMER_DEL_UNIQKEY\1U9\2", (long long)when);
+    cr_assert_eq(world_send("T", "R9", props), 0);
+    send_at("T", 3, when + 3600000);
+    world_wait_idle();
+    world_kill();
+    world_bad("rmq_sys_wheel_timer", "R9");
+    world_start(LEVELS, YEARS);
+    cr_assert(comes("T", 2), "they wait for a recall that never can be read");
+    cr_assert_geq(world_now(), when + 60000);
+    once("T", 1, when);
+    once("T", 2, when);
+    world_bad(NULL, NULL);
+    world_stop();
+    world_close();
+}
+
+Test(engine, a_recall_counts_although_its_message_could_not_be_read_in_its_second, .timeout = 60)
+{
+    world_open();
+    world_start(LEVELS, YEARS);
+    int64_t start = world_now(), when = start + 5000;
+    char props[128];
+    send_at("T", 1, when);
+    send_at("T", 2, when + 300000);
+    snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2TIMER_DEL_UNIQKEY\1U1\2", (long long)when);
+    cr_assert_eq(world_send("T", "R1", props), 0);
+    world_wait_idle();
+    world_bad("rmq_sys_wheel_timer", "U1");
+    cr_assert(comes("T", 1));
+    world_bad(NULL, NULL);
+    send_at("T", 3, world_now() + 300000);
+    send_at("T", 4, world_now() + 310000);
+    cr_assert(comes("T", 3));
+    cr_assert_eq(world_count("T", "U1"), 0, "what was recalled came");
+    world_stop();
+    world_start(LEVELS, YEARS);
+    cr_assert_eq(world_send("T", "U5", "TIMER_DELAY_MS\0013600000\2"), 0);
+    world_wait_idle();
+    cr_assert_eq(world_pending(), 1, "%lld pend", (long long)world_pending());
+    world_stop();
+    world_close();
+}
+
+Test(engine, a_start_needs_no_record_that_cannot_be_read, .timeout = 120)
+{
+    world_open();
+    world_start(LEVELS, YEARS);
+    int64_t start = world_now();
+    send_at("T", 1, start + 30000);
+    send_at("T", 2, start + 31000);
+    world_wait_idle();
+    world_kill();
+    world_bad("rmq_sys_wheel_timer", "U2");
+    world_start(LEVELS, YEARS);
+    cr_assert_eq(world_send("T", "U3", "TIMER_DELAY_MS\0011000\2"), 0);
+    world_wait_idle();
+    cr_assert(comes("T", 2), "nothing leaves while the last one that was noted cannot be read");
+    world_bad(NULL, NULL);
+    cr_assert(comes("T", 3));
+    for (int i = 1; i <= 2; i++) once("T", i, start + 29000 + i * 1000);
+    world_stop();
+    world_close();
+}

@@ -29,7 +29,8 @@ static struct stored *msgs;
 static uint32_t n_msgs, n_topics, failing;
 static uint32_t unread, unopened; /* record_at and open fail so many times more */
 static zr_status unread_status;
-static char unread_topic[128];
+static char unread_topic[128], bad_topic[128], bad_uniq[64];
+static uint32_t bad_reads;
 static struct { void (*fn)(void *); void *arg; uint64_t id; } timers[256];
 static uint32_t n_timers;
 static uint64_t timer_id;
@@ -241,6 +242,14 @@ static uint32_t is_of(int64_t physical, const char *topic)
         if (msgs[i].at == physical) return strcmp(topics[msgs[i].topic], topic) == 0;
     return !topic[0];
 }
+/* With the lock. */
+static uint32_t is_bad(int64_t physical)
+{
+    struct zl_record r;
+    const char *why;
+    return bad_uniq[0] && zl_record_parse((struct zr_span){ log_bytes + physical, zl_load32(log_bytes + physical) }, 0, &r, &why) == ZR_OK &&
+           zl_is(r.topic, bad_topic) && zl_is(zl_props_get(r.properties, "UNIQ_KEY"), bad_uniq);
+}
 static zr_status record_at(struct zr_inst *i, int64_t physical, struct zr_piece *piece, uint64_t *pin)
 {
     (void)i;
@@ -250,6 +259,10 @@ static zr_status record_at(struct zr_inst *i, int64_t physical, struct zr_piece 
     if (there && unread && is_of(physical, unread_topic)) {
         unread--;
         status = unread_status;
+    }
+    if (there && is_bad(physical)) {
+        bad_reads++;
+        status = ZR_EIO;
     }
     pthread_mutex_unlock(&lock);
     if (status != ZR_OK) return status;
@@ -566,6 +579,21 @@ void world_cannot_read(const char *topic, zr_status status, uint32_t times)
     unread_status = status;
     unread = times;
     pthread_mutex_unlock(&lock);
+}
+void world_bad(const char *topic, const char *uniq)
+{
+    pthread_mutex_lock(&lock);
+    snprintf(bad_topic, sizeof bad_topic, "%s", topic ? topic : "");
+    snprintf(bad_uniq, sizeof bad_uniq, "%s", uniq ? uniq : "");
+    bad_reads = 0;
+    pthread_mutex_unlock(&lock);
+}
+uint32_t world_bad_reads(void)
+{
+    pthread_mutex_lock(&lock);
+    uint32_t n = bad_reads;
+    pthread_mutex_unlock(&lock);
+    return n;
 }
 uint32_t world_unread(void)
 {

@@ -30,6 +30,8 @@ void world_damage(const char *name, int64_t at, uint32_t len);
 void world_remove(const char *name);
 void world_cannot_publish(uint32_t times); /* the next appends fail */
 void world_cannot_read(const char *topic, zr_status status, uint32_t times); /* the next reads of its records ("": of any) */
+void world_bad(const char *topic, const char *uniq); /* every read of that record fails with ZR_EIO; NULL: of none any more */
+uint32_t world_bad_reads(void);            /* how many did */
 uint32_t world_unread(void);               /* how many of these are still to come */
 void world_cannot_open(uint32_t times);    /* the next opens of files fail */
 void world_fire(void);                     /* runs the timers that are set: those of levels, and of saving */
