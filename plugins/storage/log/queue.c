@@ -719,6 +719,17 @@ int64_t zs_queue_min(struct zr_inst *st, struct zr_queue *q)
     return min;
 }
 
+uint32_t zs_queue_min_known(struct zr_inst *st, struct zr_queue *q)
+{
+    int64_t begin = atomic_load_explicit(&st->begin, memory_order_acquire);
+    if (atomic_load_explicit(&q->min_begin, memory_order_acquire) == begin) return 1;
+    pthread_mutex_lock(&q->lock);
+    int64_t min = atomic_load(&q->min);
+    uint32_t known = min >= atomic_load(&q->next) || (q->ring && min >= q->ring_lo);
+    pthread_mutex_unlock(&q->lock);
+    return known;
+}
+
 void zs_bounds(struct zr_inst *st, struct zr_queue *q, int64_t *ret_min, int64_t *ret_max)
 {
     *ret_min = *ret_max = 0;

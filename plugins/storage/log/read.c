@@ -560,6 +560,7 @@ zr_status zs_read(struct zr_inst *st, const struct zr_read *req, struct zr_read_
     if (req->cap_pieces == 0) return ZR_EINVAL;
     r.q = req->queue ? req->queue : zs_queue_find(st, req->topic, req->queue_id);
     if (!r.q) return ZR_OK;
+    if ((req->flags & ZR_READ_NOWAIT) && !zs_queue_min_known(st, r.q)) return ZR_EAGAIN;
     reading_limits(&r);
     r.steps = ZR_FILTER_STEPS;
     zs_bounds(st, r.q, &ret->min_offset, &ret->max_offset);

@@ -437,6 +437,7 @@ struct zr_queue **zs_queues_take(struct zr_inst *st, struct zr_str topic, uint64
 void zs_queue_bury(struct zr_inst *st, struct zr_queue *q);
 int64_t zs_queue_visible(struct zr_inst *st, struct zr_queue *q);
 int64_t zs_queue_min(struct zr_inst *st, struct zr_queue *q);
+uint32_t zs_queue_min_known(struct zr_inst *st, struct zr_queue *q); /* zs_queue_min needs no file for it */
 void zs_queue_mark_unsynced(struct zr_inst *st, struct zr_queue *q, int64_t from);
 void zs_queue_writer_main(void *arg);
 void zs_queue_writer_wake(struct zr_inst *st, uint32_t hurry);

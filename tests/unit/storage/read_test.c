@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reading: statuses, limits, filters, pins, waiting or not, times, single records. */
 #include "host.h"
+#include <errno.h>
 
 static struct world *with_messages(const char *name, uint32_t n, uint32_t size)
 {
@@ -253,6 +254,37 @@ Test(read, one_answer_may_span_segments)
     zs_unpin(w->st, a.r.pin);
     cr_assert_eq(read_all(w, "T", 0, 100), 12);
     cr_assert_eq(read_all(w, "U", 0, 10000), 72);
+    world_end(w);
+}
+
+/* Where the log begins anew, a queue's first offset has to be looked for in its files. */
+Test(read, without_waiting_a_first_offset_that_is_not_known_is_left_to_a_worker)
+{
+    struct world *w = with_messages("nowait-min", 500, 500);
+    struct answer a;
+    char path[1024];
+    struct zr_read req = { .hdr = ZR_HDR(struct zr_read, 0), .topic = zl_str("T"), .offset = 499, .pieces = a.pieces, .cap_pieces = 64,
+                           .max_messages = 32, .flags = ZR_READ_NOWAIT };
+    a.r.hdr = (struct zr_hdr)ZR_HDR(struct zr_read_result, 0);
+    world_close(w);
+    file_path(w, path, "commitlog/%020d", 0);
+    cr_assert_eq(unlink(path), 0);
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(put_one(w, "T", 0, "new", NULL).status, ZR_OK); /* in memory, and so is its entry */
+    req.offset = 500;
+    world_fault(w, OP_PREAD, INT64_MAX, EIO, "consumequeue"); /* counts alone */
+    int64_t calls = atomic_load(&w->fault[OP_PREAD].calls);
+    cr_assert_eq(zs_read(w->st, &req, &a.r), ZR_EAGAIN);
+    cr_assert_eq(atomic_load(&w->fault[OP_PREAD].calls), calls, "no queue file was read");
+    req.flags = 0;
+    cr_assert_eq(zs_read(w->st, &req, &a.r), ZR_OK);
+    cr_assert_eq(a.r.n_messages, 1);
+    cr_assert_gt(a.r.min_offset, 50);
+    zs_unpin(w->st, a.r.pin);
+    req.flags = ZR_READ_NOWAIT;
+    cr_assert_eq(zs_read(w->st, &req, &a.r), ZR_OK, "now it is known");
+    cr_assert_eq(a.r.n_messages, 1);
+    zs_unpin(w->st, a.r.pin);
     world_end(w);
 }
 
