@@ -41,21 +41,21 @@ def send_one(addr, topic, name, tag, host="127.0.0.1", more=""):
         return read_frame(s)[0].get("code")
 
 
-def hold_sql(addr):
+def hold_sql(addr, topic="FormPlain", expression=SQL):
     """A consumer with an SQL92 expression, known to the broker while the connection lives."""
     c = Conn(addr)
     c.ask(34, {}, json.dumps({"clientID": "127.0.0.1@forms", "producerDataSet": [], "consumerDataSet": [
         {"groupName": "CG_sql", "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING", "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET", "unitMode": False,
-         "subscriptionDataSet": [{"topic": "FormPlain", "subString": SQL, "tagsSet": [], "codeSet": [], "subVersion": 1, "expressionType": "SQL92",
+         "subscriptionDataSet": [{"topic": topic, "subString": expression, "tagsSet": [], "codeSet": [], "subVersion": 1, "expressionType": "SQL92",
                                   "classFilterMode": False}]}]}).encode())
     return c
 
 
-def live_sql(addr, conn, offset=0):
+def live_sql(addr, conn, offset=0, topic="FormPlain", queue=0):
     """Names that the registered consumer gets: judged by its filter data, hence by bit maps too."""
     out = []
     for _ in range(200):
-        head, body = conn.ask(11, {"consumerGroup": "CG_sql", "topic": "FormPlain", "queueId": 0, "queueOffset": offset, "maxMsgNums": 32, "sysFlag": 0,
+        head, body = conn.ask(11, {"consumerGroup": "CG_sql", "topic": topic, "queueId": queue, "queueOffset": offset, "maxMsgNums": 32, "sysFlag": 0,
                                    "commitOffset": 0, "suspendTimeoutMillis": 0, "subVersion": 1, "expressionType": "SQL92"})
         ext = head.get("extFields", {})
         if head.get("code") == 0:
@@ -66,11 +66,11 @@ def live_sql(addr, conn, offset=0):
     return out
 
 
-def extents(data, topic="FormPlain"):
+def extents(data, topic="FormPlain", queue="0"):
     """Of each entry of the queue: tags code, store time and bit map of its extent, or None."""
     at = lambda *p: os.path.join(data, *p)
     out, files = [], {}
-    raw = b"".join(open(at("consumequeue", topic, "0", f), "rb").read() for f in sorted(os.listdir(at("consumequeue", topic, "0"))))
+    raw = b"".join(open(at("consumequeue", topic, queue, f), "rb").read() for f in sorted(os.listdir(at("consumequeue", topic, queue))))
     for i in range(0, len(raw), 20):
         _, size, tags = struct.unpack_from(">qiq", raw, i)
         if size <= 0:
@@ -78,7 +78,7 @@ def extents(data, topic="FormPlain"):
         if tags > -2147483649:
             out.append(None)
             continue
-        offset, folder = tags + (1 << 63), at("consumequeue_ext", topic, "0")
+        offset, folder = tags + (1 << 63), at("consumequeue_ext", topic, queue)
         if not files:
             files = {int(f): open(os.path.join(folder, f), "rb").read() for f in os.listdir(folder)}
         base = max(b for b in files if b <= offset)
@@ -98,10 +98,10 @@ def check_extents(data, known, what):
     return len(said)
 
 
-def bit_positions(data):
+def bit_positions(data, topic="FormPlain"):
     """Of CG_sql, as consumerFilter.json has them."""
     doc = json.loads(text_of(os.path.join(data, "config/consumerFilter.json")))
-    return doc["filterDataByTopic"]["FormPlain"]["groupFilterData"]["CG_sql"]["bloomFilterData"]["bitPos"]
+    return doc["filterDataByTopic"][topic]["groupFilterData"]["CG_sql"]["bloomFilterData"]["bitPos"]
 
 
 def check_tool(data):
@@ -318,4 +318,5 @@ def main():
     done()
 
 
-main()
+if __name__ == "__main__":
+    main()
