@@ -25,6 +25,7 @@
 #define TIMER_TOPIC "rmq_sys_wheel_timer"
 #define MAX_LEVELS 64u
 #define RECALL_KEY_MAX 512u /* of a recalled message: its unique key, and its topic where that stands before it */
+#define ASIDE_MAX 1024u /* messages of levels that cannot be read for long, of all levels */
 #define BATCH 64u /* messages of one delivery; a bit each in level.done */
 
 #define LEVEL_IDLE 0u    /* nothing waits in its queue */
@@ -49,6 +50,9 @@ struct level {
     uint32_t searching; /* no offset was saved: the first job looks for it */
     uint32_t served;    /* it is configured, or something of it was pending at the start although it is not any more */
 };
+
+/* A message that its level's cursor passed although it could not be read (aside.c). */
+struct aside { int64_t offset, again_ms; uint32_t level, reserved; };
 
 struct settings {
     struct zr_str delay_levels;
@@ -98,6 +102,10 @@ struct zr_inst {
     int64_t snap[MAX_LEVELS], snap_end;
     int64_t counter; /* of the document's dataVersion */
     uint32_t snap_taken;
+    struct aside aside[ASIDE_MAX]; /* guarded by lock */
+    uint32_t n_aside, n_snap_aside;
+    uint64_t aside_changes, aside_saved, snap_aside_changes;
+    struct { int64_t offset; uint32_t level, reserved; } snap_aside[ASIDE_MAX];
     uint32_t offsets_lost; /* the document and its .bak are damaged */
 };
 
@@ -132,6 +140,13 @@ void deliver_end(struct zr_inst *inst);
 /* lookup.c: where the copy of a level's message ends that was in its own topic before the start; 0: it had none; -1: that cannot be
  * told now. */
 int64_t level_left_end(struct zr_inst *inst, const struct zl_record *r);
+/* aside.c */
+uint32_t aside_put(struct level *l, int64_t offset, int64_t physical, zr_status status); /* 0: no room */
+void aside_load(struct level *l, int64_t offset); /* before anything runs */
+int64_t aside_due(struct level *l);               /* the offset of one that is to be tried now; -1: none */
+void aside_end(struct level *l, int64_t offset);  /* it needs no attention any more */
+int64_t aside_next_ms(const struct level *l, int64_t ms); /* with the lock: ms (-1: never), or sooner where one is to be tried sooner */
+uint32_t aside_has(const struct level *l);        /* with the lock */
 /* offsets.c */
 zr_status offsets_load(struct zr_inst *inst);
 void offsets_changed(struct zr_inst *inst); /* without the lock: will be saved within a second */

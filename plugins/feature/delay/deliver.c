@@ -7,7 +7,8 @@
  *
  * What stays true:
  *   1. A level has at most one timer, or one job, or one publish that is not answered: its messages leave in their order.
- *   2. The cursor passes an entry only when its message was stored in its topic, or can never be (and the log says so).
+ *   2. The cursor passes an entry only when its message was stored in its topic, can never be (and the log says so), or was put aside
+ *      because it cannot be read for long (aside.c).
  *   3. One that could not be stored is tried again, later and later up to every 5 s; those of the same batch that were stored
  *      are remembered and not stored twice.
  *   4. A saved offset may be older than what left: from it on entries are looked up in the log until BATCH of them in a row did
@@ -27,6 +28,7 @@
 #define BATCH_BYTES (4u * 1024 * 1024)
 #define MAX_WAIT_MS 30000 /* a timer's longest: where nobody tells that the clock was set, it is noticed by then */
 #define MAX_RETRY_MS 5000
+#define PATIENCE 10u /* tries in a row, some fifteen seconds */
 
 /* Messages on their way. Shared by the job that publishes it and the answer; the later one ends it. */
 struct batch {
@@ -34,6 +36,8 @@ struct batch {
     int64_t base; /* queue offset of entry 0 */
     int64_t end;
     int64_t doubt_until, doubt_end; /* the level's */
+    uint32_t aside; /* it has nothing but one that was put aside */
+    uint32_t patience_ends; /* what cannot be read is put aside */
     uint64_t done; /* by entry */
     uint32_t n_entries, n_msgs;
     _Atomic uint32_t refs;
@@ -97,6 +101,7 @@ static void rest(struct level *l, int64_t ms)
     }
     pthread_mutex_lock(&inst->lock);
     if (ms < 0 && l->known_end > l->cursor) ms = retry_ms(l);
+    ms = aside_next_ms(l, ms);
     uint32_t arm = ms >= 0 && !inst->stopping;
     l->state = arm ? LEVEL_ARMED : LEVEL_IDLE;
     pthread_mutex_unlock(&inst->lock);
@@ -203,6 +208,13 @@ static uint32_t has_left(struct batch *b, uint32_t i, const struct zl_record *r)
     return 1;
 }
 
+/* Entry i cannot be read now, or not what has to be known before it leaves. */
+static void entry_unread(struct batch *b, uint32_t i, int64_t physical, zr_status status)
+{
+    if (!b->aside && b->patience_ends && aside_put(b->level, b->base + i, physical, status)) b->done |= 1ull << i;
+    else b->failed = status;
+}
+
 /* Entry i into the batch; returns the bytes. */
 static uint64_t entry_take(struct batch *b, uint32_t i, int64_t physical)
 {
@@ -214,14 +226,14 @@ static uint64_t entry_take(struct batch *b, uint32_t i, int64_t physical)
     uint32_t left;
     zr_status status = inst->storage->record_at(inst->storage_inst, physical, &piece, &pin);
     if (status != ZR_OK && !is_gone(status)) {
-        b->failed = status;
+        entry_unread(b, i, physical, status);
         return 0;
     }
     if (status != ZR_OK || zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) != ZR_OK) {
         say(inst, ZR_LOG_WARN, "a delayed message of level %u at %lld is gone: its record cannot be read", b->level->number, (long long)physical);
         b->done |= 1ull << i;
     } else if ((left = has_left(b, i, &r)) == NOT_KNOWN) {
-        b->failed = ZR_EAGAIN;
+        entry_unread(b, i, physical, ZR_EAGAIN);
     } else if (left || !message_make(b, &r, &b->msgs[b->n_msgs])) {
         b->done |= 1ull << i;
     } else {
@@ -238,8 +250,27 @@ static uint64_t entry_take(struct batch *b, uint32_t i, int64_t physical)
 
 /* ---- a batch -------------------------------------------------------------------------------------------------------------- */
 
+static void batch_finish_aside(struct batch *b)
+{
+    struct level *l = b->level;
+    struct zr_inst *inst = l->inst;
+    pthread_mutex_lock(&inst->lock);
+    if (b->end > inst->delivered_end) inst->delivered_end = b->end;
+    pthread_mutex_unlock(&inst->lock);
+    if (b->done & 1) {
+        aside_end(l, b->base);
+        offsets_changed(inst);
+    }
+    free(b);
+    go_on(l);
+}
+
 static void batch_finish(struct batch *b)
 {
+    if (b->aside) {
+        batch_finish_aside(b);
+        return;
+    }
     struct level *l = b->level;
     struct zr_inst *inst = l->inst;
     uint64_t done = b->done;
@@ -368,6 +399,30 @@ static uint32_t cursor_search(struct level *l)
     return 1;
 }
 
+/* One that was put aside is tried again. 1: this job is used up. */
+static uint32_t aside_try(struct level *l)
+{
+    struct zr_inst *inst = l->inst;
+    int64_t offset = aside_due(l), physical, when, min = 0, max = 0;
+    uint32_t size;
+    struct batch *b = offset < 0 ? NULL : calloc(1, sizeof *b);
+    if (!b) return 0;
+    inst->storage->bounds(inst->storage_inst, l->queue, &min, &max);
+    b->level = l;
+    b->base = offset;
+    b->aside = 1;
+    b->doubt_end = l->doubt_end;
+    b->doubt_until = offset < l->doubt_end ? offset + 1 : 0;
+    if (offset < min || offset >= max) {
+        say(inst, ZR_LOG_WARN, "message %lld of delay level %u is gone with its place in the queue", (long long)offset, l->number);
+        b->done = 1;
+    } else if (inst->storage->entries(inst->storage_inst, l->queue, offset, &physical, &size, &when, 1) == 1) {
+        entry_take(b, 0, physical);
+    }
+    batch_send(b);
+    return 1;
+}
+
 static void job(void *arg)
 {
     struct level *l = arg;
@@ -382,8 +437,10 @@ static void job(void *arg)
         rest(l, ms);
         return;
     }
+    if (aside_try(l)) return;
     pthread_mutex_lock(&inst->lock);
     cursor = l->cursor;
+    uint32_t patience_ends = l->failures > (inst->n_aside ? 2 : PATIENCE);
     uint64_t done = l->done;
     pthread_mutex_unlock(&inst->lock);
     n = inst->storage->entries(inst->storage_inst, l->queue, cursor, physical, sizes, when, BATCH);
@@ -405,9 +462,10 @@ static void job(void *arg)
     b->level = l;
     b->base = cursor;
     b->done = done;
+    b->patience_ends = patience_ends;
     b->doubt_until = l->doubt_until;
     b->doubt_end = l->doubt_end;
-    for (i = 0; i < n && bytes < BATCH_BYTES && (!b->failed || b->failed == ZR_EIO); i++) { /* one bad place holds back no others */
+    for (i = 0; i < n && bytes < BATCH_BYTES && (!b->failed || b->failed == ZR_EIO || patience_ends); i++) { /* one bad place holds back no others */
         if (done >> i & 1) continue;
         if (!is_due(l, when[i], now)) break;
         bytes += entry_take(b, i, physical[i]);
@@ -437,7 +495,7 @@ static void level_begin(struct zr_inst *inst, struct level *l)
     if (!l->queue && !l->served) return;
     inst->storage->bounds(inst->storage_inst, l->queue, &min, &max);
     if (!l->served) {
-        if (max <= (saved > min ? saved : min)) return;
+        if (max <= (saved > min ? saved : min) && !aside_has(l)) return;
         say(inst, ZR_LOG_WARN, "delay level %u is not configured any more: up to %lld messages of it that are pending leave when their time comes", l->number,
             (long long)(max - (saved > min ? saved : min)));
     }
@@ -448,7 +506,7 @@ static void level_begin(struct zr_inst *inst, struct level *l)
     l->searching = saved < 0 && l->cursor < max;
     l->doubt_until = l->searching || l->cursor + (int64_t)BATCH > max ? max : l->cursor + (int64_t)BATCH;
     if (l->known_end < max) l->known_end = max;
-    uint32_t arm = l->queue && l->known_end > l->cursor;
+    uint32_t arm = l->queue && (l->known_end > l->cursor || aside_has(l));
     l->state = arm ? LEVEL_ARMED : LEVEL_IDLE;
     pthread_mutex_unlock(&inst->lock);
     if (saved > max) say(inst, ZR_LOG_WARN, "delay level %u: config/delayOffset.json says %lld, the queue ends at %lld", l->number, (long long)saved, (long long)max);

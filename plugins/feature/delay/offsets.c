@@ -19,6 +19,20 @@
 static void save_job(void *arg);
 static void save_in(struct zr_inst *inst, int64_t ns);
 
+/* Those before their level's offset; what lies behind it comes up by itself. */
+static void unread_load(struct zr_inst *inst, const struct zl_json *levels)
+{
+    inst->n_aside = 0;
+    for (const struct zl_json *e = levels && levels->kind == ZL_JSON_OBJECT ? levels->child : NULL; e; e = e->next) {
+        int32_t level;
+        if (e->kind != ZL_JSON_ARRAY || zl_parse_i32(e->key, &level) != ZR_OK || level < 1 || level > (int32_t)MAX_LEVELS) continue;
+        for (const struct zl_json *o = e->child; o; o = o->next) {
+            int64_t offset = zl_json_i64(o, -1);
+            if (offset >= 0 && offset < inst->offsets[level - 1]) aside_load(&inst->levels[level - 1], offset);
+        }
+    }
+}
+
 static zr_status accept(void *ctx, struct zr_span bytes)
 {
     struct zr_inst *inst = ctx;
@@ -38,6 +52,7 @@ static zr_status accept(void *ctx, struct zr_span bytes)
         if (zl_parse_i32(e->key, &level) == ZR_OK && level >= 1 && level <= (int32_t)MAX_LEVELS && offset >= 0)
             inst->offsets[level - 1] = offset;
     }
+    unread_load(inst, zl_json_get(root, "unread"));
     inst->counter = zl_json_get_i64(zl_json_get(root, "dataVersion"), "counter", 0);
     zl_json_free(doc);
     return ZR_OK;
@@ -49,12 +64,34 @@ zr_status offsets_load(struct zr_inst *inst)
     zr_status status = inst->state->read(inst->host, zl_str(DOCUMENT), accept, inst);
     if (status == ZR_OK || status == ZR_ENOENT) return ZR_OK;
     for (uint32_t i = 0; i < MAX_LEVELS; i++) inst->offsets[i] = -1;
+    inst->n_aside = 0;
     inst->offsets_lost = 1;
     say(inst, ZR_LOG_ERROR, "%s and its .bak cannot be read: how far each delay level got is looked for in the log; what is not found there comes again", DOCUMENT);
     return ZR_OK;
 }
 
-static void print(struct zr_inst *inst, const int64_t *offsets, struct zl_buf *out)
+/* Those of the snapshot. */
+static void unread_print(struct zr_inst *inst, struct zl_jw *w)
+{
+    if (!inst->n_snap_aside) return;
+    zl_jw_key(w, zl_str("unread"));
+    zl_jw_begin(w, '{');
+    for (uint32_t level = 1; level <= MAX_LEVELS; level++) {
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < inst->n_snap_aside; i++) {
+            if (inst->snap_aside[i].level != level) continue;
+            if (n++ == 0) {
+                zl_jw_key_int(w, (int64_t)level);
+                zl_jw_begin(w, '[');
+            }
+            zl_jw_i64(w, inst->snap_aside[i].offset);
+        }
+        if (n) zl_jw_end(w, ']');
+    }
+    zl_jw_end(w, '}');
+}
+
+static void print(struct zr_inst *inst, const int64_t *offsets, uint32_t with_unread, struct zl_buf *out)
 {
     struct zl_jw w;
     zl_jw_init(&w, out, 1);
@@ -73,6 +110,7 @@ static void print(struct zr_inst *inst, const int64_t *offsets, struct zl_buf *o
         zl_jw_i64(&w, offsets[i]);
     }
     zl_jw_end(&w, '}');
+    if (with_unread) unread_print(inst, &w);
     zl_jw_end(&w, '}');
 }
 
@@ -86,7 +124,7 @@ void offsets_print(struct zr_inst *inst, struct zl_buf *out)
     pthread_mutex_lock(&inst->lock);
     for (uint32_t i = 0; i < MAX_LEVELS; i++) offsets[i] = inst->levels[i].served ? wanted(&inst->levels[i]) : -1;
     pthread_mutex_unlock(&inst->lock);
-    print(inst, offsets, out);
+    print(inst, offsets, 0, out);
 }
 
 /* With the lock. */
@@ -95,6 +133,12 @@ static void snap_take(struct zr_inst *inst)
     for (uint32_t i = 0; i < MAX_LEVELS; i++) inst->snap[i] = inst->offsets[i];
     for (uint32_t i = 0; i < MAX_LEVELS; i++)
         if (inst->levels[i].served) inst->snap[i] = wanted(&inst->levels[i]);
+    inst->n_snap_aside = inst->n_aside;
+    inst->snap_aside_changes = inst->aside_changes;
+    for (uint32_t i = 0; i < inst->n_aside; i++) {
+        inst->snap_aside[i].offset = inst->aside[i].offset;
+        inst->snap_aside[i].level = inst->aside[i].level;
+    }
     inst->snap_end = inst->delivered_end;
     inst->snap_taken = 1;
 }
@@ -105,11 +149,12 @@ static zr_status snap_write(struct zr_inst *inst)
     struct zl_buf out;
     __atomic_fetch_add(&inst->counter, 1, __ATOMIC_RELAXED);
     zl_buf_init(&out, MAX_DOCUMENT);
-    print(inst, inst->snap, &out);
+    print(inst, inst->snap, 1, &out);
     zr_status status = out.failed ? ZR_ENOMEM : inst->state->write(inst->host, zl_str(DOCUMENT), zl_buf_as_span(&out));
     zl_buf_free(&out);
     if (status == ZR_OK) {
         for (uint32_t i = 0; i < MAX_LEVELS; i++) inst->offsets[i] = inst->snap[i];
+        inst->aside_saved = inst->snap_aside_changes;
     } else {
         say(inst, ZR_LOG_WARN, "%s cannot be written; if the broker stopped now, messages delivered since would come again", DOCUMENT);
     }
@@ -118,6 +163,7 @@ static zr_status snap_write(struct zr_inst *inst)
 
 static uint32_t is_changed(const struct zr_inst *inst)
 {
+    if (inst->aside_changes != inst->aside_saved) return 1;
     for (uint32_t i = 0; i < MAX_LEVELS; i++)
         if (inst->levels[i].served && wanted(&inst->levels[i]) != inst->offsets[i]) return 1;
     return 0;

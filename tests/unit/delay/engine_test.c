@@ -663,3 +663,47 @@ Test(engine, a_start_needs_no_record_that_cannot_be_read, .timeout = 120)
     world_stop();
     world_close();
 }
+
+static uint32_t level_comes(const char *topic, uint32_t n)
+{
+    for (uint32_t i = 0; i < 200 && world_count(topic, NULL) < n; i++) {
+        world_set_clock(world_now() + 1000);
+        world_fire();
+    }
+    return world_count(topic, NULL) >= n;
+}
+
+Test(levels, one_record_that_cannot_be_read_holds_no_other_up, .timeout = 60)
+{
+    enum { N = 200 };
+    char uniq[32];
+    world_open();
+    world_keep_documents();
+    world_start(LEVELS, YEARS);
+    world_bad("SCHEDULE_TOPIC_XXXX", "U5");
+    for (int i = 0; i < N; i++) {
+        snprintf(uniq, sizeof uniq, "U%d", i);
+        cr_assert_eq(world_send("L", uniq, "DELAY\0011\2"), 0);
+    }
+    cr_assert(level_comes("L", N - 1), "%u of %d came", world_count("L", NULL), N - 1);
+    for (int i = 0; i < 50; i++) world_fire();
+    cr_assert_leq(world_bad_reads(), 40u, "%u reads of one record", world_bad_reads());
+    world_kill();
+    world_start(LEVELS, YEARS);
+    for (int i = 0; i < 50; i++) world_fire();
+    cr_assert_eq(world_count("L", "U5"), 0);
+    world_bad(NULL, NULL);
+    world_stop();
+    world_start(LEVELS, YEARS);
+    cr_assert(level_comes("L", N), "what can be read again does not come");
+    for (int i = 0; i < 10; i++) world_fire();
+    world_stop();
+    world_start(LEVELS, YEARS);
+    for (int i = 0; i < 10; i++) world_fire();
+    for (int i = 0; i < N; i++) {
+        snprintf(uniq, sizeof uniq, "U%d", i);
+        cr_assert_eq(world_count("L", uniq), 1, "%s came %u times", uniq, world_count("L", uniq));
+    }
+    world_stop();
+    world_close();
+}

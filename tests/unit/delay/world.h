@@ -34,6 +34,7 @@ void world_bad(const char *topic, const char *uniq); /* every read of that recor
 uint32_t world_bad_reads(void);            /* how many did */
 uint32_t world_unread(void);               /* how many of these are still to come */
 void world_cannot_open(uint32_t times);    /* the next opens of files fail */
+void world_keep_documents(void);            /* what the plugin writes into config/ is there at its next start, killed or not */
 void world_fire(void);                     /* runs the timers that are set: those of levels, and of saving */
 void world_recall(uint32_t enabled);       /* `recall` of the running plugin */
 int64_t world_pending(void);
