@@ -675,7 +675,6 @@ static zr_status missing_folder(struct recovery *rec)
 static void choose_snapshot(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
-    zs_snapshot_load(st, &rec->snap);
     int64_t last = zs_segs_last(st);
     /* One that is farther than the files: the last ones are gone, if nobody but us was here (keep_end). */
     int64_t reach = last + st->segs.size + (st->lock_ours ? LOST_SEGMENTS * st->segs.size : 0);
@@ -755,7 +754,8 @@ zr_status zs_recover(struct zr_inst *st)
     int64_t began = zs_mono(st);
     uint64_t found = 0;
     st->recovering = 1;
-    zr_status rc = zs_segs_load(st);
+    zs_snapshot_load(st, &rec.snap);
+    zr_status rc = zs_segs_load(st, rec.snap.segment_size);
     int64_t first = rc == ZR_OK ? zs_segs_first(st) : -1;
     atomic_store(&st->begin, first < 0 ? 0 : first);
     if (rc == ZR_OK) choose_snapshot(&rec);

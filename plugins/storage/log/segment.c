@@ -515,13 +515,47 @@ static uint32_t found_better(const struct found_vote *a, const struct found_vote
     return a->size > b->size;
 }
 
+/* Is the file full: records from its begin, and a blank that reaches its end? A file that was cut, or is not full, has none there. */
+static uint32_t found_full(struct zr_inst *st, const struct found *f)
+{
+    char path[ZS_PATH];
+    uint8_t head[36];
+    uint32_t full = 0;
+    zs_seg_path(st, f->base, path);
+    int64_t fd = st->io->open(st->io->ctx, path, ZR_IO_READ, 0), r = fd, size = (int64_t)f->size;
+    for (int64_t at = 0; r >= 0 && !full && at + (int64_t)ZS_BLANK <= size;) {
+        uint64_t n = size - at < (int64_t)sizeof head ? ZS_BLANK : sizeof head;
+        r = zl_io_read_all(st->io, (int32_t)fd, head, n, at);
+        uint32_t len = zl_load32(head), magic = zl_load32(head + 4);
+        full = r >= 0 && magic == ZL_MAGIC_BLANK && at > 0 && (int64_t)len == size - at;
+        if ((magic != ZL_MAGIC_V1 && magic != ZL_MAGIC_V2) || n < sizeof head || len < 91 || (int64_t)zl_load64(head + 28) != f->base + at) break;
+        at += len;
+    }
+    if (fd >= 0) st->io->close(st->io->ctx, (int32_t)fd);
+    return full;
+}
+
+/* Of a log of one file no name tells it. The snapshot may know; or the file is full, or longer than it should be. */
+static int64_t found_single(struct zr_inst *st, const struct found *f, int64_t configured, int64_t told)
+{
+    int64_t size = (int64_t)f->size;
+    if (size == configured) return size;
+    if (told >= (int64_t)ZS_BLANK && told >= size) return told;
+    if (size > configured) return size; /* nothing of it is given up */
+    if (size > (int64_t)ZS_BLANK && (f->packed || found_full(st, f))) return size;
+    if (size > 0)
+        zs_log(st, ZR_LOG_WARN, "%s/%020lld is the only file of the log and has %lld bytes; segment_size is %lld, which it is given: all its "
+               "records stay, and the log goes on in it", zs_dir_of(st, f->base), (long long)f->base, (long long)size, (long long)configured);
+    return configured;
+}
+
 /* The size that the files were made with: what most of them, and of the distances of their names, say. */
-static struct found_vote found_size(const struct found_list *l, int64_t configured)
+static struct found_vote found_size(const struct found_list *l, int64_t configured, int64_t told)
 {
     struct found_vote best = found_count(l, configured);
     int64_t last[2] = { configured, 0 };
     if (l->n == 1) {
-        int64_t size = (int64_t)l->at[0].size > configured ? (int64_t)l->at[0].size : configured;
+        int64_t size = found_single(l->st, &l->at[0], configured, told);
         return (struct found_vote){ .size = size, .at = l->at[0].base % size };
     }
     for (uint64_t i = 0; i < l->n; i++)
@@ -658,7 +692,7 @@ static zr_status found_look(struct zr_inst *st, struct found *f)
     return ZR_OK;
 }
 
-zr_status zs_segs_load(struct zr_inst *st)
+zr_status zs_segs_load(struct zr_inst *st, int64_t told)
 {
     struct found_list l = { .st = st };
     zr_status rc = ZR_OK;
@@ -675,7 +709,7 @@ zr_status zs_segs_load(struct zr_inst *st)
         rc = found_twins(st, &l);
     }
     if (rc == ZR_OK && l.n) {
-        struct found_vote v = found_size(&l, st->conf.segment_size);
+        struct found_vote v = found_size(&l, st->conf.segment_size, told);
         rc = found_odd(st, &l, &v);
         st->segs.size = v.size;
         if (st->segs.size != st->conf.segment_size)

@@ -4,11 +4,12 @@
  *
  * queues: what every queue had when its entries were last made durable.
  *     0 u64 magic "ZRQUEUE2" | 8 i64 pos | 16 i64 begin | 24 i64 lastPhys | 32 i64 lastMs | 40 i64 indexPos | 48 i64 indexLast | 56 u32 clean
- *    60 u32 count | 64 i64 queueFileSize | count times { i64 min | i64 next | i64 endPhys | i64 firstFile | i32 queueId | u16 len | topic }
+ *    60 u32 count | 64 u32 segmentSize | 68 u32 queueFileSize | count times { i64 min | i64 next | i64 endPhys | i64 firstFile | i32 queueId | u16 len | topic }
  *    u32 CRC-32 of all before
  *   indexLast: the newest record in the index files, -1: none, -2: nobody vouches for them.
  *   All records below pos have their entry in the files. clean: pos is the log's end, and the store was closed. firstFile: the
- *   number of the queue's first file, -1: it has none. The first form, "ZRQUEUE1", had neither queueFileSize nor firstFile.
+ *   number of the queue's first file, -1: it has none. segmentSize 0: not known. The first form, "ZRQUEUE1", had
+ *   neither sizes nor firstFile.
  *
  * It is written by zl_io_replace: at every instant the document or its .bak is whole. */
 #include "index.h"
@@ -39,7 +40,8 @@ static uint32_t hints_parse(struct zs_snapshot *s)
     s->index_pos = (int64_t)zl_load64(p + 40);
     s->index_last = (int64_t)zl_load64(p + 48);
     s->clean = zl_load32(p + 56);
-    s->queue_file_size = second ? (int64_t)zl_load64(p + 64) : 0;
+    s->segment_size = second ? zl_load32(p + 64) : 0;
+    s->queue_file_size = second ? zl_load32(p + 68) : 0;
     uint64_t n = zl_load32(p + 60), at = second ? HEAD : FIRST_HEAD;
     if (n > len / row) return 0;
     s->hints = calloc(n + 1, sizeof *s->hints);
@@ -118,7 +120,8 @@ int64_t zs_snapshot_save(struct zr_inst *st, int64_t pos, int64_t last_phys, int
     zl_buf_be64(&out, (uint64_t)zs_index_saved_last(st));
     zl_buf_be32(&out, clean);
     zl_buf_be32(&out, 0);
-    zl_buf_be64(&out, (uint64_t)st->conf.queue_file_size);
+    zl_buf_be32(&out, (uint32_t)st->segs.size);
+    zl_buf_be32(&out, (uint32_t)st->conf.queue_file_size);
     pthread_mutex_lock(&st->drain_lock);
     for (uint64_t i = 0; i < n; i++) {
         if (at[i]->synced == 0 || atomic_load(&at[i]->dead)) continue; /* never used */

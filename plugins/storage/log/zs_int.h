@@ -195,6 +195,7 @@ struct zs_snapshot {
     int64_t last_ms;
     int64_t index_pos;  /* records below are in the index */
     int64_t index_last; /* the newest record that has a key in it, -1: none */
+    int64_t segment_size;    /* 0: not known */
     int64_t queue_file_size; /* 0: not known, and the files must be looked at */
     uint32_t valid, clean;
 };
@@ -377,7 +378,7 @@ int64_t zs_dirs_sync(struct zr_inst *st);
 const char *zs_dir_empty(struct zr_inst *st); /* at a start: one of several folders that holds no file of the log, or NULL */
 
 /* ---- segment.c ---- */
-zr_status zs_segs_load(struct zr_inst *st);
+zr_status zs_segs_load(struct zr_inst *st, int64_t told); /* the size that segments had, as the snapshot says; 0: it does not */
 void zs_segs_free(struct zr_inst *st);
 /* The segment that covers pos, open, mapped and pinned; NULL: not there. nowait: NULL too if it is not mapped, with *ret_busy. */
 struct zs_seg *zs_seg_get(struct zr_inst *st, int64_t pos, uint32_t nowait, uint32_t *ret_busy);

@@ -570,10 +570,10 @@ int zt_view_open(struct zt_view *v, const char *dir, const struct zt_options *op
     checkpoint_read(v);
     v->st = zs_create(&v->host, &conf);
     if (!v->st || zs_pack_init(v->st) != ZR_OK) return cannot(v, "not enough memory");
-    if (zs_segs_load(v->st) != ZR_OK) return cannot(v, "its log cannot be opened");
+    zs_snapshot_load(v->st, &v->snap);
+    if (zs_segs_load(v->st, v->snap.segment_size) != ZR_OK) return cannot(v, "its log cannot be opened");
     int64_t first = zs_segs_first(v->st);
     atomic_store(&v->st->begin, first < 0 ? 0 : first);
-    zs_snapshot_load(v->st, &v->snap);
     v->st->doubt = !v->live && !v->unclean ? INT64_MAX : v->snap.valid && v->snap.pos > v->checkpoint[5] ? v->snap.pos : v->checkpoint[5];
     if (first < 0 && (v->snap.pos > 0 || v->checkpoint[0] > 0)) return cannot(v, "its queues are of a log, and there is none: " ZT_ELSEWHERE);
     if (zs_removed_load(v->st) != ZR_OK) return cannot(v, "its note of removed topics cannot be read");

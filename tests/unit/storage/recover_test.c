@@ -694,6 +694,50 @@ Test(recover, other_sizes_in_the_configuration_do_not_change_a_store)
     world_end(w);
 }
 
+/* Nothing in the name of a log's only file tells its size. */
+Test(recover, a_log_of_one_file_keeps_the_size_it_was_made_with)
+{
+    enum { STOPPED, KILLED, FULL, UNKNOWN, N };
+    for (int how = 0; how < N; how++) {
+        struct world *w = world_new("onefile");
+        char path[1024], second[1024];
+        uint32_t n = how == FULL ? 200 : 40;
+        cr_assert_eq(world_open(w), ZR_OK);
+        put_many(w, "T", 0, how == KILLED ? n / 2 : n, SIZE);
+        world_close(w);
+        cr_assert_eq(world_open(w), ZR_OK);
+        if (how == KILLED) put_many(w, "T", 0, n / 2, SIZE);
+        struct world *k = world_copy(w);
+        world_end(w);
+        w = k;
+        if (how != KILLED) {
+            cr_assert_eq(world_open(w), ZR_OK);
+            world_close(w);
+        }
+        file_path(w, path, "zarya");
+        if (how >= FULL) remove_tree(path); /* as another broker leaves it */
+        file_path(w, second, "commitlog/%020d", 65536);
+        if (how == FULL) cr_assert_eq(remove(second), 0);
+        file_path(w, path, "commitlog/%020d", 0);
+        cr_assert_eq(file_size_of(path), 65536);
+        world_quiet(w);
+        w->conf.segment_size = 1 << 20;
+        cr_assert_eq(world_open(w), ZR_OK, "%d: %s", how, w->error);
+        int64_t there = read_all(w, "T", 0, SIZE);
+        if (how == FULL) cr_assert_gt(there, 50);
+        else cr_assert_eq(there, n);
+        cr_assert(!world_said(w, "damaged from"), "%d: %s", how, w->lines);
+        put_many(w, "U", 0, 300, SIZE);
+        cr_assert_eq(file_size_of(path), how == UNKNOWN ? 1 << 20 : 65536, "%d", how);
+        if (how != UNKNOWN) cr_assert(world_said(w, "the log was made with 65536"), "%d: %s", how, w->lines);
+        else cr_assert(world_said(w, "is the only file of the log"), "%d: %s", how, w->lines);
+        w = world_kill(w);
+        cr_assert_eq(read_all(w, "T", 0, SIZE), there);
+        cr_assert_eq(read_all(w, "U", 0, SIZE), 300);
+        world_end(w);
+    }
+}
+
 /* Files as Apache leaves them after a kill: checkpoint of times only, no snapshot, a full segment of zeroes made ahead. */
 Test(recover, a_folder_of_another_broker_after_a_kill)
 {
