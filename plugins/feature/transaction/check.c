@@ -11,7 +11,9 @@
  *   2. One live producer of the group is asked, another one each time; with none, the check counts nevertheless, as with Apache.
  *   3. At most one batch is under way; while no transaction is open, no timer runs, or one last time in vain.
  *   4. One that waits for long while many came behind it is written anew without a question: the queue can be let go of.
- *   5. One that was there at the start is looked for among what was committed (found.c) before anything else is done about it. */
+ *   5. One that cannot be read is tried again by itself, later and later up to check_interval, and the log tells its position. It is given
+ *      up when so much came behind it that the table's window would end.
+ *   6. One that was there at the start is looked for among what was committed (found.c) before anything else is done about it. */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +28,10 @@
 #define BUSY_MS 50         /* the worker pool is full */
 #define RETRY_MS 1000      /* the storage refuses */
 #define HELD_OFFSETS 10000 /* one that many came behind is written anew although nobody is asked */
+
+#define TELL_TRIES 5u      /* reads in vain until the operator is told */
+#define GIVE_UP_TRIES 15u  /* and until it is given up, where it holds up others */
+#define RETAKE_PARTS 4     /* of retention_hours: so often one that waits is written anew, so that it is not taken */
 
 #define WHAT_SKIP 0u    /* nothing to store */
 #define WHAT_ASK 1u
@@ -196,13 +202,45 @@ static void discard(struct zr_inst *inst, struct due *d)
     meter(inst, METER_DISCARDED, 1);
 }
 
+/* With the lock. Neither stored nor gone: it could not be read now. Returns how often that was so in a row. */
+static uint32_t unread_later(struct zr_inst *inst, struct tx_slot *s, struct due *d)
+{
+    uint32_t tries = s->flags / TX_TRY;
+    int64_t ms = (int64_t)RETRY_MS << (tries < 6 ? tries : 6), most = inst->settings->check_interval > RETRY_MS ? inst->settings->check_interval : RETRY_MS;
+    if (tries < TX_TRIES_MAX) s->flags = (uint16_t)(s->flags + TX_TRY);
+    if (tries >= GIVE_UP_TRIES && inst->table.next - s->current > inst->table.window / 2) {
+        discard(inst, d);
+        return UINT32_MAX;
+    }
+    tx_due(&inst->table, s, mono_ms(inst) + (ms < most ? ms : most));
+    return tries;
+}
+
+static void unread_settle(struct zr_inst *inst, struct due *d)
+{
+    uint32_t tries = 0;
+    pthread_mutex_lock(&inst->lock);
+    struct tx_slot *s = tx_find(&inst->table, d->first);
+    if (s) {
+        s->flags &= (uint16_t)~TX_CHECKING;
+        tries = unread_later(inst, s, d);
+    }
+    pthread_mutex_unlock(&inst->lock);
+    if (tries == TELL_TRIES)
+        say(inst, ZR_LOG_ERROR, "the half message %lld, at %lld, cannot be read, or not what would say whether it was committed: its producer is asked when it can; all others go on",
+            (long long)d->current, (long long)d->physical);
+    if (tries == UINT32_MAX)
+        say(inst, ZR_LOG_ERROR, "the half message %lld, at %lld, is given up: it cannot be read, and too many came behind it. Its producer can still commit it when it can be read",
+            (long long)d->current, (long long)d->physical);
+}
+
 /* With the lock. */
 static void due_settle(struct batch *b, struct due *d, zr_status put)
 {
     struct zr_inst *inst = b->inst;
     struct tx_slot *s = tx_find(&inst->table, d->first);
     if (!s) return;
-    s->flags &= (uint16_t)~TX_CHECKING;
+    s->flags &= (uint16_t)(TX_TRY - 1u - TX_CHECKING);
     if (put != ZR_OK) {
         tx_due(&inst->table, s, mono_ms(inst) + RETRY_MS);
         return;
@@ -279,6 +317,17 @@ static void stored(void *ctx, zr_status status, const struct zr_put *puts, uint3
 
 /* ---- a batch, before it --------------------------------------------------------------------------------------------------- */
 
+/* One that could not be read when it was loaded has its own offset for a name. */
+static void name_find(struct zr_inst *inst, struct due *d)
+{
+    int64_t first = half_first(&d->half, d->current);
+    if (first == d->first || d->first != d->current) return;
+    pthread_mutex_lock(&inst->lock);
+    struct tx_slot *s = tx_find(&inst->table, d->first);
+    if (s && !(s->flags & TX_ENDING) && !tx_find(&inst->table, first) && tx_rename(&inst->table, s, first)) d->first = first;
+    pthread_mutex_unlock(&inst->lock);
+}
+
 static uint32_t record_read(struct zr_inst *inst, struct due *d)
 {
     struct zr_piece piece;
@@ -287,6 +336,7 @@ static uint32_t record_read(struct zr_inst *inst, struct due *d)
     if (status != ZR_OK && status != ZR_ENOENT && status != ZR_ECORRUPT) return 0; /* it is there, and is read later */
     if (status == ZR_OK && piece.ptr && zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &d->record, &why) == ZR_OK) {
         half_read(d->record.properties, &d->half);
+        name_find(inst, d);
         return 1;
     }
     say(inst, ZR_LOG_WARN, "the half message at %lld is gone: its record cannot be read", (long long)d->physical);
@@ -323,8 +373,10 @@ static uint32_t what_now(struct zr_inst *inst, struct due *d, int64_t next_offse
 {
     uint32_t times = half_times(&d->half);
     if (times > d->times) d->times = times;
-    if (mono_ms(inst) < d->ask_ms) return next_offset - d->current > HELD_OFFSETS ? WHAT_MOVE : WHAT_SKIP;
-    return d->times >= (uint32_t)inst->settings->check_max || wall_ms(inst) - d->record.born_ms > inst->settings->retention_hours * 3600000 ? WHAT_DISCARD : WHAT_ASK;
+    int64_t most = inst->settings->retention_hours * 3600000, now = wall_ms(inst);
+    if (now - d->record.born_ms > most) return WHAT_DISCARD;
+    if (mono_ms(inst) < d->ask_ms) return next_offset - d->current > HELD_OFFSETS || now - d->record.store_ms > most / RETAKE_PARTS ? WHAT_MOVE : WHAT_SKIP;
+    return d->times >= (uint32_t)inst->settings->check_max ? WHAT_DISCARD : WHAT_ASK;
 }
 
 /* The properties with the check counted and the name of the first record. NULL: memory ran out. */
@@ -413,6 +465,10 @@ static void batch_prepare(struct batch *b, int64_t next_offset)
             if (d->what != WHAT_SKIP) unstored = message_make(b, d) ? ZR_PENDING : ZR_ENOMEM;
         }
         if (unstored == ZR_PENDING) continue;
+        if (unstored == ZR_EIO || unstored == ZR_EAGAIN) {
+            unread_settle(inst, d);
+            continue;
+        }
         pthread_mutex_lock(&inst->lock);
         due_settle(b, d, unstored);
         pthread_mutex_unlock(&inst->lock);

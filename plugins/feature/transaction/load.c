@@ -10,7 +10,9 @@
  *      them was said about all.
  *   4. What is open here may have been committed in the last op_interval before a crash: TX_DOUBT says so until someone looked
  *      (found.c), before its producer is asked or when it says so again.
- *   5. A job reads CHUNK records and lets others go first; the next one goes on. What cannot be read now is read later: loading ends
+ *   5. What cannot be read for long (UNREAD_TRIES; longer where nothing behind it can be read either) is passed, and the log says so: a half
+ *      message is open and is looked at again and again (check.c), an op is not known, so that those it named are asked about once more.
+ *   6. A job reads CHUNK records and lets others go first; the next one goes on. What cannot be read now is read later: loading ends
  *      only where the queues ended at the start. */
 #include <stdlib.h>
 
@@ -21,6 +23,8 @@
 #define CHUNK 1024u
 #define BUSY_MS 20
 #define UNREAD_MAX_MS 5000
+#define UNREAD_TRIES 12u  /* in a row, some 25 s */
+#define OUTAGE_TRIES 120u /* some ten minutes */
 #define KEYS_MAX (1ull << 21)
 #define WINDOW_MAX (1ll << 26)
 
@@ -212,23 +216,67 @@ static void load_later(struct zr_inst *inst, zr_status status)
     if (status != ZR_OK && status != ZR_ECLOSED) say(inst, ZR_LOG_ERROR, "no timer to read %s again: open transactions are found at the next start", HALF_TOPIC);
 }
 
+static void each_ignored(struct zr_inst *inst, const struct zl_record *r) { (void)inst, (void)r; }
+
+/* What is at offset cannot be read, for how long load_failures tells. 1: it is to be passed. */
+static uint32_t is_to_be_passed(struct zr_inst *inst, const struct reader *q)
+{
+    struct reader behind = { q->queue, q->next + 1, q->end, each_ignored };
+    if (inst->load_failures < UNREAD_TRIES) return 0;
+    if (inst->load_failures >= OUTAGE_TRIES) return 1;
+    zr_status status = queue_read(inst, &behind);
+    return status == ZR_OK || status == ZR_ENOENT;
+}
+
+static zr_status op_pass(struct zr_inst *inst, struct reader *ops)
+{
+    say(inst, ZR_LOG_ERROR, "%s %lld cannot be read: of the half messages that it names those that were not committed are asked about once more", OP_TOPIC, (long long)ops->next);
+    ops->next++;
+    return ZR_OK;
+}
+
+/* It is open until it can be read, under its own offset's name. */
+static zr_status half_pass(struct zr_inst *inst, struct reader *halves)
+{
+    static const struct half nothing;
+    int64_t physical, code, now = mono_ms(inst), ask = inst->begin_ms + inst->settings->check_interval;
+    uint32_t size;
+    uint32_t n = inst->storage->entries(inst->storage_inst, halves->queue, halves->next, &physical, &size, &code, 1);
+    if (n != 1) return ZR_EAGAIN;
+    say(inst, ZR_LOG_ERROR, "%s %lld, at %lld, cannot be read: it counts as open until it can", HALF_TOPIC, (long long)halves->next, (long long)physical);
+    pthread_mutex_lock(&inst->lock);
+    settle_gone(inst, halves->next);
+    half_open(inst, &nothing, halves->next, halves->next, physical, ask > now ? ask : now);
+    struct tx_slot *s = tx_find(&inst->table, halves->next);
+    if (s) s->flags |= TX_DOUBT;
+    inst->load_next = ++halves->next;
+    pthread_mutex_unlock(&inst->lock);
+    return ZR_OK;
+}
+
 static void load_job(void *arg)
 {
     struct zr_inst *inst = arg;
     zr_status status = ZR_OK;
+    uint32_t passed = 0; /* the next one is likely to be as bad: no patience again */
     if (inst->ops_next < inst->ops_end) {
         struct reader ops = { inst->op_queue, inst->ops_next, inst->ops_end, each_op };
         status = queue_read(inst, &ops);
+        if (status != ZR_OK && status != ZR_ENOENT && is_to_be_passed(inst, &ops)) {
+            status = op_pass(inst, &ops);
+            passed = 1;
+        }
         inst->ops_next = status == ZR_ENOENT ? inst->ops_end : ops.next;
         if (status == ZR_ENOENT) status = ZR_OK;
     } else {
         struct reader halves = { inst->half_queue, inst->load_next, inst->load_end, each_half };
         status = queue_read(inst, &halves);
+        if (status != ZR_OK && status != ZR_ENOENT && is_to_be_passed(inst, &halves) && (status = half_pass(inst, &halves)) == ZR_OK) passed = 1;
         pthread_mutex_lock(&inst->lock);
         settle_gone(inst, halves.next < inst->load_end ? halves.next : inst->load_end);
         pthread_mutex_unlock(&inst->lock);
     }
-    if (status == ZR_OK || status == ZR_ENOENT) inst->load_failures = 0;
+    if ((status == ZR_OK || status == ZR_ENOENT) && !passed) inst->load_failures = 0;
     if (status == ZR_OK) load_go_on(inst);
     else if (status == ZR_ENOENT) load_end(inst);
     else load_later(inst, status);

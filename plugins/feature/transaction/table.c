@@ -196,6 +196,19 @@ void tx_remove(struct tx_table *t, struct tx_slot *s)
     t->free = i;
 }
 
+struct tx_slot *tx_rename(struct tx_table *t, struct tx_slot *s, int64_t first)
+{
+    struct tx_slot was = *s;
+    tx_remove(t, s);
+    s = tx_insert(t, first, was.current, was.physical, was.due_ms);
+    if (!s) return NULL;
+    s->ask_ms = was.ask_ms;
+    s->times = was.times;
+    s->flags = was.flags;
+    s->topic = was.topic;
+    return s;
+}
+
 /* ---- life ---------------------------------------------------------------------------------------------------------------- */
 
 uint32_t tx_init(struct tx_table *t, int64_t base, int64_t window, uint32_t max_open)

@@ -21,6 +21,8 @@
 #define TX_ENDING 0x1u   /* its producer's word is being carried out */
 #define TX_CHECKING 0x2u /* it is being written anew, to ask its producer */
 #define TX_DOUBT 0x4u    /* found at the start: it may have been committed before a crash */
+#define TX_TRY 0x100u    /* from here on: how often in a row it could not be read */
+#define TX_TRIES_MAX 255u
 
 struct tx_slot {
     int64_t first, current; /* offsets in the half queue */
@@ -67,4 +69,6 @@ struct tx_slot *tx_top(const struct tx_table *t);
 struct tx_slot *tx_insert(struct tx_table *t, int64_t first, int64_t current, int64_t physical, int64_t due_ms);
 void tx_due(struct tx_table *t, struct tx_slot *s, int64_t due_ms);
 void tx_remove(struct tx_table *t, struct tx_slot *s);
+/* It is another one's copy: it goes on under that one's name, or is gone when that one has a slot already. */
+struct tx_slot *tx_rename(struct tx_table *t, struct tx_slot *s, int64_t first);
 #endif
