@@ -368,8 +368,8 @@ class Apache:
     """Apache's own name server and broker, for mixed clusters and differential tests."""
 
     def __init__(self, version="5.5.0", directory=None, broker=True, namesrv=True, namesrv_addr=None, name="broker-a", store=None, ports=None, conf="",
-                 heap="512m", jvm=()):
-        """heap: the broker's. jvm: more options of both."""
+                 heap="512m", jvm=("-XX:TieredStopAtLevel=1",)):
+        """heap: the broker's. jvm: more options of both; without that one it is faster, some half a minute after its start."""
         self.cp, self.heap, self.jvm = apache_server(version), heap, list(jvm)
         self.dir = directory or temp_dir()
         self.port, self.ns_port = ports or (free_port(), free_port())
@@ -411,8 +411,8 @@ class Apache:
 
     def stop(self, sig=signal.SIGTERM):
         for p in reversed(self.procs):
-            if p.poll() is None:
-                os.kill(p.pid, sig)
+            if p.poll() is None:  # the name server takes 3 s for a clean stop, and keeps nothing
+                os.kill(p.pid, signal.SIGKILL if self.with_namesrv and p is self.procs[0] else sig)
                 try:
                     p.wait(60)
                 except subprocess.TimeoutExpired:

@@ -46,7 +46,7 @@ def one(side, n, seconds):
         z = Zarya(directory=where)
         document(z.data, n)
     else:
-        z = Apache(directory=where)
+        z = Apache(directory=where, jvm=())
         document(z.store, n)
     z.start()
     if side == "Zarya":

@@ -174,13 +174,15 @@ class Chain:
     def __init__(self, version, small, n):
         self.version, self.small, self.n = version, small, n
         self.ports = (free_port(), free_port())
-        self.z = Zarya(storage=SMALL_Z if small else "", ports=self.ports)
+        self.ns = Zarya(broker=False).start()  # for all turns
+        self.z = Zarya(storage=SMALL_Z if small else "", ports=self.ports, namesrv=False, namesrv_addr=self.ns.ns)
         self.writers, self.before, self.how, self.round = [], None, "stop", 0
 
     def start(self, who):
         if who == "Z":
             return self.z.start()
-        return Apache(version=self.version, store=self.z.data, ports=self.ports, conf=SMALL_A if self.small else WHOLE_A).start()
+        return Apache(version=self.version, store=self.z.data, ports=self.ports, conf=SMALL_A if self.small else WHOLE_A,
+                      namesrv=False, namesrv_addr=self.ns.ns).start()
 
     def turn(self, who, how):
         """The broker `who` starts, is asked, writes, and ends by `how`."""
@@ -217,6 +219,7 @@ class Chain:
 
     def end(self):
         self.z.stop()
+        self.ns.stop()
 
 
 def chain(version, small, turns, n):

@@ -101,7 +101,7 @@ class Chain:
             return b
         home = os.path.join(self.root, "apache")
         os.makedirs(home, exist_ok=True)
-        return Apache(directory=home, namesrv=False, namesrv_addr=self.ns.ns, store=self.data, ports=self.ports, conf=CONF, heap="384m", jvm=("-XX:TieredStopAtLevel=1",)).start()
+        return Apache(directory=home, namesrv=False, namesrv_addr=self.ns.ns, store=self.data, ports=self.ports, conf=CONF, heap="384m").start()
 
     def next(self, kind, due):
         """Number and body of the next message; its property v is the number modulo 10."""

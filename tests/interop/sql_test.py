@@ -185,7 +185,7 @@ def main():
     # Apache's broker takes long to start: meanwhile the rest is compiled, and its library asked.
     store = os.path.join(temp_dir(), "store")
     before = filters_for_apache(store)
-    apache = Apache("5.5.0", store=store, heap="256m", jvm=("-XX:TieredStopAtLevel=1",))
+    apache = Apache("5.5.0", store=store, heap="256m")
     up = []
     starting = threading.Thread(target=lambda: up.append(apache.start()))
     starting.start()

@@ -127,8 +127,7 @@ def flip_play(name, steps, all_ports):
         step = f"{name}, step {n}, {who}"
         if who == "Apache":
             os.makedirs(os.path.join(root, "apache"), exist_ok=True)
-            b = Apache("5.5.0", directory=os.path.join(root, "apache"), namesrv=False, namesrv_addr=ns.ns, store=store, ports=ports, conf=APACHE_CONF, heap="384m",
-                       jvm=("-XX:TieredStopAtLevel=1",)).start()
+            b = Apache("5.5.0", directory=os.path.join(root, "apache"), namesrv=False, namesrv_addr=ns.ns, store=store, ports=ports, conf=APACHE_CONF, heap="384m").start()
         else:
             b = Zarya(directory=root, namesrv=False, namesrv_addr=ns.ns, ports=ports, features=("admin", "ordered", "query", "delay"), storage="segment_size = 67108864;",
                       extra_plugins=f'{{ use = "feature-transaction"; settings = {{ {QUICK} }}; }}').start()
@@ -166,7 +165,7 @@ def bench(seconds):
                 b = Zarya(features=("admin", "ordered", "query", "delay", "transaction")).start()
                 b.wait_registered()
             else:
-                b = Apache("5.5.0").start()
+                b = Apache("5.5.0", jvm=()).start()
             create_topic(b.addr, "BX", 8)
             p = Producer(cp, b.ns, "BPG", "BX", "p1")
             p.tell("bench 2 32", "bench", 60)
