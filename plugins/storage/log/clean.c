@@ -144,6 +144,7 @@ static uint64_t clean(struct zr_inst *st, uint32_t expired, uint32_t force)
 {
     pthread_mutex_lock(&st->clean_lock);
     zs_gone_sweep(st);
+    zs_names_look(st);
     uint64_t files = 0, removed = drop_segments(st, expired, force, &files);
     if (removed) {
         removed += files;

@@ -68,17 +68,6 @@ uint32_t zs_flush_wait(struct zr_inst *st, int64_t position)
     return done;
 }
 
-/* A file that was removed, or another put in its place, keeps nothing beyond our own life, however well it is synced. */
-static uint32_t is_in_place(struct zr_inst *st, const struct zs_seg *seg)
-{
-    char path[ZS_PATH];
-    struct zr_io_stat named, ours;
-    zs_seg_path(st, seg->base, path);
-    int64_t r = st->io->stat(st->io->ctx, path, &named);
-    if (r < 0) return r != -ENOENT && r != -ENOTDIR; /* of other errors nothing follows */
-    return st->io->fstat(st->io->ctx, seg->fd, &ours) < 0 || named.inode == ours.inode;
-}
-
 static int64_t sync_segment(struct zr_inst *st, struct zs_seg *seg)
 {
     if (seg->packed) return 0; /* was synced before it got its name */
@@ -88,7 +77,7 @@ static int64_t sync_segment(struct zr_inst *st, struct zs_seg *seg)
         atomic_store(&seg->name_unsynced, 0);
     }
     int64_t r = st->io->fdatasync(st->io->ctx, seg->fd);
-    return r < 0 ? r : is_in_place(st, seg) ? r : -ESTALE;
+    return r < 0 ? r : zs_seg_in_place(st, seg) ? r : -ESTALE; /* what has no name is gone with us, however well it is synced */
 }
 
 int64_t zs_flush_range(struct zr_inst *st, int64_t from, int64_t to)
@@ -120,6 +109,11 @@ static void flush_failed(struct zr_inst *st, int64_t r)
     pthread_mutex_unlock(&st->flush_lock);
     zs_log(st, ZR_LOG_ERROR, "%s", st->why_failed);
     st->dur->fail(st->host, ZR_MARK_FLUSHED, zl_str(st->why_failed));
+}
+
+void zs_flush_lost(struct zr_inst *st)
+{
+    if (!atomic_load(&st->failed)) flush_failed(st, -ESTALE);
 }
 
 /* Nothing tells when the process has a descriptor again. */

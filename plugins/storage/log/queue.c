@@ -548,6 +548,7 @@ static int64_t sync_queue(struct zr_inst *st, struct zr_queue *q)
         q->synced = to;
         q->synced_end = end;
         zs_ext_sync_end(q);
+        zs_qfile_look(st, q, from, to);
     }
     pthread_mutex_unlock(&st->drain_lock);
     return r;

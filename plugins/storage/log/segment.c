@@ -67,7 +67,7 @@ static void seg_evict(struct zr_inst *st)
         struct zs_seg *oldest = NULL;
         for (uint64_t i = 0; i < s->n; i++) {
             struct zs_seg *seg = s->at[i];
-            if (seg && seg->fd >= 0 && seg->refs == 0 && !is_unsynced(st, seg) && (!oldest || seg->used < oldest->used)) oldest = seg;
+            if (seg && seg->fd >= 0 && seg->refs == 0 && !seg->missing && !is_unsynced(st, seg) && (!oldest || seg->used < oldest->used)) oldest = seg;
         }
         if (!oldest) return;
         seg_close(st, oldest);
@@ -128,6 +128,40 @@ struct zs_seg *zs_seg_get(struct zr_inst *st, int64_t pos, uint32_t nowait, uint
     }
     pthread_mutex_unlock(&s->lock);
     return seg;
+}
+
+struct zs_seg *zs_seg_behind(struct zr_inst *st, int64_t base, uint32_t *ret_unsynced)
+{
+    struct zs_segs *s = &st->segs;
+    struct zs_seg *seg = NULL;
+    pthread_mutex_lock(&s->lock);
+    int64_t i = base < s->first ? 0 : (base - s->first) / s->size + 1;
+    while (i < (int64_t)s->n && !s->at[i]) i++;
+    if (i < (int64_t)s->n) seg = s->at[i];
+    if (seg) seg->refs++;
+    *ret_unsynced = seg && !seg->packed && seg->fd >= 0 && (i + 1 == (int64_t)s->n || seg->base + s->size > atomic_load(&st->flushed));
+    pthread_mutex_unlock(&s->lock);
+    return seg;
+}
+
+void zs_seg_missing(struct zr_inst *st, struct zs_seg *seg, uint32_t missing)
+{
+    pthread_mutex_lock(&st->segs.lock);
+    seg->missing = missing;
+    pthread_mutex_unlock(&st->segs.lock);
+}
+
+uint32_t zs_seg_reopen(struct zr_inst *st, struct zs_seg *seg)
+{
+    pthread_mutex_lock(&st->segs.lock);
+    uint32_t alone = seg->refs == 1; /* the caller's */
+    if (alone) {
+        seg_close(st, seg);
+        seg->told = 0;
+        atomic_store(&seg->lost, 0);
+    }
+    pthread_mutex_unlock(&st->segs.lock);
+    return alone;
 }
 
 uint32_t zs_seg_shut_out(struct zr_inst *st, int64_t pos)

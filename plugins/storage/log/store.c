@@ -93,7 +93,7 @@ struct zr_inst *zs_create(const struct zr_host *host, const struct zs_conf *conf
     if (st->conf.extent_file_size <= (int64_t)(ZS_EXT_HEAD + ZS_EXT_SPARE)) st->conf.extent_file_size = ZS_EXT_FILE_SIZE;
     st->lock_fd = st->checkpoint_fd = st->prep_fd = -1;
     st->prep_want = st->prep_base = st->prep_asked = ZS_NONE;
-    st->last_phys = -1;
+    st->last_phys = st->names_at = -1;
     st->log_ratio = st->queue_ratio = -1;
     if (!ask_services(st) || !make_paths(st)) {
         free(st);

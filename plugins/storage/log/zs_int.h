@@ -69,6 +69,7 @@ struct zs_seg {
     uint32_t gone;      /* deleted; ends with its last pin */
     uint32_t packed;    /* its form: a file of blocks, which is not mapped (zs_pack.h) */
     uint32_t told;      /* that it cannot be opened; once, until it can */
+    uint32_t missing;   /* its file does not stand under its name any more, and it was said (names.c): what is open stays so */
     _Atomic uint32_t lost;          /* its file is gone or was cut under our hands: no waiting brings it back */
     _Atomic uint32_t damaged;       /* packed, and so that it cannot be opened; plain: could not be packed */
     uint32_t stays;     /* a block of it is damaged: it is read, but keeps its form. The packing thread's alone, as the next */
@@ -336,7 +337,8 @@ struct zr_inst {
     uint32_t clean_running;      /* a timer is set or a job under way; under work_lock */
     pthread_cond_t clean_cond;
     uint32_t clean_stop;
-    struct zs_age age;           /* under clean_lock */
+    struct zs_age age;           /* this and the next under clean_lock */
+    int64_t names_at;            /* segments up to here were looked at in this turn, -1: a new one begins (names.c) */
 
     int64_t memory_bytes, recent_bytes;
     double log_ratio, queue_ratio; /* these four under work_lock */
@@ -400,6 +402,10 @@ void zs_seg_shut(struct zr_inst *st, int64_t pos);
 int64_t zs_segs_last(struct zr_inst *st);  /* base of the newest, -1: none */
 int64_t zs_segs_first(struct zr_inst *st); /* base of the oldest, -1: none */
 int64_t zs_seg_next(struct zr_inst *st, int64_t base); /* base of the next segment there is behind it, -1: none */
+/* The first one behind base, as it is, pinned (it may not be open); NULL: none. unsynced: it may hold what is not flushed. */
+struct zs_seg *zs_seg_behind(struct zr_inst *st, int64_t base, uint32_t *ret_unsynced);
+void zs_seg_missing(struct zr_inst *st, struct zs_seg *seg, uint32_t missing);
+uint32_t zs_seg_reopen(struct zr_inst *st, struct zs_seg *seg); /* closes it, so that its next use opens it anew; 0: others have it pinned */
 void zs_prepare_main(void *arg);
 int32_t zs_prepared_take(struct zr_inst *st, int64_t base);
 void zs_prepare_want(struct zr_inst *st, int64_t base);
@@ -488,6 +494,7 @@ void zs_flush_main(void *arg);
 void zs_flush_dirty(struct zr_inst *st); /* something was appended */
 /* Waits until position is flushed; 0: it cannot be. */
 uint32_t zs_flush_wait(struct zr_inst *st, int64_t position);
+void zs_flush_lost(struct zr_inst *st); /* a file that is written to was removed or replaced: read-only */
 /* fdatasync of every segment in [from, to), names included. 0 or -errno. */
 int64_t zs_flush_range(struct zr_inst *st, int64_t from, int64_t to);
 static inline int64_t zs_visible(struct zr_inst *st)
@@ -609,6 +616,12 @@ void zs_disk_look(struct zr_inst *st);
 double zs_used_ratio(struct zr_inst *st, const char *path, struct zr_io_disk *ret); /* as df says it; -1: not to be had */
 void zs_clean_stuck(struct zr_inst *st, const char *path, int64_t error); /* says that retention cannot delete it, now and then */
 void zs_clean_hurry(struct zr_inst *st); /* the disk is full: the next look at it comes at once. With no lock held */
+
+/* ---- names.c ---- */
+void zs_names_look(struct zr_inst *st); /* under clean_lock */
+uint32_t zs_seg_in_place(struct zr_inst *st, const struct zs_seg *seg); /* an open plain one: is its file still that of its name? */
+/* The same of the files of entries [from, to), which were just synced. Under drain_lock. */
+void zs_qfile_look(struct zr_inst *st, struct zr_queue *q, int64_t from, int64_t to);
 
 /* ---- age.c ---- */
 void zs_age_open(struct zr_inst *st);   /* behind the recovery */
