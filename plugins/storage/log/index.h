@@ -113,6 +113,8 @@ int64_t zs_iwriter_slots_load(struct zr_inst *st, struct zs_iwriter *w);
 /* One key: there must be room. A failure comes before anything is changed. */
 int64_t zs_iwriter_put(struct zr_inst *st, struct zs_iwriter *w, int32_t hash, int64_t phys, int64_t ms);
 int64_t zs_iwriter_flush(struct zr_inst *st, struct zs_iwriter *w, uint32_t sync);
+/* All of a file that may not be the newest, the header only when the rest is on the disk. 0 or -errno. */
+int64_t zs_iwriter_finish(struct zr_inst *st, struct zs_iwriter *w);
 void zs_iwriter_close(struct zr_inst *st, struct zs_iwriter *w);
 void zs_iwriter_slot_set(struct zs_iwriter *w, int64_t slot, int32_t v);
 

@@ -5,7 +5,8 @@
  * stays true:
  *   1. A file has its full size from its making on; one of another size was cut, or made with another shape. It can be told
  *      again by the log, and so it is deleted.
- *   2. Slots and header never speak of entries that are not written before them.
+ *   2. Slots and header never speak of entries that are not written before them; in a file that is made anew, or cut, not of
+ *      entries and slots that are not on the disk: nobody looks at those of an old file again.
  *   3. The last of a disk is the log's: files are sparse, a key may cost a page of slots, and what the index takes of a disk that
  *      is nearly full would be missing to the next message. So nothing is written that leaves less than RESERVE; slots and
  *      entries are in memory meanwhile, and the log has the rest. */
@@ -300,21 +301,38 @@ static int64_t slots_write(struct zr_inst *st, struct zs_iwriter *w)
     return 0;
 }
 
-int64_t zs_iwriter_flush(struct zr_inst *st, struct zs_iwriter *w, uint32_t sync)
+static int64_t header_write(struct zr_inst *st, struct zs_iwriter *w)
 {
     uint8_t head[HEAD];
+    header_store(w->f, head);
+    int64_t r = zl_io_write_all(st->io, w->fd, head, HEAD, 0);
+    if (r >= 0) w->header_dirty = 0;
+    return r < 0 ? r : 0;
+}
+
+static int64_t file_sync(struct zr_inst *st, struct zs_iwriter *w)
+{
+    int64_t r = st->io->fdatasync(st->io->ctx, w->fd);
+    if (r < 0) zs_index_unsure(st->index); /* the kernel may have dropped the pages: a later sync that succeeds says nothing */
+    return r < 0 ? r : 0;
+}
+
+int64_t zs_iwriter_flush(struct zr_inst *st, struct zs_iwriter *w, uint32_t sync)
+{
     if (!w->open) return 0;
     int64_t r = block_write(st, w);
     if (r >= 0 && w->header_dirty) r = slots_write(st, w);
-    if (r >= 0 && w->header_dirty) {
-        header_store(w->f, head);
-        r = zl_io_write_all(st->io, w->fd, head, HEAD, 0);
-        if (r >= 0) w->header_dirty = 0;
-    }
-    if (r < 0 || !sync) return r < 0 ? r : 0;
-    r = st->io->fdatasync(st->io->ctx, w->fd);
-    if (r < 0) zs_index_unsure(st->index); /* the kernel may have dropped the pages: a later sync that succeeds says nothing */
-    return r < 0 ? r : 0;
+    if (r >= 0 && w->header_dirty) r = header_write(st, w);
+    return r < 0 || !sync ? r : file_sync(st, w);
+}
+
+int64_t zs_iwriter_finish(struct zr_inst *st, struct zs_iwriter *w)
+{
+    int64_t r = block_write(st, w);
+    if (r >= 0) r = slots_write(st, w);
+    if (r >= 0) r = file_sync(st, w);
+    if (r >= 0) r = header_write(st, w);
+    return r < 0 ? r : file_sync(st, w);
 }
 
 int64_t zs_iwriter_put(struct zr_inst *st, struct zs_iwriter *w, int32_t hash, int64_t phys, int64_t ms)

@@ -327,7 +327,7 @@ static int64_t file_cut(struct zr_inst *st, uint64_t i, int32_t n)
         f->slots_used = en.slots_used;
         header_from_records(st, &w);
         w.header_dirty = 1;
-        r = zs_iwriter_flush(st, &w, 1);
+        r = zs_iwriter_finish(st, &w);
     }
     if (newest && cut) { /* following goes on with this writer, and writes what could not be written now */
         ix->cur = w;
@@ -482,7 +482,7 @@ static int64_t partial_keep(struct zr_inst *st, struct zs_imend *m)
 {
     struct zs_ifile *f = m->w.f;
     if (!m->w.open) return 0;
-    int64_t r = zs_iwriter_flush(st, &m->w, 1);
+    int64_t r = zs_iwriter_finish(st, &m->w);
     if (r >= 0 && !zs_index_insert(st->index, m->at, f)) r = -ENOMEM;
     if (r < 0) return r;
     zs_iwriter_close(st, &m->w);
