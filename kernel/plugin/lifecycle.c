@@ -3,7 +3,8 @@
  *
  * What stays true:
  *   1. zk_instances holds them providers first; everything forward (create, warm, activate) goes in that order, everything
- *      back (drain, cool, destroy) in reverse.
+ *      back (drain, cool, destroy) in reverse. But transports, and what calls through them, are activated behind all others: the
+ *      first request finds every plugin at work.
  *   2. When a step fails, what was done is undone in reverse, and the instance that failed gets no further call but destroy.
  *   3. An optional plugin that is refused up to create is left out with a warning, together with optional ones that require it. From create on
  *      the transaction is all or nothing, except that an optional plugin whose warm fails is destroyed and left out.
@@ -430,14 +431,24 @@ zr_status zk_plugins_warm(void)
     return ZR_OK;
 }
 
-void zk_plugins_activate(void)
+static uint32_t meets_clients(const struct zk_instance *in) { return in->transport != NULL || in->registry != NULL; }
+
+static void activate_those(uint32_t meeting_clients)
 {
     for (uint32_t i = 0; i < zk_n_instances; i++) {
         struct made *m = made_at(i);
+        if (meets_clients(&m->in) != meeting_clients)
+            continue;
         if (m->descriptor.activate)
             m->descriptor.activate(m->in.inst);
         set_stage(&m->in, ZK_ACTIVE);
     }
+}
+
+void zk_plugins_activate(void)
+{
+    activate_those(0);
+    activate_those(1);
 }
 
 /* ---- stopping ------------------------------------------------------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
  *   3. The table never holds more than `max` entries, nor more than LOCKS_BYTES_EACH bytes for each of those: beyond it new locks
  *      are refused, held ones can be renewed.
  *   4. A topic, broker or client is stored once, however many entries name it.
+ *   5. A group's holders are the clients that asked for a lock of it themselves, each up to when its last one ends at the latest.
  *
  * LOCKING: one mutex around the whole table; no call to the host is made under it. */
 #include "locks.h"
@@ -31,7 +32,8 @@ struct entry {
 };
 
 /* How many entries a group has, and the latest `until` that any of them ever had: enough to say whether it holds a lock. */
-struct group { struct group *next; uint64_t hash, n; int64_t until; uint64_t len; char name[]; };
+struct holder { struct holder *next; struct name *client; int64_t until; };
+struct group { struct group *next; struct holder *holders; uint64_t hash, n; int64_t until; uint64_t len; char name[]; };
 #define GROUP_SLOTS 1024u
 
 struct locks {
@@ -153,9 +155,41 @@ static struct group *group_take(struct locks *l, struct zr_str name)
     return g;
 }
 
+static void holder_end(struct locks *l, struct holder **at)
+{
+    struct holder *h = *at;
+    *at = h->next;
+    name_leave(l, h->client);
+    l->bytes -= sizeof *h;
+    free(h);
+}
+
+/* Those that are over go on the way. Without memory it is none: then nothing is taken for a dead letter because of it. */
+static void holder_note(struct locks *l, struct group *g, struct zr_str client, int64_t until, int64_t now_ms)
+{
+    struct holder **at = &g->holders;
+    while (*at && !zl_eq(text_of((*at)->client), client)) {
+        if ((*at)->until < now_ms) holder_end(l, at);
+        else at = &(*at)->next;
+    }
+    if (!*at) {
+        struct name *name = name_take(l, client);
+        struct holder *h = name ? calloc(1, sizeof *h) : NULL;
+        if (!h) {
+            name_leave(l, name);
+            return;
+        }
+        h->client = name;
+        l->bytes += sizeof *h;
+        *at = h;
+    }
+    (*at)->until = until;
+}
+
 static void group_leave(struct locks *l, struct group *g)
 {
     if (--g->n) return;
+    while (g->holders) holder_end(l, &g->holders);
     *group_place(l, (struct zr_str){ g->name, g->len }, g->hash) = g->next;
     l->bytes -= sizeof *g + g->len;
     free(g);
@@ -254,7 +288,7 @@ uint64_t locks_bytes(struct locks *l)
     return bytes;
 }
 
-uint32_t locks_take(struct locks *l, const struct lock_key *key, struct zr_str client, int64_t now_ms)
+uint32_t locks_take(struct locks *l, const struct lock_key *key, struct zr_str client, uint32_t itself, int64_t now_ms)
 {
     uint64_t hash = key_hash(key);
     uint32_t ok = 0;
@@ -271,6 +305,7 @@ uint32_t locks_take(struct locks *l, const struct lock_key *key, struct zr_str c
             entry_free(l, e);
         }
     }
+    if (ok && itself) holder_note(l, e->group, client, e->until, now_ms);
     pthread_mutex_unlock(&l->lock);
     return ok;
 }
@@ -337,6 +372,16 @@ uint32_t locks_held(struct locks *l, struct zr_str group, int64_t now_ms)
     uint32_t held = g && g->until >= now_ms;
     pthread_mutex_unlock(&l->lock);
     return held;
+}
+
+uint32_t locks_held_by(struct locks *l, struct zr_str group, struct zr_str client, int64_t now_ms)
+{
+    pthread_mutex_lock(&l->lock);
+    struct group *g = *group_place(l, group, zl_hash(group.ptr, group.len));
+    const struct holder *h = g ? g->holders : NULL;
+    while (h && !(h->until >= now_ms && zl_eq(text_of(h->client), client))) h = h->next;
+    pthread_mutex_unlock(&l->lock);
+    return h != NULL;
 }
 
 void locks_each(struct locks *l, struct zr_str group, int64_t now_ms,

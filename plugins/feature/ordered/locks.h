@@ -14,8 +14,9 @@ struct locks;
 struct locks *locks_new(int64_t lease_ms, uint64_t max);
 void locks_free(struct locks *locks);
 void locks_set_lease(struct locks *locks, int64_t lease_ms);
-/* 1: the client holds it now (free, its own, or expired before). now_ms: any clock that does not step back. */
-uint32_t locks_take(struct locks *locks, const struct lock_key *key, struct zr_str client, int64_t now_ms);
+/* 1: the client holds it now (free, its own, or expired before). itself: it is that client that asks, and no other in its name.
+ * now_ms: any clock that does not step back. */
+uint32_t locks_take(struct locks *locks, const struct lock_key *key, struct zr_str client, uint32_t itself, int64_t now_ms);
 /* What locks and names take, without the table's slots. */
 uint64_t locks_bytes(struct locks *locks);
 /* Frees it if this client holds it. */
@@ -27,6 +28,8 @@ uint64_t locks_shorten(struct locks *locks, struct zr_str group, struct zr_str c
 uint64_t locks_end(struct locks *locks, struct zr_str group, struct zr_str client, int64_t renewed_until_ms);
 /* 1: some client holds a lock of this group. */
 uint32_t locks_held(struct locks *locks, struct zr_str group, int64_t now_ms);
+/* 1: this client does, and asked for it itself. */
+uint32_t locks_held_by(struct locks *locks, struct zr_str group, struct zr_str client, int64_t now_ms);
 /* Calls each for the locks that are held, of one group (len 0: of all), under the table's lock; non-zero ends it. */
 void locks_each(struct locks *locks, struct zr_str group, int64_t now_ms,
                 int32_t (*each)(void *ctx, const struct lock_key *key, struct zr_str client, int64_t until_ms), void *ctx);

@@ -4,9 +4,10 @@
  * An orderly consumer locks each queue at the broker before it consumes from it and renews every 20 s, so that during a
  * rebalance no two clients work on one queue. A lock ends by unlocking, or after the lease (60 s), or with its client (gone.c).
  *
- * An orderly consumer that gives a message up sends it to its retry topic itself. While its group holds a lock, such a message
+ * An orderly consumer that gives a message up sends it to its retry topic itself. While it holds a lock, such a message
  * goes to the dead letter topic: ordered messages are retried in the client, not by delay. Facts: RocketMQ's
- * RebalanceLockManager and AbstractSendMessageProcessor. */
+ * RebalanceLockManager and AbstractSendMessageProcessor, which ask whether anybody holds a lock of the group: there a stranger's lock
+ * makes dead letters of what a group's other consumers want again. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,12 +20,14 @@
 
 #define LOCK_BATCH_MQ 41
 #define UNLOCK_BATCH_MQ 42
+#define CODE_BUSY 2
 #define SEND_MESSAGE 10
 #define SEND_MESSAGE_V2 310
 #define RETRY_PREFIX "%RETRY%"
 #define DLQ_PREFIX "%DLQ%"
 #define MAX_ANSWER (4u * 1024 * 1024)
-#define MAX_BODY (1024u * 1024) /* a transport's thread reads it */
+#define MAX_BODY (1024u * 1024)
+#define LANE_BODY (32u * 1024)  /* some 400 queues, half a millisecond; what is larger is done by a worker */
 #define MAX_NAME ZL_RETRY_TOPIC_MAX /* of a group, topic, broker or client: what Apache's validators let through */
 #define MAX_SHOWN 10000u
 #define SWEEP_NS (60LL * 1000000000)
@@ -33,10 +36,17 @@ ZR_MANIFEST("id = feature-ordered\nversion = 1.0.0\nabi = 1.0\nprovides = zarya.
 
 int64_t ordered_now_ms(struct zr_inst *inst) { return inst->timer->mono_ns(inst->host) / 1000000; }
 
-static zr_status refuse(struct zr_inst *inst, const struct zr_request *req, const char *why)
+static zr_status refuse_with(struct zr_inst *inst, struct zr_token *token, int32_t code, const char *why)
 {
-    struct zr_command answer = { .hdr = ZR_HDR(struct zr_command, 0), .code = 1, .remark = zl_str(why) };
-    return inst->reply->answer(inst->host, req->token, &answer);
+    struct zr_command answer = { .hdr = ZR_HDR(struct zr_command, 0), .code = code, .remark = zl_str(why) };
+    return inst->reply->answer(inst->host, token, &answer);
+}
+
+static zr_status refuse(struct zr_inst *inst, const struct zr_request *req, const char *why) { return refuse_with(inst, req->token, 1, why); }
+
+static void reply_session_release(struct zr_inst *inst, struct zr_session *session)
+{
+    if (session) inst->reply->session_release(inst->host, session);
 }
 
 static void print_queue(struct zl_jw *w, const struct lock_key *key)
@@ -72,7 +82,7 @@ static const char *why_not(const struct zr_inst *inst, const struct zl_json *roo
 }
 
 /* Goes through the body's mqSet; w is NULL for unlocking. dry: prints what locking all of them would answer, and locks none. */
-static void each_queue(struct zr_inst *inst, const struct zl_json *root, struct zl_jw *w, uint32_t dry)
+static void each_queue(struct zr_inst *inst, const struct zl_json *root, struct zl_jw *w, uint32_t dry, uint32_t itself)
 {
     struct zr_str client = zl_json_get_str(root, "clientId");
     struct lock_key key = { .group = zl_json_get_str(root, "consumerGroup") };
@@ -81,18 +91,18 @@ static void each_queue(struct zr_inst *inst, const struct zl_json *root, struct 
     for (const struct zl_json *q = set ? set->child : NULL; q; q = q->next) {
         queue_read(q, &key);
         if (!w) locks_drop(inst->locks, &key, client);
-        else if (dry || locks_take(inst->locks, &key, client, now)) print_queue(w, &key);
+        else if (dry || locks_take(inst->locks, &key, client, itself, now)) print_queue(w, &key);
     }
 }
 
-static void print_locked(struct zr_inst *inst, const struct zl_json *root, struct zl_buf *out, uint32_t dry)
+static void print_locked(struct zr_inst *inst, const struct zl_json *root, struct zl_buf *out, uint32_t dry, uint32_t itself)
 {
     struct zl_jw w;
     zl_jw_init(&w, out, 0);
     zl_jw_begin(&w, '{');
     zl_jw_key(&w, zl_str("lockOKMQSet"));
     zl_jw_begin(&w, '[');
-    each_queue(inst, root, &w, dry);
+    each_queue(inst, root, &w, dry, itself);
     zl_jw_end(&w, ']');
     zl_jw_end(&w, '}');
 }
@@ -102,19 +112,26 @@ static uint32_t answer_fits(struct zr_inst *inst, const struct zl_json *root)
 {
     struct zl_buf out;
     zl_buf_init(&out, MAX_ANSWER);
-    print_locked(inst, root, &out, 1);
+    print_locked(inst, root, &out, 1, 0);
     uint32_t fits = !out.failed;
     zl_buf_free(&out);
     return fits;
 }
 
-static zr_status handle_batch(struct zr_inst *inst, const struct zr_request *req)
+/* 1: the client that the body names is the one that asks: it said so in its heartbeat, as a member of the group. */
+static uint32_t is_itself(struct zr_inst *inst, const struct zr_request *req, const struct zl_json *root)
+{
+    struct zr_session *s = inst->broker->client(inst->host, zl_json_get_str(root, "consumerGroup"), zl_json_get_str(root, "clientId"), 0);
+    reply_session_release(inst, s);
+    return s && s == req->session;
+}
+
+static zr_status do_batch(struct zr_inst *inst, const struct zr_request *req)
 {
     struct zl_json_doc *doc = NULL;
     const struct zl_json *root = NULL;
     uint64_t at = 0;
     struct zr_str text = { (const char *)req->body.ptr, req->body.len };
-    if (text.len > MAX_BODY) return refuse(inst, req, "a lock request is at most 1 MiB");
     if (zl_json_parse(text, &doc, &root, &at) != ZR_OK) return refuse(inst, req, "the body is not the JSON of a lock request");
     const char *why = why_not(inst, root);
     if (!why && req->code == LOCK_BATCH_MQ && !answer_fits(inst, root)) why = "the answer would be larger than 4 MiB";
@@ -126,15 +143,78 @@ static zr_status handle_batch(struct zr_inst *inst, const struct zr_request *req
     struct zr_command answer = { .hdr = ZR_HDR(struct zr_command, 0), .code = 0 };
     zl_buf_init(&out, MAX_ANSWER);
     if (req->code == LOCK_BATCH_MQ) {
-        print_locked(inst, root, &out, 0);
+        print_locked(inst, root, &out, 0, is_itself(inst, req, root));
         answer.body = zl_buf_as_span(&out);
     } else {
-        each_queue(inst, root, NULL, 0);
+        each_queue(inst, root, NULL, 0, 0);
     }
     zr_status status = out.failed ? refuse(inst, req, "memory ran out") : inst->reply->answer(inst->host, req->token, &answer);
     zl_buf_free(&out);
     zl_json_free(doc);
     return status;
+}
+
+/* A large request on its way to a worker, and its body. */
+struct large { struct zr_inst *inst; struct zr_request request; uint8_t body[]; };
+
+/* 0: the plugin stops. */
+static uint32_t large_begin(struct zr_inst *inst)
+{
+    pthread_mutex_lock(&inst->gone_lock);
+    uint32_t go = !inst->draining;
+    inst->n_large += go;
+    pthread_mutex_unlock(&inst->gone_lock);
+    return go;
+}
+
+static void large_end(struct zr_inst *inst)
+{
+    struct zr_done done = { NULL, NULL };
+    pthread_mutex_lock(&inst->gone_lock);
+    if (--inst->n_large == 0 && inst->draining) done = inst->drained;
+    pthread_mutex_unlock(&inst->gone_lock);
+    if (done.call) done.call(done.ctx, ZR_OK);
+}
+
+static void large_free(struct large *g)
+{
+    struct zr_inst *inst = g->inst;
+    reply_session_release(inst, g->request.session);
+    free(g);
+    large_end(inst);
+}
+
+static void large_job(void *arg)
+{
+    struct large *g = arg;
+    do_batch(g->inst, &g->request);
+    large_free(g);
+}
+
+static zr_status handle_large(struct zr_inst *inst, const struct zr_request *req)
+{
+    if (!large_begin(inst)) return refuse(inst, req, "the broker is stopping");
+    struct large *g = malloc(sizeof *g + req->body.len);
+    struct zr_token *token = g ? inst->reply->hold(inst->host, req->token) : NULL;
+    if (!token) {
+        free(g);
+        large_end(inst);
+        return refuse_with(inst, req->token, CODE_BUSY, "memory ran out");
+    }
+    memcpy(g->body, req->body.ptr, req->body.len);
+    g->inst = inst;
+    g->request = (struct zr_request){ .hdr = ZR_HDR(struct zr_request, 0), .token = token, .code = req->code, .body = { g->body, req->body.len },
+                                      .session = req->session ? inst->reply->session_hold(inst->host, req->session) : NULL };
+    if (inst->work->run(inst->host, large_job, g) == ZR_OK) return ZR_OK;
+    refuse_with(inst, token, CODE_BUSY, "[OVERLOAD]the worker pool is busy");
+    large_free(g);
+    return ZR_OK;
+}
+
+static zr_status handle_batch(struct zr_inst *inst, const struct zr_request *req)
+{
+    if (req->body.len > MAX_BODY) return refuse(inst, req, "a lock request is at most 1 MiB");
+    return req->body.len > LANE_BODY ? handle_large(inst, req) : do_batch(inst, req);
 }
 
 static void ignore_topic(void *ctx, const struct zr_topic *topic)
@@ -171,13 +251,34 @@ static struct zr_span as_dead_letter(const struct zr_event *event)
     return props;
 }
 
+struct sender { struct zr_inst *inst; const struct zr_session *session; uint32_t holds; };
+
+static void on_consumers(void *ctx, const struct zr_consumers *consumers)
+{
+    struct sender *s = ctx;
+    const char *at = (const char *)consumers->clients;
+    int64_t now = ordered_now_ms(s->inst);
+    for (uint32_t i = 0; i < consumers->n_clients && !s->holds; i++, at += consumers->clients->hdr.size) {
+        const struct zr_client *c = (const struct zr_client *)(const void *)at;
+        if (c->session == s->session) s->holds = locks_held_by(s->inst->locks, consumers->group, c->client_id, now);
+    }
+}
+
+/* The sender is a consumer of the group that holds a lock of it. */
+static uint32_t sender_holds(struct zr_inst *inst, const struct zr_event *event, struct zr_str group)
+{
+    struct sender s = { .inst = inst, .session = event->request ? event->request->session : NULL };
+    if (s.session && locks_held(inst->locks, group, ordered_now_ms(inst))) inst->broker->consumers(inst->host, group, on_consumers, &s);
+    return s.holds;
+}
+
 static zr_status publish(struct zr_inst *inst, const struct zr_event *event, struct zr_verdict *verdict)
 {
     (void)verdict;
     struct zr_str topic = event->msg->topic;
     if ((event->code != SEND_MESSAGE && event->code != SEND_MESSAGE_V2) || !zl_starts(topic, RETRY_PREFIX)) return ZR_OK;
     struct zr_str group = { topic.ptr + sizeof RETRY_PREFIX - 1, topic.len - (sizeof RETRY_PREFIX - 1) };
-    if (!locks_held(inst->locks, group, ordered_now_ms(inst))) return ZR_OK;
+    if (!sender_holds(inst, event, group)) return ZR_OK;
     struct zr_str dead = dead_letter_topic(inst, event, group);
     if (!dead.ptr) return ZR_ENOMEM;
     event->msg->properties = as_dead_letter(event);
@@ -204,8 +305,9 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
     inst->reply = host->query(host, ZR_SVC_REPLY);
     inst->timer = host->query(host, ZR_SVC_TIMER);
     inst->broker = host->query(host, ZR_SVC_BROKER);
+    inst->work = host->query(host, ZR_SVC_WORK);
     inst->locks = locks_new(inst->settings->lease, (uint64_t)inst->settings->max_locks);
-    if (!inst->reply || !inst->timer || !inst->broker || !inst->locks) {
+    if (!inst->reply || !inst->timer || !inst->broker || !inst->work || !inst->locks) {
         locks_free(inst->locks);
         free(inst);
         return ZR_ENOTSUP;
@@ -218,6 +320,16 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
 static void activate(struct zr_inst *inst)
 {
     inst->timer->at(inst->host, inst->timer->mono_ns(inst->host) + SWEEP_NS, sweep, inst, &inst->sweep_timer);
+}
+
+static void drain(struct zr_inst *inst, struct zr_done done)
+{
+    pthread_mutex_lock(&inst->gone_lock);
+    inst->draining = 1;
+    inst->drained = done;
+    uint32_t idle = inst->n_large == 0;
+    pthread_mutex_unlock(&inst->gone_lock);
+    if (idle) done.call(done.ctx, ZR_OK);
 }
 
 static void cool(struct zr_inst *inst)
@@ -319,7 +431,7 @@ static const struct zr_option options[] = {
 static const struct zr_plugin plugin = {
     .hdr = ZR_HDR(struct zr_plugin, 0), .id = "feature-ordered", .version = "1.0.0", .summary = "Queue locks for orderly consumers.",
     .options = options, .n_options = sizeof options / sizeof *options, .settings_size = sizeof(struct settings), .swap = ZR_SWAP_NEVER,
-    .create = create, .activate = activate, .cool = cool, .destroy = destroy, .retune = retune, .query = query,
+    .create = create, .activate = activate, .drain = drain, .cool = cool, .destroy = destroy, .retune = retune, .query = query,
 };
 
 const struct zr_plugin *zarya_plugin_entry_1(uint32_t host_minor)

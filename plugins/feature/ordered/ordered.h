@@ -11,6 +11,7 @@
 #include "zarya/plugin.h"
 #include "zarya/reply.h"
 #include "zarya/timer.h"
+#include "zarya/work.h"
 
 struct settings { int64_t lease, client_lease, grace, max_locks, max_queues; };
 struct doubt;
@@ -21,11 +22,14 @@ struct zr_inst {
     const struct zr_reply_v1 *reply;
     const struct zr_timer_v1 *timer;
     const struct zr_broker_v1 *broker;
+    const struct zr_work_v1 *work;
     struct locks *locks;
     uint64_t sweep_timer;
-    pthread_mutex_t gone_lock; /* guards the three below */
+    pthread_mutex_t gone_lock; /* guards all below */
     struct doubt *doubts;
     uint32_t n_doubts, cooled;
+    uint32_t n_large, draining; /* large requests with workers */
+    struct zr_done drained;
 };
 
 int64_t ordered_now_ms(struct zr_inst *inst);

@@ -68,6 +68,7 @@ static void end_settle(struct end *e, int64_t end)
     if (!tx_is_known(&inst->table, e->first)) ends_begin(&inst->ends, e->first); /* it has one already, unless it had a slot */
     ends_finish(&inst->ends, e->first, e->what == ROLLBACK ? ENDS_ROLLED_BACK : ENDS_COMMITTED);
     op_add(inst, offset);
+    if (e->what == ROLLBACK) op_rolled_back(inst, e->first);
     if (end > inst->copied_end) inst->copied_end = end;
     pthread_mutex_unlock(&inst->lock);
     meter(inst, e->what == COMMIT ? METER_COMMITTED : METER_ROLLED_BACK, 1);

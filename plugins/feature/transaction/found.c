@@ -3,8 +3,8 @@
  * record (prepared_offset) and has its unique key: the index finds it. So no commit is carried out twice. Store times
  * do not count: the clock may have been set.
  *
- * A roll-back leaves nothing but its op. An op says only that a half message needs no attention any more: it was a roll-back when
- * there is neither a committed message nor one among those that were given up. Where that cannot be known (no index, no unique key,
+ * A roll-back leaves nothing but its op. One of ours says so (OP_ROLLED). One of Apache's says only that a half message needs no
+ * attention any more: it was a roll-back when there is neither a committed message nor one among those that were given up. Where that cannot be known (no index, no unique key,
  * an op further on than OPS_LOOKED messages), it is none. */
 #include "transaction.h"
 #include "zl/text.h"
@@ -109,13 +109,20 @@ int64_t committed_end(struct zr_inst *inst, const struct zl_record *r, const str
 #define OPS_LOOKED 4096u /* op messages, each of up to op_size bytes, from the half message's time on */
 #define OPS_PIECES 64u
 
+#define NAMED 1u
+#define NAMED_ROLLED_BACK 2u
+
 static uint32_t body_names(const struct zl_record *r, int64_t offset, int64_t first)
 {
     int64_t named;
     uint64_t pos = 0;
+    struct zr_str rolled = zl_props_get(r->properties, OP_ROLLED);
     if (!zl_is(zl_props_get(r->properties, "TAGS"), "d")) return 0;
+    while (op_next((struct zr_span){ (const uint8_t *)rolled.ptr, rolled.len }, &pos, &named))
+        if (named == first) return NAMED_ROLLED_BACK;
+    pos = 0;
     while (op_next(r->body, &pos, &named))
-        if (named == offset || named == first) return 1;
+        if (named == offset || named == first) return NAMED;
     return 0;
 }
 
@@ -123,15 +130,17 @@ static uint32_t pieces_name(const struct zr_piece *pieces, uint32_t n, int64_t o
 {
     struct zl_record r;
     const char *why;
+    uint32_t found = 0;
     for (uint32_t i = 0; i < n; i++) {
         struct zr_span left = { pieces[i].ptr, pieces[i].len };
         while (left.ptr && left.len && zl_record_parse(left, 0, &r, &why) == ZR_OK && r.size && r.size <= left.len) {
-            if (body_names(&r, offset, first)) return 1;
+            uint32_t is = body_names(&r, offset, first);
+            if (is > found) found = is;
             left.ptr += r.size;
             left.len -= r.size;
         }
     }
-    return 0;
+    return found;
 }
 
 static uint32_t ops_name(struct zr_inst *inst, const struct zl_record *half, int64_t first)
@@ -140,11 +149,12 @@ static uint32_t ops_name(struct zr_inst *inst, const struct zl_record *half, int
     int64_t next = 0, looked = 0;
     uint32_t found = 0;
     if (inst->storage->offset_at(inst->storage_inst, inst->op_queue, half->store_ms, 0, &next) != ZR_OK) return 0;
-    while (!found && looked < OPS_LOOKED) {
+    while (found != NAMED_ROLLED_BACK && looked < OPS_LOOKED) { /* one that was written anew is named before it ends */
         struct zr_read read = { .hdr = ZR_HDR(struct zr_read, 0), .queue = inst->op_queue, .pieces = pieces, .cap_pieces = OPS_PIECES, .offset = next, .max_messages = OPS_PIECES };
         struct zr_read_result got = { .hdr = ZR_HDR(struct zr_read_result, 0) };
         if (inst->storage->read(inst->storage_inst, &read, &got) != ZR_OK) break;
-        found = got.what == ZR_READ_FOUND && pieces_name(pieces, got.n_pieces, half->queue_offset, first);
+        uint32_t is = got.what == ZR_READ_FOUND ? pieces_name(pieces, got.n_pieces, half->queue_offset, first) : 0;
+        if (is > found) found = is;
         if (got.pin) inst->storage->unpin(inst->storage_inst, got.pin);
         if (got.what != ZR_READ_FOUND || got.next_offset <= next) break;
         looked += got.next_offset - next;
@@ -178,5 +188,6 @@ static int32_t was_given_up(const struct wanted *w)
 uint32_t rolled_back_before(struct zr_inst *inst, const struct zl_record *r, const struct half *h, int64_t first)
 {
     struct wanted w = { inst, r, h, first };
-    return h->unique.len && h->topic.len && ops_name(inst, r, first) && was_given_up(&w) == 0;
+    uint32_t named = ops_name(inst, r, first);
+    return named == NAMED_ROLLED_BACK || (named && h->unique.len && h->topic.len && was_given_up(&w) == 0);
 }

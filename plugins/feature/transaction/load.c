@@ -77,6 +77,8 @@ static void each_op(struct zr_inst *inst, const struct zl_record *r)
         if (offset > highest) highest = offset;
     }
     op_marks_add(&inst->op_marks, r->queue_offset, highest);
+    struct zr_str rolled = zl_props_get(r->properties, OP_ROLLED);
+    for (pos = 0; op_next((struct zr_span){ (const uint8_t *)rolled.ptr, rolled.len }, &pos, &offset);) tx_decide(&inst->table, offset, 1);
     pthread_mutex_unlock(&inst->lock);
 }
 

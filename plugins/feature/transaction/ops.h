@@ -2,7 +2,8 @@
 /* ops.h - the texts of the op queue, and which of its messages are still needed.
  *
  * An op message says which half messages need no attention any more: their offsets in decimal. Apache 4 wrote one a message, "123";
- * Apache 5 writes several, "123,124,130,". Both are read; the second is written. */
+ * Apache 5 writes several, "123,124,130,". Both are read; the second is written, with a property OP_ROLLED of our own: which of the
+ * transactions in it were rolled back, by their first offsets. */
 #ifndef TX_OPS_H
 #define TX_OPS_H
 #include <stdint.h>
@@ -10,6 +11,7 @@
 #include "zarya/abi.h"
 
 /* The next offset in an op message's body; *pos begins at 0. 0 at the end. What is no offset is skipped. */
+#define OP_ROLLED "ROLLED_BACK"
 uint32_t op_next(struct zr_span body, uint64_t *pos, int64_t *ret);
 
 /* Op messages in the order of their offsets, each with the highest half offset in it: those in front whose half messages are all

@@ -13,14 +13,25 @@
 
 struct op_write {
     struct zr_inst *inst;
-    struct zl_buf text;
+    struct zl_buf text, rolled;
     int64_t highest;
 };
 
 static void op_write_free(struct op_write *w)
 {
     zl_buf_free(&w->text);
+    zl_buf_free(&w->rolled);
     free(w);
+}
+
+/* Of one that finds no room it is only known that it ended (found.c makes what it can of that). */
+void op_rolled_back(struct zr_inst *inst, int64_t first)
+{
+    char number[24];
+    uint32_t len = zl_print_i64(number, first);
+    number[len++] = ',';
+    if (inst->op_rolled.len + len <= MAX_OP_ROLLED) zl_buf_add(&inst->op_rolled, number, len);
+    inst->op_rolled.failed = 0;
 }
 
 void op_add(struct zr_inst *inst, int64_t offset)
@@ -60,7 +71,7 @@ static void op_arm(struct zr_inst *inst)
 void op_settle(struct zr_inst *inst)
 {
     pthread_mutex_lock(&inst->lock);
-    uint32_t due = inst->op_text.len >= (uint64_t)inst->settings->op_size && !inst->op_failing;
+    uint32_t due = (inst->op_text.len >= (uint64_t)inst->settings->op_size || inst->op_rolled.len > MAX_OP_ROLLED / 2) && !inst->op_failing;
     uint32_t arm = !due && inst->op_text.len && !inst->op_armed && !inst->stopping;
     if (arm) inst->op_armed = 1;
     pthread_mutex_unlock(&inst->lock);
@@ -77,6 +88,8 @@ static void op_again(struct op_write *w)
     zl_buf_add(&inst->op_text, w->text.ptr, w->text.len);
     uint32_t lost = inst->op_text.failed;
     inst->op_text.failed = 0;
+    if (inst->op_rolled.len + w->rolled.len <= MAX_OP_ROLLED) zl_buf_add(&inst->op_rolled, w->rolled.ptr, w->rolled.len);
+    inst->op_rolled.failed = 0;
     if (w->highest > inst->op_highest) inst->op_highest = w->highest;
     inst->op_failing = lost ? 2 : told ? told : 1;
     pthread_mutex_unlock(&inst->lock);
@@ -112,6 +125,8 @@ static struct op_write *op_take(struct zr_inst *inst)
     w->text = inst->op_text;
     w->highest = inst->op_highest;
     zl_buf_init(&inst->op_text, MAX_OP_TEXT);
+    w->rolled = inst->op_rolled;
+    zl_buf_init(&inst->op_rolled, MAX_OP_ROLLED);
     inst->op_highest = -1;
     if (w->text.len) inst->n_running++;
     pthread_mutex_unlock(&inst->lock);
@@ -125,9 +140,10 @@ void op_flush(struct zr_inst *inst)
     struct op_write *w = op_take(inst);
     struct zl_buf props;
     if (!w) return;
-    zl_buf_init(&props, 256);
+    zl_buf_init(&props, MAX_OP_ROLLED + 256);
     zl_props_add(&props, zl_str("TAGS"), zl_str("d"));
     zl_props_add(&props, zl_str("WAIT"), zl_str("false"));
+    if (w->rolled.len) zl_props_add(&props, zl_str(OP_ROLLED), zl_buf_as_str(&w->rolled));
     struct zr_msg msg = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = ZR_STR(OP_TOPIC), .body = zl_buf_as_span(&w->text), .properties = zl_buf_as_span(&props),
                           .tags_code = zl_tags_code(zl_str("d")), .born_ms = wall_ms(inst), .flags = ZR_MSG_NO_WAIT, .inner_num = 1 };
     if (props.failed) {

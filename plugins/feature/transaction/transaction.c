@@ -71,6 +71,7 @@ static zr_status create(const struct zr_host *host, const void *settings, struct
         return ZR_ENOTSUP;
     }
     zl_buf_init(&inst->op_text, MAX_OP_TEXT);
+    zl_buf_init(&inst->op_rolled, MAX_OP_ROLLED);
     inst->op_highest = -1;
     inst->check_armed_ms = INT64_MAX;
     inst->table.free = TX_NONE;
@@ -158,6 +159,7 @@ static void cool(struct zr_inst *inst) { tx_free(&inst->table); }
 static void destroy(struct zr_inst *inst)
 {
     zl_buf_free(&inst->op_text);
+    zl_buf_free(&inst->op_rolled);
     counts_free(&inst->counts);
     free(inst->keys.all); /* a stop in the middle of loading */
     pthread_mutex_destroy(&inst->lock);

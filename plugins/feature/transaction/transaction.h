@@ -42,6 +42,7 @@
 #define CODE_ILLEGAL_OPERATION 604
 
 #define HELD_MS 20000 /* nothing holds the half queue's beginning for longer, when much came behind it */
+#define MAX_OP_ROLLED (16u * 1024) /* of a message's properties */
 #define MAX_OP_TEXT (256u * 1024) /* ops that wait to be written, when the storage refuses them */
 
 struct settings {
@@ -79,7 +80,7 @@ struct zr_inst {
     struct ends ends; /* words about half messages that have no slot */
     int64_t copied_end;    /* the log's end behind the last committed, rewritten or discarded message */
     /* ops.c */
-    struct zl_buf op_text; /* not yet written */
+    struct zl_buf op_text, op_rolled; /* not yet written; which of them were rolled back, by their first offsets */
     int64_t op_highest;    /* highest offset in it */
     uint64_t op_timer;
     uint32_t op_armed, op_failing;
@@ -150,6 +151,7 @@ zr_status resume_handle(struct zr_inst *inst, const struct zr_request *req);
 
 /* ops.c's other half */
 void op_add(struct zr_inst *inst, int64_t offset); /* with the lock: this half message needs no attention any more */
+void op_rolled_back(struct zr_inst *inst, int64_t first); /* with the lock: and that is why */
 void op_settle(struct zr_inst *inst);              /* without it, after op_add: writes what is due, or arms its timer */
 void op_flush(struct zr_inst *inst);
 

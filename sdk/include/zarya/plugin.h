@@ -84,7 +84,7 @@ struct zr_plugin {
     ZR_ON(main) zr_status (*create)(const struct zr_host *host, const void *settings, struct zr_inst **ret);
     /* Takes resources: opens files, binds sockets, starts threads (through zarya.work/1). May be NULL. */
     ZR_ON(main) zr_status (*warm)(struct zr_inst *inst);
-    /* From here on calls arrive. May be NULL. */
+    /* From here on calls arrive. Transports, and what calls through them, are activated last. May be NULL. */
     ZR_ON(main) void (*activate)(struct zr_inst *inst);
     /* Take no new work, finish what is open, then answer done (also from within the call). NULL: done at once. */
     ZR_ON(main) void (*drain)(struct zr_inst *inst, struct zr_done done);

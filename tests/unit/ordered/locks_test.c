@@ -13,7 +13,7 @@ static char long_name[255];
 static uint32_t take(struct locks *l, const char *topic, int32_t queue, struct zr_str client, int64_t now)
 {
     struct lock_key key = { zl_str("G"), zl_str(topic), zl_str("b"), queue, 0 };
-    return locks_take(l, &key, client, now);
+    return locks_take(l, &key, client, 1, now);
 }
 
 Test(ordered_locks, names_are_stored_once)
@@ -22,7 +22,7 @@ Test(ordered_locks, names_are_stored_once)
     memset(long_name, 'n', sizeof long_name);
     struct zr_str name = { long_name, sizeof long_name };
     struct lock_key key = { name, name, name, 0, 0 };
-    for (; key.queue_id < QUEUES; key.queue_id++) cr_assert(locks_take(l, &key, name, 1));
+    for (; key.queue_id < QUEUES; key.queue_id++) cr_assert(locks_take(l, &key, name, 0, 1));
     cr_expect(locks_bytes(l) < QUEUES * 100, "%llu bytes", (unsigned long long)locks_bytes(l));
     cr_expect(locks_held(l, name, 1));
     for (key.queue_id = 0; key.queue_id < QUEUES; key.queue_id += 2) locks_drop(l, &key, name);
@@ -68,5 +68,22 @@ Test(ordered_locks, no_more_than_max)
     struct locks *l = locks_new(60000, 3);
     for (int32_t i = 0; i < 3; i++) cr_expect(take(l, "T", i, zl_str("a"), 1));
     cr_expect(!take(l, "T", 3, zl_str("a"), 1) && take(l, "T", 2, zl_str("a"), 2));
+    locks_free(l);
+}
+
+Test(ordered_locks, who_asked_itself_is_known_for_as_long_as_it_holds_one)
+{
+    struct locks *l = locks_new(10, 100);
+    struct lock_key key = { zl_str("G"), zl_str("T"), zl_str("b"), 0, 0 };
+    cr_expect(locks_take(l, &key, zl_str("a"), 0, 0) && locks_held(l, zl_str("G"), 5) && !locks_held_by(l, zl_str("G"), zl_str("a"), 5));
+    cr_expect(locks_take(l, &key, zl_str("a"), 1, 1) && locks_held_by(l, zl_str("G"), zl_str("a"), 11) && !locks_held_by(l, zl_str("G"), zl_str("c"), 11));
+    cr_expect(!locks_held_by(l, zl_str("G"), zl_str("a"), 12) && !locks_held_by(l, zl_str("H"), zl_str("a"), 5));
+    for (int32_t i = 0; i < 50; i++) { /* those that are over are not kept */
+        char client[16];
+        snprintf(client, sizeof client, "c%d", i);
+        cr_expect(locks_take(l, &key, zl_str(client), 1, 100 + 20 * i) == 1);
+    }
+    cr_expect(locks_bytes(l) < 1000, "%llu bytes", (unsigned long long)locks_bytes(l));
+    cr_expect(locks_end(l, zl_str("G"), zl_str("c49"), INT64_MAX) == 1 && locks_bytes(l) == 0 && !locks_held_by(l, zl_str("G"), zl_str("c49"), 1081));
     locks_free(l);
 }
