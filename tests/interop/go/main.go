@@ -91,6 +91,17 @@ func main() {
 		features()
 		return
 	}
+	if len(os.Args) > 5 && os.Args[3] == "orderly" {
+		orderly(os.Args[4], os.Args[5])
+	}
+	if len(os.Args) > 5 && os.Args[3] == "held" {
+		all := []int64{}
+		for _, text := range os.Args[5:] {
+			ms, _ := strconv.ParseInt(text, 10, 64)
+			all = append(all, ms)
+		}
+		held(os.Args[4], all...)
+	}
 	delays("GoDelay" + run)
 	p, err := rocketmq.NewProducer(producer.WithNameServer([]string{namesrv}), producer.WithGroupName("PG_go_"+run), producer.WithRetry(2),
 		producer.WithInstanceName("p"+run), producer.WithQueueSelector(producer.NewManualQueueSelector()))

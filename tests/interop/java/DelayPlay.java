@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The official Java client's delays: levels, and with 5.x times of their own and recalls. Compiles with client 5.5.0 and runs with
-// 4.9.8 too, which has levels only.    DelayPlay NAMESRV TOPIC levels|all
+// 4.9.8 too, which has levels only.    DelayPlay NAMESRV TOPIC levels|all|held|heldall [MS OF A LEVEL ...]
+// held: says "ready", sends when a byte comes, says "sent" and waits, while somebody stops and kills the broker; what came from it twice may have come to us twice.
 // Each body is NAME:TIME, the time at which it may come; prints "ok" or "not ok" lines, one for each fact.
 import java.util.*;
 import java.util.concurrent.*;
@@ -29,6 +30,12 @@ public class DelayPlay {
     }
 
     static class Timed { // of its own, so that 4.9.8 never loads it
+        static void sendAt(DefaultMQProducer p, String topic, String name, long at) throws Exception {
+            Message m = message(topic, name, at);
+            m.setDeliverTimeMs(at);
+            send(p, m);
+        }
+
         static void sendAll(DefaultMQProducer p, String topic) throws Exception {
             long now = System.currentTimeMillis();
             Message m = message(topic, "deliverTimeMs", now + 2345);
@@ -65,7 +72,7 @@ public class DelayPlay {
 
     public static void main(String[] a) throws Exception {
         String topic = a[1];
-        boolean all = a[2].equals("all");
+        boolean all = a[2].equals("all"), held = a[2].startsWith("held");
         DefaultMQProducer p = new DefaultMQProducer("PG_" + topic);
         p.setNamesrvAddr(a[0]);
         p.setSendMsgTimeout(15000);
@@ -82,18 +89,30 @@ public class DelayPlay {
             return ConsumeConcurrentlyStatus.CONSUME_SUCCESS;
         });
         c.start();
-        for (int level = 1; level <= 2; level++) {
+        if (held) {
+            System.out.println("ready");
+            System.in.read();
+        }
+        for (int level = 1; held && level <= a.length - 3; level++)
+            for (int i = 0; i < 10; i++) {
+                Message m = message(topic, "level" + level + "-" + i, System.currentTimeMillis() + Long.parseLong(a[2 + level]));
+                m.setDelayTimeLevel(level);
+                send(p, m);
+                if (a[2].equals("heldall")) Timed.sendAt(p, topic, "time" + level + "-" + i, System.currentTimeMillis() + Long.parseLong(a[2 + level]) + i);
+            }
+        for (int level = 1; !held && level <= 2; level++) {
             Message m = message(topic, "level" + level, System.currentTimeMillis() + (level == 1 ? 1000 : 5000));
             m.setDelayTimeLevel(level);
             send(p, m);
         }
         if (all) Timed.sendAll(p, topic);
-        long end = System.currentTimeMillis() + 40000;
+        if (held) System.out.println("sent");
+        long end = System.currentTimeMillis() + (held ? 150000 : 40000);
         while (came.size() < due.size() && System.currentTimeMillis() < end) Thread.sleep(20);
         Thread.sleep(all ? 2500 : 0); // what was recalled has its time, too: there is no event for what does not come
         for (Map.Entry<String, Long> e : due.entrySet()) {
             Long at = came.get(e.getKey());
-            check(at != null && at >= e.getValue() - 1 && times.get(e.getKey()) == 1, e.getKey() + " comes once, not before its time" + (at == null ? "" : ": " + (at - e.getValue()) + " ms behind it"));
+            check(at != null && at >= e.getValue() - 1 && (held || times.get(e.getKey()) == 1), e.getKey() + " comes once, not before its time" + (at == null ? "" : ": " + (at - e.getValue()) + " ms behind it"));
         }
         if (all) check(!came.containsKey("recalled"), "what was recalled does not come");
         Runtime.getRuntime().halt(0);
