@@ -42,13 +42,18 @@ def send_one(addr, topic, name, tag, host="127.0.0.1", more=""):
 
 
 def hold_sql(addr, topic="FormPlain", expression=SQL):
-    """A consumer with an SQL92 expression, known to the broker while the connection lives."""
+    """A consumer with an SQL92 expression, known to the broker while the connection lives, for two minutes or so."""
     c = Conn(addr)
+    beat_sql(c, topic, expression)
+    return c
+
+
+def beat_sql(c, topic, expression):
+    """Its heartbeat."""
     c.ask(34, {}, json.dumps({"clientID": "127.0.0.1@forms", "producerDataSet": [], "consumerDataSet": [
         {"groupName": "CG_sql", "consumeType": "CONSUME_PASSIVELY", "messageModel": "CLUSTERING", "consumeFromWhere": "CONSUME_FROM_FIRST_OFFSET", "unitMode": False,
          "subscriptionDataSet": [{"topic": topic, "subString": expression, "tagsSet": [], "codeSet": [], "subVersion": 1, "expressionType": "SQL92",
                                   "classFilterMode": False}]}]}).encode())
-    return c
 
 
 def live_sql(addr, conn, offset=0, topic="FormPlain", queue=0):

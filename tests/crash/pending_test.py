@@ -4,7 +4,7 @@ and the filter data of an SQL92 consumer with consume queue extents that hold it
 middle of a delivery. After each start
 
 - all that is due comes, at its time; what was committed comes, what was rolled back never does;
-- nothing comes twice, but where Apache begins after a kill (it repeats some), and then none of what pended;
+- nothing comes twice, but where Apache begins after a kill (it repeats some), and then none of what pended; and what Apache asked about twice;
 - each half message is asked about, and the one whose producer does not know stays open through the whole chain;
 - the consumer is given exactly what its expression says, its filter data is what it was, and no bit map contradicts it.
 
@@ -15,7 +15,7 @@ sys.path[:0] = [os.path.join(os.path.dirname(os.path.abspath(__file__)), *p) for
 from zarya import *
 from timer_test import timed, now
 from transaction_test import half_frame, end, beat, place, COMMIT, ROLLBACK, OP
-from formats_test import hold_sql, live_sql, extents, bit_positions
+from formats_test import hold_sql, beat_sql, live_sql, extents, bit_positions
 
 TOPIC, QUEUES, SQL = "Mix", 4, "v BETWEEN 5 AND 8 AND w IS NOT NULL"
 LEVELS = (1000, 5000, 10000, 30000) if FULL else (1000, 3000, 6000, 14000)
@@ -90,7 +90,7 @@ class Chain:
         self.name, self.root = name, temp_dir()
         self.ns = Zarya(broker=False, ports=ports[:2]).start()
         self.ports, self.data = ports[2:], os.path.join(self.root, "data")
-        self.n, self.round, self.before, self.how, self.who = 0, 0, {}, "", ""
+        self.n, self.round, self.how, self.who, self.ended, self.beaten = 0, 0, "", "", 0, 0
         self.want, self.halves, self.counts, self.bits = {}, set(), collections.Counter(), None
 
     def start(self, who):
@@ -148,6 +148,9 @@ class Chain:
 
         def all_there():
             p.pump(0.1)
+            if time.time() - self.beaten > 10:
+                self.beaten = time.time()
+                beat_sql(c, TOPIC, SQL)
             return self.halves <= p.asked | self.decided and set(self.want) <= {m["body"] for m in self.there(b)}
         wait_for(all_there, 200, 0.05)
         got = self.there(b)
@@ -156,10 +159,13 @@ class Chain:
         check(set(counts) <= set(self.want), f"{what}: and nothing else", sorted(set(counts) - set(self.want))[:5])
         check(self.halves <= p.asked | self.decided, f"{what}: each half message that was open is asked about", sorted(self.halves - p.asked - self.decided))
         twice = [body for body, n in counts.items() if n > max(1, self.counts[body])]
+        if who == "A":  # it asks once more before a busy machine brought the answer, and takes both for commits
+            twice = [body for body in twice if body[:2] not in (b"c:", b"u:")]
         if who == "Z" or self.how == "stop":
             check(not twice, f"{what}: none twice", (len(twice), twice[:5]))
         else:
-            check(not [t for t in twice if t.startswith(b"far")], f"{what}: {len(twice)} come twice, none of those that were pending", twice[:5])
+            wrong = [t for t in twice if int(t.split(b":")[3]) > self.ended]
+            check(not wrong, f"{what}: {len(twice)} come twice, none of those that were pending", wrong[:5])
         early = [(m["store"] - int(m["body"].split(b":")[3]), m["body"]) for m in got if m["body"] not in self.counts]
         check(not early or min(early)[0] >= (0 if self.who + who == "ZZ" else -1005), f"{what}: none before its time", sorted(early)[:3])
         for q in range(QUEUES):
@@ -202,6 +208,7 @@ class Chain:
         print(f"# {what}: ended when {len(near & set(self.counts))} of {len(near)} that are due now had come", flush=True)
         c.close()
         ended = b.stop(signal.SIGTERM if how == "stop" else signal.SIGKILL)
+        self.ended = now()
         if who == "Z" and how == "stop":
             check(ended == 0, f"{what}: it stops cleanly", text_of(b.log)[-800:])
         self.bits = self.bits or bit_positions(self.data, TOPIC)
