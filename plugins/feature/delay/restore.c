@@ -163,6 +163,10 @@ static zr_status log_load(struct timer *t, struct linking *k, uint32_t *ret_whol
     int64_t begin = scan_begin(t);
     k->skipped = begin > tlog_begin(&t->log);
     int64_t end = tlog_scan(&t->log, begin, link_unit, k);
+    if (end < 0 && !__atomic_load_n(&t->down, __ATOMIC_ACQUIRE))
+        say(t->inst, ZR_LOG_ERROR, "%s cannot be read now: nothing of it is given up, and it is tried again. If the disk never gives it, stop the broker and "
+            "move it away: it is made anew from %s", (const char *)t->path.ptr, TIMER_TOPIC);
+    if (end < 0) return ZR_EIO;
     *ret_whole = end == t->check.log_flushed;
     if (end < t->check.log_flushed)
         say(t->inst, ZR_LOG_WARN, "the timer log ends at %lld, before %lld that was noted: what is missing is made anew from %s", (long long)end,

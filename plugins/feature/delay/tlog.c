@@ -211,8 +211,9 @@ int64_t tlog_scan(struct tlog *l, int64_t pos, int32_t (*each)(void *ctx, int64_
     struct unit u;
     for (struct tlog_file *f; (f = file_at(l, pos)) != NULL;) {
         int64_t left = f->base + l->file_size - pos;
-        const uint8_t *p = left >= (int64_t)BLANK_BYTES ? bytes_at(l, pos, left < (int64_t)UNIT_BYTES ? (uint32_t)left : UNIT_BYTES, 1) : NULL;
-        if (!p) break;
+        if (left < (int64_t)BLANK_BYTES) break;
+        const uint8_t *p = bytes_at(l, pos, left < (int64_t)UNIT_BYTES ? (uint32_t)left : UNIT_BYTES, 1);
+        if (!p) return -1;
         if (zl_load32(p) == (uint32_t)left && zl_load32(p + 12) == BLANK_MAGIC) {
             pos = f->base + l->file_size;
             continue;

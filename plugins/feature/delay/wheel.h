@@ -80,7 +80,7 @@ zr_status tlog_open(struct tlog *l, const struct zr_io_v1 *io, const char *dir, 
 void tlog_close(struct tlog *l);
 int64_t tlog_begin(const struct tlog *l);
 /* Calls each for the units from pos on, in order, until each returns non-zero or a unit is not valid. Returns the position
- * behind the last valid one. */
+ * behind the last valid one; -1: the disk does not give it now, and nothing is known of what is behind. */
 int64_t tlog_scan(struct tlog *l, int64_t pos, int32_t (*each)(void *ctx, int64_t pos, const struct unit *u), void *ctx);
 zr_status tlog_read(struct tlog *l, int64_t pos, struct unit *ret);
 zr_status tlog_look(struct tlog *l, int64_t pos, struct unit *ret); /* also where the end is not known yet */

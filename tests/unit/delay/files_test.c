@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The wheel, the timer log and timercheck by themselves: what is written is read again, what is damaged is not. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -68,6 +69,37 @@ Test(tlog, survives_being_opened_again_over_many_files)
     s = (struct seen){ 0, 0, 0 };
     cr_assert_eq(tlog_scan(&l, tlog_begin(&l), see, &s), l.end);
     cr_assert(s.n == 1010 && s.bad == 0);
+    tlog_close(&l);
+    dir_drop();
+}
+
+static int64_t reads_left;
+static int64_t failing_pread(void *self, int32_t fd, void *buf, uint64_t len, int64_t off)
+{
+    return reads_left-- > 0 ? zl_io_posix()->pread(self, fd, buf, len, off) : -EIO;
+}
+
+Test(tlog, what_cannot_be_read_now_is_no_end)
+{
+    struct tlog l;
+    struct seen s = { 0, 0, 0 };
+    struct zr_io_v1 io = *zl_io_posix();
+    io.pread = failing_pread;
+    dir_make();
+    reads_left = INT64_MAX;
+    cr_assert_eq(tlog_open(&l, &io, dir, FILE_SIZE), ZR_OK);
+    fill(&l, 0, 1000);
+    int64_t end = l.end;
+    tlog_close(&l);
+    cr_assert_eq(tlog_open(&l, &io, dir, FILE_SIZE), ZR_OK);
+    for (int64_t n = 0; n < 5; n++) {
+        reads_left = n;
+        cr_assert_eq(tlog_scan(&l, 0, see, &s), -1, "after %lld reads", (long long)n);
+    }
+    reads_left = INT64_MAX;
+    s = (struct seen){ 0, 0, 0 };
+    cr_assert_eq(tlog_scan(&l, 0, see, &s), end);
+    cr_assert(s.n == 1000 && s.bad == 0);
     tlog_close(&l);
     dir_drop();
 }
