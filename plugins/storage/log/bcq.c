@@ -20,6 +20,7 @@
 #define ENTRY 46
 #define FILE_SIZE (300000ll * ENTRY) /* RocketMQ's, where no file says another */
 #define CHUNK 64u
+#define BATCH 4096u /* entries in one write, with one sync */
 
 struct zs_bcq_files { /* of one queue */
     int64_t exported; /* offsets below are in the files */
@@ -79,11 +80,8 @@ static int64_t folder(struct zr_inst *st, const char *path)
 /* Does it have messages in queues of the other kind? Then it stays what it is. Under table_lock. */
 static uint32_t has_simple(struct zr_inst *st, struct zr_str topic)
 {
-    for (uint64_t i = 0; i < st->n_buckets; i++)
-        for (struct zr_queue *q = st->buckets[i]; q; q = q->hash_next)
-            if (q->topic_len == topic.len && memcmp(q->topic, topic.ptr, topic.len) == 0 && !atomic_load(&q->batch) &&
-                (atomic_load(&q->next) > 0 || q->first_file != ZS_NONE))
-                return 1;
+    for (struct zr_queue *q = zs_topic_queues(st, topic); q; q = q->topic_next)
+        if (!atomic_load(&q->batch) && (atomic_load(&q->next) > 0 || q->first_file != ZS_NONE)) return 1;
     return 0;
 }
 
@@ -104,11 +102,8 @@ zr_status zs_bcq_mark(struct zr_inst *st, struct zr_str topic)
     name[topic.len] = 0;
     pthread_rwlock_wrlock(&st->table_lock);
     if (!zs_bcq_is(st, topic)) zl_buf_add(&st->batch_topics, name, topic.len + 1);
-    for (uint64_t i = 0; i < st->n_buckets; i++)
-        for (struct zr_queue *q = st->buckets[i]; q; q = q->hash_next)
-            if (q->topic_len == topic.len && memcmp(q->topic, topic.ptr, topic.len) == 0 && atomic_load(&q->next) == 0 &&
-                q->first_file == ZS_NONE)
-                atomic_store(&q->batch, 1);
+    for (struct zr_queue *q = zs_topic_queues(st, topic); q; q = q->topic_next)
+        if (atomic_load(&q->next) == 0 && q->first_file == ZS_NONE) atomic_store(&q->batch, 1);
     pthread_rwlock_unlock(&st->table_lock);
     return ZR_OK;
 }
@@ -229,8 +224,26 @@ static void files_retire(struct zr_inst *st, struct zr_queue *q, struct zs_bcq_f
     }
 }
 
-/* Adds the record at phys. The offsets it takes, or -errno; 0: it is no record any more. */
-static int64_t export_record(struct zr_inst *st, struct zr_queue *q, struct zs_bcq_files *f, const struct zs_entry *from)
+/* Entries of one file that wait to be written at f->at, and where the queue is once they are. */
+struct batch {
+    uint8_t *at;
+    uint32_t n;
+    int64_t exported, last_phys;
+};
+
+static int64_t batch_write(struct zr_inst *st, struct zr_queue *q, struct zs_bcq_files *f, struct batch *b)
+{
+    int64_t r = b->n ? write_at(st, q, f, f->at, b->at, (uint64_t)b->n * ENTRY) : 0;
+    if (r < 0) return r;
+    f->at += (int64_t)b->n * ENTRY;
+    f->last_phys = b->last_phys;
+    f->exported = b->exported;
+    b->n = 0;
+    return 0;
+}
+
+/* Adds the record of this entry to the batch. The offsets it takes, or -errno; 0: it is no record any more. */
+static int64_t record_add(struct zr_inst *st, struct zr_queue *q, struct batch *b, const struct zs_entry *from)
 {
     struct zs_scan s;
     struct zl_record rec;
@@ -261,9 +274,31 @@ static int64_t export_record(struct zr_inst *st, struct zr_queue *q, struct zs_b
     return r;
 }
 
-static int64_t export_queue(struct zr_inst *st, struct zr_queue *q)
+/* Fills the batch with what one write can bring to the file at f->at. 1: there is more; 0: that is all; -errno. */
+static int64_t batch_fill(struct zr_inst *st, struct zr_queue *q, const struct zs_bcq_files *f, struct batch *b)
 {
     uint8_t raw[CHUNK * ZS_ENTRY];
+    int64_t room = (f->size - f->at % f->size) / ENTRY, cap = room < (int64_t)BATCH ? room : (int64_t)BATCH;
+    while (b->exported < q->persisted) {
+        int64_t left = q->persisted - b->exported, from = b->exported;
+        int64_t n = zs_qfile_read(st, q, from, left < (int64_t)CHUNK ? (uint32_t)left : CHUNK, raw);
+        if (n <= 0) return n; /* a lost entry: reading it makes it anew */
+        for (int64_t i = 0; i < n; i++) {
+            struct zs_entry e;
+            zs_entry_load(raw + i * ZS_ENTRY, &e);
+            if (from + i < b->exported) continue;
+            if (b->n == cap) return 1;
+            int64_t r = zs_entry_real(&e) && e.phys > b->last_phys ? record_add(st, q, b, &e) : 0;
+            if (r < 0) return r == -EAGAIN ? 0 : r;
+            if (r == 0) b->exported = from + i + 1;
+        }
+    }
+    return 0;
+}
+
+/* One write's worth. 1: there is more; 0: the files are up to what is persisted; -errno. Under drain_lock. */
+static int64_t export_some(struct zr_inst *st, struct zr_queue *q, uint8_t *buf)
+{
     if (!q->bcq) {
         q->bcq = calloc(1, sizeof *q->bcq);
         int64_t r = q->bcq ? files_find(st, q, q->bcq) : -ENOMEM;
@@ -275,22 +310,10 @@ static int64_t export_queue(struct zr_inst *st, struct zr_queue *q)
     }
     struct zs_bcq_files *f = q->bcq;
     if (f->exported < atomic_load(&q->min)) f->exported = atomic_load(&q->min);
-    while (f->exported < q->persisted) {
-        int64_t left = q->persisted - f->exported, n = zs_qfile_read(st, q, f->exported, left < (int64_t)CHUNK ? (uint32_t)left : CHUNK, raw);
-        if (n <= 0) return n; /* a lost entry: reading it makes it anew */
-        int64_t from = f->exported;
-        for (int64_t i = 0; i < n; i++) {
-            struct zs_entry e;
-            zs_entry_load(raw + i * ZS_ENTRY, &e);
-            if (from + i < f->exported) continue;
-            int64_t r = zs_entry_real(&e) && e.phys > f->last_phys ? export_record(st, q, f, &e) : 0;
-            if (r == -EAGAIN) return 0;
-            if (r < 0) return r;
-            if (r == 0) f->exported = from + i + 1;
-        }
-    }
-    files_retire(st, q, f);
-    return 0;
+    struct batch b = { .at = buf, .exported = f->exported, .last_phys = f->last_phys };
+    int64_t more = batch_fill(st, q, f, &b), r = batch_write(st, q, f, &b);
+    if (r >= 0 && more == 0) files_retire(st, q, f);
+    return r < 0 ? r : more;
 }
 
 int64_t zs_bcq_export(struct zr_inst *st)
@@ -299,12 +322,18 @@ int64_t zs_bcq_export(struct zr_inst *st)
     int64_t worst = 0;
     if (!zs_bcq_any(st)) return 0;
     struct zr_queue **list = zs_queues_list(st, &n);
-    if (!list) return -ENOMEM;
-    for (uint64_t i = 0; i < n; i++) {
-        if (!atomic_load(&list[i]->batch)) continue;
-        int64_t r = export_queue(st, list[i]);
+    uint8_t *buf = malloc((uint64_t)BATCH * ENTRY);
+    if (!list || !buf) worst = -ENOMEM;
+    for (uint64_t i = 0; worst != -ENOMEM && i < n; i++) {
+        int64_t r = atomic_load(&list[i]->batch);
+        while (r > 0) { /* others have their turn between two writes */
+            pthread_mutex_lock(&st->drain_lock);
+            r = atomic_load(&list[i]->dead) ? 0 : export_some(st, list[i], buf);
+            pthread_mutex_unlock(&st->drain_lock);
+        }
         if (r < 0) worst = r;
     }
+    free(buf);
     free(list);
     return worst;
 }

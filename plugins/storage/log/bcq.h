@@ -15,7 +15,7 @@ uint32_t zs_bcq_is(struct zr_inst *st, struct zr_str topic);
 uint32_t zs_bcq_any(struct zr_inst *st);
 /* The topic is of that kind from now on; its queues too, unless they have messages. No lock is held. */
 zr_status zs_bcq_mark(struct zr_inst *st, struct zr_str topic);
-/* Brings RocketMQ's files up to what is persisted. Under drain_lock. 0 or -errno. */
+/* Brings RocketMQ's files up to what is persisted. Takes drain_lock for each write. 0 or -errno. */
 int64_t zs_bcq_export(struct zr_inst *st);
 /* The topic was removed. Under drain_lock. */
 void zs_bcq_remove(struct zr_inst *st, struct zr_str topic);

@@ -71,11 +71,7 @@ int64_t zs_save(struct zr_inst *st, uint32_t clean)
     if (r >= 0 && !zs_flush_wait(st, pos)) r = -EIO;
     if (r >= 0 && !atomic_load(&st->queues_unsure)) r = zs_queues_sync(st);
     if (r >= 0 && atomic_load(&st->queues_unsure)) r = -EIO;
-    if (r >= 0 && zs_bcq_any(st)) {
-        pthread_mutex_lock(&st->drain_lock);
-        r = zs_bcq_export(st);
-        pthread_mutex_unlock(&st->drain_lock);
-    }
+    if (r >= 0) r = zs_bcq_export(st);
     if (r >= 0) r = zs_removed_save(st);
     if (r >= 0) r = zs_snapshot_save(st, pos, last_phys, last_ms, clean);
     if (r >= 0) {

@@ -48,20 +48,51 @@ static struct zr_queue *table_find(struct zr_inst *st, struct zr_str topic, int3
     return NULL;
 }
 
+static struct zr_queue **head_bucket(struct zr_queue **heads, uint64_t n, struct zr_str topic)
+{
+    return &heads[zl_hash(topic.ptr, topic.len) & (n - 1)];
+}
+
+struct zr_queue *zs_topic_queues(struct zr_inst *st, struct zr_str topic)
+{
+    if (st->n_buckets == 0) return NULL;
+    struct zr_queue *q = *head_bucket(st->heads, st->n_buckets, topic);
+    while (q && (q->topic_len != topic.len || memcmp(q->topic, topic.ptr, topic.len) != 0)) q = q->heads_next;
+    return q;
+}
+
+static void head_add(struct zr_queue **heads, uint64_t n, struct zr_queue *q)
+{
+    struct zr_queue **at = head_bucket(heads, n, (struct zr_str){ q->topic, q->topic_len });
+    q->heads_next = *at;
+    *at = q;
+}
+
 static uint32_t table_grow(struct zr_inst *st)
 {
     if (st->n_queues < st->n_buckets) return 1;
     uint64_t n = st->n_buckets ? st->n_buckets * 2 : 256;
-    struct zr_queue **b = calloc(n, sizeof *b);
-    if (!b) return st->n_buckets != 0;
-    for (uint64_t i = 0; i < st->n_buckets; i++)
+    struct zr_queue **b = calloc(n, sizeof *b), **heads = calloc(n, sizeof *heads);
+    if (!b || !heads) {
+        free(b);
+        free(heads);
+        return st->n_buckets != 0;
+    }
+    for (uint64_t i = 0; i < st->n_buckets; i++) {
         for (struct zr_queue *q = st->buckets[i], *next; q; q = next) {
             next = q->hash_next;
             q->hash_next = b[q->hash & (n - 1)];
             b[q->hash & (n - 1)] = q;
         }
+        for (struct zr_queue *q = st->heads[i], *next; q; q = next) {
+            next = q->heads_next;
+            head_add(heads, n, q);
+        }
+    }
     free(st->buckets);
+    free(st->heads);
     st->buckets = b;
+    st->heads = heads;
     st->n_buckets = n;
     return 1;
 }
@@ -82,6 +113,14 @@ static struct zr_queue *queue_make(struct zr_inst *st, struct zr_str topic, int3
     atomic_init(&q->min_begin, -1);
     q->hash_next = st->buckets[hash & (st->n_buckets - 1)];
     st->buckets[hash & (st->n_buckets - 1)] = q;
+    struct zr_queue *head = zs_topic_queues(st, topic);
+    if (head) {
+        q->topic_next = head->topic_next;
+        head->topic_next = q;
+    } else {
+        head_add(st->heads, st->n_buckets, q);
+        st->n_topics++;
+    }
     st->n_queues++;
     return q;
 }
@@ -119,47 +158,43 @@ struct zr_queue **zs_queues_list(struct zr_inst *st, uint64_t *ret_n)
     return at;
 }
 
+/* Takes a queue out of the table of handles. Under table_lock. */
+static void table_remove(struct zr_inst *st, struct zr_queue *q)
+{
+    struct zr_queue **p = &st->buckets[q->hash & (st->n_buckets - 1)];
+    while (*p != q) p = &(*p)->hash_next;
+    *p = q->hash_next;
+    q->hash_next = st->dead;
+    st->dead = q;
+    st->n_queues--;
+}
+
 struct zr_queue **zs_queues_take(struct zr_inst *st, struct zr_str topic, uint64_t *ret_n)
 {
-    uint64_t n = 0;
+    uint64_t n = 0, cap = 1;
     pthread_rwlock_wrlock(&st->table_lock);
-    struct zr_queue **at = malloc((st->n_queues + 1) * sizeof *at);
-    for (uint64_t i = 0; at && i < st->n_buckets; i++)
-        for (struct zr_queue **p = &st->buckets[i]; *p;) {
-            struct zr_queue *q = *p;
-            if (q->topic_len != topic.len || memcmp(q->topic, topic.ptr, topic.len) != 0) {
-                p = &q->hash_next;
-                continue;
-            }
-            *p = q->hash_next;
-            q->hash_next = st->dead;
-            st->dead = q;
-            st->n_queues--;
-            st->topics_serial = 0;
+    struct zr_queue *head = zs_topic_queues(st, topic);
+    for (struct zr_queue *q = head; q; q = q->topic_next) cap++;
+    struct zr_queue **at = malloc(cap * sizeof *at);
+    if (at && head) {
+        struct zr_queue **p = head_bucket(st->heads, st->n_buckets, topic);
+        while (*p != head) p = &(*p)->heads_next;
+        *p = head->heads_next;
+        st->n_topics--;
+        for (struct zr_queue *q = head; q; q = q->topic_next) {
+            table_remove(st, q);
             at[n++] = q;
         }
+    }
     pthread_rwlock_unlock(&st->table_lock);
     *ret_n = n;
     return at;
 }
 
-/* Topics with queues. Counted anew only when queues were made or taken out since the last time. */
 uint64_t zs_count_topics(struct zr_inst *st, uint64_t *ret_queues)
 {
-    pthread_rwlock_wrlock(&st->table_lock);
-    if (st->topics_serial != st->serials + 1) {
-        uint64_t n = 0;
-        for (uint64_t i = 0; i < st->n_buckets; i++)
-            for (struct zr_queue *q = st->buckets[i]; q; q = q->hash_next) {
-                struct zr_str topic = { q->topic, q->topic_len };
-                uint32_t first = 1; /* is no queue of a smaller id there? then it stands for its topic */
-                for (int32_t id = 0; id < q->id && first; id++) first = !table_find(st, topic, id, queue_hash(topic, id));
-                n += first;
-            }
-        st->topics_known = n;
-        st->topics_serial = st->serials + 1;
-    }
-    uint64_t r = st->topics_known;
+    pthread_rwlock_rdlock(&st->table_lock);
+    uint64_t r = st->n_topics;
     *ret_queues = st->n_queues;
     pthread_rwlock_unlock(&st->table_lock);
     return r;
@@ -189,14 +224,15 @@ void zs_queues_free(struct zr_inst *st)
     zs_bcq_free(st);
     zs_ext_free(st);
     free(st->buckets);
+    free(st->heads);
     free(st->drain_sort);
     free(st->drain_buf);
-    st->buckets = NULL;
+    st->buckets = st->heads = NULL;
     st->dead = st->dirty = st->unsynced = st->ringed = NULL;
     st->drain_sort = NULL;
     st->drain_buf = NULL;
     st->drain_cap = 0;
-    st->n_buckets = st->n_queues = 0;
+    st->n_buckets = st->n_queues = st->n_topics = 0;
     atomic_store(&st->tail_bytes, 0);
 }
 

@@ -107,6 +107,8 @@ struct zs_dirs {
 struct zr_queue {
     pthread_mutex_t lock;
     struct zr_queue *hash_next, *dirty_next, *unsynced_next, *ring_next;
+    struct zr_queue *topic_next; /* the next queue of the topic; under table_lock, as is heads_next */
+    struct zr_queue *heads_next; /* of the queue that stands for its topic: the next such in its bucket */
     uint8_t *ring;            /* cap entries in file form; entry o at o & (cap - 1); holds [ring_lo, next) */
     uint32_t cap;
     uint32_t ring_used;       /* pushed to since the last sweep */
@@ -280,7 +282,8 @@ struct zr_inst {
     pthread_rwlock_t table_lock;
     struct zr_queue **buckets;
     struct zr_queue *dead;       /* handles of removed topics, until the end; by hash_next */
-    uint64_t n_buckets, n_queues;
+    struct zr_queue **heads;     /* one queue of each topic, by the topic's hash; n_buckets too; the others by topic_next */
+    uint64_t n_buckets, n_queues, n_topics;
     struct zl_buf batch_topics; /* names of topics with queue.type=BatchCQ, each with a NUL; under table_lock */
     uint64_t serials;
     pthread_mutex_t dirty_lock;  /* the three lists below; leaf */
@@ -343,7 +346,6 @@ struct zr_inst {
     int64_t memory_bytes, recent_bytes;
     double log_ratio, queue_ratio; /* these four under work_lock */
     uint64_t disk_total, disk_available;
-    uint64_t topics_known, topics_serial; /* how many topics when topics_serial queues had been made; under table_lock */
     uint32_t recovering;
 };
 
@@ -466,7 +468,10 @@ static inline uint32_t zs_entry_real(const struct zs_entry *e)
     return e->phys >= 0 && e->phys < ZS_MAX_POSITION && e->size > 0 && e->size != ZS_FILLER;
 }
 
+/* Topics with queues. */
 uint64_t zs_count_topics(struct zr_inst *st, uint64_t *ret_queues);
+/* The first queue of a topic, the others by topic_next; NULL: none. Under table_lock. */
+struct zr_queue *zs_topic_queues(struct zr_inst *st, struct zr_str topic);
 /* ---- qfile.c ---- */
 zr_status zs_qfiles_init(struct zr_inst *st);
 void zs_qfiles_free(struct zr_inst *st);

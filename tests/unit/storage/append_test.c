@@ -413,3 +413,33 @@ Test(append, properties_that_a_recovery_would_not_believe_are_refused)
         world_end(w);
     }
 }
+
+Test(append, topics_are_counted_as_they_come_and_go)
+{
+    struct world *w = world_new("topics");
+    uint64_t queues, n;
+    char name[32];
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 3000; i++) { /* the table grows some times; ids in no order, and not from 0 on */
+        snprintf(name, sizeof name, "T%d", i % 700);
+        cr_assert_not_null(zs_queue(w->st, zl_str(name), 60000 - i * 7, 1));
+    }
+    cr_assert_eq(zs_count_topics(w->st, &queues), 700);
+    cr_assert_eq(queues, 3000);
+    for (int i = 0; i < 350; i++) {
+        snprintf(name, sizeof name, "T%d", i * 2);
+        free(zs_queues_take(w->st, zl_str(name), &n));
+        cr_assert_eq(n, i * 2 < 200 ? 5 : 4, "%d: %d", i, (int)n);
+        cr_assert_null(zs_queue(w->st, zl_str(name), 60000 - i * 2 * 7, 0));
+        free(zs_queues_take(w->st, zl_str(name), &n));
+        cr_assert_eq(n, 0);
+    }
+    cr_assert_eq(zs_count_topics(w->st, &queues), 350);
+    for (int i = 1; i < 700; i += 2) {
+        snprintf(name, sizeof name, "T%d", i);
+        cr_assert_not_null(zs_queue(w->st, zl_str(name), 60000 - i * 7, 0));
+    }
+    cr_assert_not_null(zs_queue(w->st, zl_str("T0"), 5, 1));
+    cr_assert_eq(zs_count_topics(w->st, &queues), 351);
+    world_end(w);
+}

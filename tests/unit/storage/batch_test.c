@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Batch consume queues: offsets of batches, reading inside one, RocketMQ's files, recovery from each kind of stop; and records
  * that end in a property CRC. */
+#include <errno.h>
 #include <sys/stat.h>
 #include "host.h"
+#include "zs_int.h"
 
 static struct zr_put put_batch(struct world *w, const char *topic, int32_t queue_id, uint32_t n, const char *body)
 {
@@ -143,6 +145,45 @@ Test(batch, what_says_other_than_it_has_is_refused)
     m.inner_num = 0;
     zs_append(w->st, &m, 1, &put, &end);
     cr_assert_eq(put.status, ZR_EINVAL);
+    world_end(w);
+}
+
+Test(batch, no_other_topic_becomes_one_of_batch_queues)
+{
+    struct world *w = world_new("ordinary");
+    struct zr_put put = { .hdr = ZR_HDR(struct zr_put, 0) };
+    char path[1024];
+    struct stat info;
+    int64_t end;
+    cr_assert_eq(world_open(w), ZR_OK);
+    struct zr_msg m = msg_of("B", 0, "x", 1, "INNER_NUM\0011\002");
+    m.sys_flag |= ZR_SYSFLAG_INNER_BATCH | ZR_SYSFLAG_NEED_UNWRAP;
+    zs_append(w->st, &m, 1, &put, &end);
+    cr_assert_eq(put.status, ZR_EINVAL);
+    file_path(w, path, "batchconsumequeue/B");
+    cr_assert(stat(path, &info) != 0);
+    m.flags |= ZR_MSG_BATCH_QUEUE;
+    zs_append(w->st, &m, 1, &put, &end);
+    cr_assert_eq(put.status, ZR_OK);
+    cr_assert(stat(path, &info) == 0);
+    world_end(w);
+}
+
+Test(batch, many_records_are_written_with_few_syncs)
+{
+    struct world *w = world_new("few");
+    struct zr_queue *q;
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 5000; i++) cr_assert_eq(put_batch(w, "B", 0, i % 3, "body").status, ZR_OK);
+    world_fault(w, OP_FDATASYNC, -1, 0, "batchconsumequeue/B/0");
+    cr_assert_eq(zs_save(w->st, 0), 0);
+    cr_assert_leq(atomic_load(&w->fault[OP_FDATASYNC].calls), 3);
+    world_fault(w, OP_FDATASYNC, 0, EIO, "batchconsumequeue/B/0"); /* one that fails is not taken for done */
+    for (int i = 0; i < 5000; i++) cr_assert_eq(put_batch(w, "B", 0, 0, "body").status, ZR_OK);
+    cr_assert_lt(zs_save(w->st, 0), 0);
+    world_mend(w);
+    q = zs_queue_find(w->st, zl_str("B"), 0);
+    cr_assert_eq(q->persisted, atomic_load(&q->next));
     world_end(w);
 }
 
