@@ -120,7 +120,7 @@ static zr_status back_store(const struct zr_request *req, const struct send_back
                         .flag = r->flag,
                         .sys_flag = r->sys_flag & ~ZR_SYSFLAG_TRANSACTION_MASK,
                         .reconsume_times = failed < INT32_MAX ? failed + 1 : failed,
-                        .flags = ZR_MSG_NO_WAIT,
+                        .flags = ZR_MSG_NO_WAIT | ZR_MSG_OWN,
                         .inner_num = 1,
                         .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")) };
     zl_buf_init(&props, ZL_MAX_PROPERTIES);

@@ -209,6 +209,33 @@ def sync_play():
     check(z.stop() == 0, "it stops cleanly")
 
 
+def smaller_play():
+    """maxMessageSize is lowered while large messages pend: they were taken, so they come; only new ones are refused."""
+    def broker(size, **more):
+        return Zarya(features=("admin", "ordered", "query", "transaction"), extra_plugins=f'{{ use = "feature-delay"; settings = {{ delay_levels = "{LEVELS}"; }}; }}',
+                     broker_conf=f"maxMessageSize = {size};", storage=f"max_message_size = {size};", **more).start()
+
+    z, big = broker(4194304), b"x" * 200000
+    create_topic(z.addr, "BIG", 4)
+    due = str(int(time.time() * 1000) + 4000)
+    sent = [ask(z.addr, delayed("BIG", q, body, opaque=q + 1, sysflag=4 if "TRAN_MSG" in p else 0, **p))
+            for q, body, p in ((0, big, {"level": 7}), (1, big, {"TIMER_DELIVER_MS": due}), (2, big, {"TRAN_MSG": "true", "PGROUP": "PG"}), (3, b"small", {"level": 7}))]
+    check([h["code"] for h in sent] == [0] * 4 and z.stop() == 0, "large messages pend: by level, by time, and a half one", sent)
+    z = broker(1024, directory=z.dir, ports=(z.port, z.ns_port))
+    check(ask(z.addr, delayed("BIG", 0, big))["code"] == 13, "with a smaller maxMessageSize such a one is refused")
+    at = sent[2]["extFields"]
+    head = remoting(z.addr, 37, {"producerGroup": "PG", "tranStateTableOffset": at["queueOffset"], "commitLogOffset": int(at["msgId"][-16:], 16), "commitOrRollback": 8,
+                                 "fromTransactionCheck": "false", "msgId": "x", "transactionId": "x"})[0]
+    check(head["code"] == 0, "the half one can be committed", head)
+    wait_for(lambda: len(bodies(z.addr, "BIG")) >= 4, 20, 0.1)
+    got = pull_all(z.addr, "BIG")
+    check([[len(m["body"]) for m in got[q]] for q in range(4)] == [[200000], [200000], [200000], [5]], "what was taken before comes, once each", {q: [len(m["body"]) for m in got[q]] for q in got})
+    m = got[0][0]
+    head = remoting(z.addr, 36, {"group": "BG", "offset": m["physical"], "delayLevel": 3, "originMsgId": "", "originTopic": "BIG", "unitMode": "false", "maxReconsumeTimes": 3})[0]
+    check(head["code"] == 0 and len(first(z.addr, "%RETRY%BG")) == 1, "a consumer can give it back", head)
+    check(z.stop() == 0, "it stops cleanly")
+
+
 z = Zarya(features=("admin", "ordered", "query"), extra_plugins=f'{{ use = "feature-delay"; settings = {{ delay_levels = "{LEVELS}"; }}; }}').start()
 level_play(z)
 refusal_play(z)
@@ -219,4 +246,5 @@ crash_play(z)
 damage_play(z)
 check(z.stop() == 0, "it stops cleanly")
 sync_play()
+smaller_play()
 done()

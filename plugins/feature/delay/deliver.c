@@ -190,7 +190,7 @@ static uint32_t message_make(struct batch *b, const struct zl_record *r, struct 
     *ret = (struct zr_msg){ .hdr = ZR_HDR(struct zr_msg, 0), .topic = topic, .body = r->body, .properties = r->properties,
                             .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")), .born_ms = r->born_ms,
                             .born_host = r->born_host, .queue_id = queue_id, .flag = r->flag, .sys_flag = r->sys_flag,
-                            .reconsume_times = r->reconsume_times, .flags = ZR_MSG_NO_WAIT, .inner_num = 1 };
+                            .reconsume_times = r->reconsume_times, .flags = ZR_MSG_NO_WAIT | ZR_MSG_OWN, .inner_num = 1 };
     return 1;
 }
 

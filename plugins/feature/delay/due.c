@@ -523,7 +523,7 @@ static uint32_t record_take(struct timer *t, struct tbatch *b, struct near_msg *
     b->msgs[b->n++] = (struct zr_msg){ .hdr = ZR_HDR(struct zr_msg, 0), .topic = roll ? (struct zr_str)ZR_STR(TIMER_TOPIC) : topic, .body = r->body,
                                        .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")), .born_ms = r->born_ms,
                                        .born_host = r->born_host, .queue_id = queue_id, .flag = r->flag, .sys_flag = r->sys_flag,
-                                       .reconsume_times = r->reconsume_times, .flags = ZR_MSG_NO_WAIT, .inner_num = 1 };
+                                       .reconsume_times = r->reconsume_times, .flags = ZR_MSG_NO_WAIT | ZR_MSG_OWN, .inner_num = 1 };
     return 1;
 }
 

@@ -414,7 +414,7 @@ static uint32_t message_make(struct batch *b, struct due *d)
     struct zr_msg *m = &b->msgs[b->n_msgs];
     *m = (struct zr_msg){ .hdr = ZR_HDR(struct zr_msg, 0), .topic = ZR_STR(HALF_TOPIC), .body = r->body, .properties = r->properties,
                           .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")), .born_ms = r->born_ms, .born_host = r->born_host,
-                          .flag = r->flag, .sys_flag = r->sys_flag, .reconsume_times = r->reconsume_times, .inner_num = 1 };
+                          .flag = r->flag, .sys_flag = r->sys_flag, .reconsume_times = r->reconsume_times, .flags = ZR_MSG_OWN, .inner_num = 1 };
     if (d->what == WHAT_DISCARD) {
         m->topic = (struct zr_str)ZR_STR(DISCARD_TOPIC);
         discard_topic_ensure(b->inst);

@@ -158,7 +158,7 @@ static zr_status commit_make(struct end *e, const struct zl_record *r, const str
                             .born_ms = r->born_ms, .prepared_offset = e->log_offset, .born_host = r->born_host, .queue_id = queue_id,
                             .flag = r->flag, .sys_flag = (r->sys_flag & ~ZR_SYSFLAG_TRANSACTION_MASK) | ZR_SYSFLAG_COMMIT,
                             .reconsume_times = r->reconsume_times, .inner_num = 1,
-                            .flags = wait.len && !zl_eq_nocase(wait, "true") ? ZR_MSG_NO_WAIT : 0 };
+                            .flags = ZR_MSG_OWN | (wait.len && !zl_eq_nocase(wait, "true") ? ZR_MSG_NO_WAIT : 0) };
     return ZR_OK;
 }
 

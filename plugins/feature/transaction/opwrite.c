@@ -145,7 +145,7 @@ void op_flush(struct zr_inst *inst)
     zl_props_add(&props, zl_str("WAIT"), zl_str("false"));
     if (w->rolled.len) zl_props_add(&props, zl_str(OP_ROLLED), zl_buf_as_str(&w->rolled));
     struct zr_msg msg = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = ZR_STR(OP_TOPIC), .body = zl_buf_as_span(&w->text), .properties = zl_buf_as_span(&props),
-                          .tags_code = zl_tags_code(zl_str("d")), .born_ms = wall_ms(inst), .flags = ZR_MSG_NO_WAIT, .inner_num = 1 };
+                          .tags_code = zl_tags_code(zl_str("d")), .born_ms = wall_ms(inst), .flags = ZR_MSG_NO_WAIT | ZR_MSG_OWN, .inner_num = 1 };
     if (props.failed) {
         op_again(w);
         op_write_free(w);

@@ -40,7 +40,7 @@ static void resume_store(struct zr_inst *inst, struct zr_token *token, const str
     zl_props_add(&props, zl_str("TRANSACTION_CHECK_TIMES"), zl_str("0"));
     struct zr_msg msg = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = ZR_STR(HALF_TOPIC), .body = r->body, .properties = zl_buf_as_span(&props),
                           .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")), .born_ms = r->born_ms, .born_host = r->born_host,
-                          .flag = r->flag, .sys_flag = r->sys_flag & ~ZR_SYSFLAG_TRANSACTION_MASK, .reconsume_times = r->reconsume_times, .inner_num = 1 };
+                          .flag = r->flag, .sys_flag = r->sys_flag & ~ZR_SYSFLAG_TRANSACTION_MASK, .reconsume_times = r->reconsume_times, .flags = ZR_MSG_OWN, .inner_num = 1 };
     if (ctx && !props.failed && running_begin(inst)) {
         *ctx = (struct resume){ inst, token };
         inst->store->publish(inst->host, &msg, 1, ZR_PUBLISH_NO_HOOKS, resumed, ctx);

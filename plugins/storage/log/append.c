@@ -148,7 +148,8 @@ static uint32_t looks_torn(struct zr_span props)
 static zr_status msg_check(struct zr_inst *st, const struct zr_msg *m, uint64_t *ret_size)
 {
     if (zs_queue_name_ok(m->topic) != ZR_OK || m->queue_id < 0) return ZR_EINVAL;
-    if (m->body.len > (uint64_t)st->conf.max_message_size || m->properties.len > ZL_MAX_PROPERTIES) return ZR_EINVAL;
+    uint32_t own = m->flags & ZR_MSG_OWN; /* taken before, perhaps under a higher limit */
+    if ((!own && m->body.len > (uint64_t)st->conf.max_message_size) || m->body.len > INT32_MAX || m->properties.len > ZL_MAX_PROPERTIES) return ZR_EINVAL;
     if (looks_torn(m->properties)) {
         if (!atomic_exchange(&st->torn_told, 1))
             zs_log(st, ZR_LOG_WARN, "a message to %.*s is refused: its properties end in a zero byte or have %u of them in a row, which a recovery "
@@ -158,7 +159,7 @@ static zr_status msg_check(struct zr_inst *st, const struct zr_msg *m, uint64_t 
     if (m->inner_num > 1 && !(m->sys_flag & ZR_SYSFLAG_INNER_BATCH)) return ZR_EINVAL;
     if ((m->sys_flag & ZR_SYSFLAG_INNER_BATCH) && !inner_batch_ok(m)) return ZR_EINVAL;
     uint64_t size = zl_record_size_sealed(m, st->conf.property_crc);
-    if (size > (uint64_t)st->conf.max_message_size + ZS_RECORD_OVER || size + ZS_BLANK > (uint64_t)st->segs.size)
+    if ((!own && size > (uint64_t)st->conf.max_message_size + ZS_RECORD_OVER) || size + ZS_BLANK > (uint64_t)st->segs.size)
         return ZR_EINVAL;
     *ret_size = size;
     return ZR_OK;

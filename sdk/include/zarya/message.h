@@ -23,6 +23,7 @@ extern "C" {
 #define ZR_MSG_JOINED 0x1u  /* belongs to the same client batch as the message before it: same segment, next queue offset */
 #define ZR_MSG_BATCH_QUEUE 0x4u /* its topic has queue.type=BatchCQ */
 #define ZR_MSG_NO_WAIT 0x2u /* WAIT=false: answer without waiting for flush or replicas */
+#define ZR_MSG_OWN 0x8u /* the broker's own, or its copy of what it took before: a limit of message sizes does not bind it, only what the storage can hold */
 
 struct zr_msg {
     struct zr_hdr hdr;

@@ -71,6 +71,27 @@ Test(append, one_illegal_message_does_not_stop_the_others)
     world_end(w);
 }
 
+Test(append, the_broker_s_own_messages_are_bound_by_the_segment_alone)
+{
+    struct world *w = world_new("own");
+    cr_assert_eq(world_open(w), ZR_OK);
+    char *big = calloc(1, 66000);
+    struct zr_msg m[3];
+    struct zr_put p[3] = { [0 ... 2] = { .hdr = ZR_HDR(struct zr_put, 0) } };
+    int64_t end;
+    for (int i = 0; i < 3; i++) m[i] = msg_of("T", 0, "x", 1, NULL);
+    m[0].body = m[1].body = (struct zr_span){ (uint8_t *)big, 30000 }; /* max_message_size is 20000, a segment 65536 */
+    m[2].body = (struct zr_span){ (uint8_t *)big, 65536 };
+    m[1].flags = m[2].flags = ZR_MSG_OWN;
+    zs_append(w->st, m, 3, p, &end);
+    cr_assert_eq(p[0].status, ZR_EINVAL);
+    cr_assert_eq(p[1].status, ZR_OK);
+    cr_assert_eq(p[2].status, ZR_EINVAL);
+    cr_assert_eq(max_of(w, "T", 0), 1);
+    free(big);
+    world_end(w);
+}
+
 Test(append, of_joined_messages_all_are_stored_or_none)
 {
     struct world *w = world_new("joined");
