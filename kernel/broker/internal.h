@@ -587,7 +587,7 @@ void zb_pull_free(struct zb_pull *p);      /* a kept one, whose token was used u
 
 /* ---- cold reads (cold.c): codes 2001, 2002, 2003 ---- */
 void zb_cold_read(struct zr_str group, uint64_t bytes); /* what a worker had to fetch for the group */
-uint32_t zb_cold_over(struct zr_str group);             /* 1: it has had enough for now */
+uint32_t zb_cold_over(struct zr_str group);             /* 1: it has had its share of this period */
 uint32_t zb_cold_delay(struct zb_pull *p);              /* takes a kept one for a second. 0: refused */
 void zb_cold_release(uint32_t all);
 void zb_cold_second(void);
