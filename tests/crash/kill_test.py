@@ -2,8 +2,8 @@
 """kill -9 under load, and start again: every acknowledged message is there, once, in its queue order. Async flush (a killed
 process loses nothing that is in the page cache) and sync flush, small segments so that kills meet rolls.
 
-    kill_test.py [--full] [--engine NAME]    5 rounds a mode, 10 in all, and 3 of storage-zstd; --full: 500 a mode, 1,000 in all,
-                                             and 200 of storage-zstd. --engine: that one alone, as many rounds
+    kill_test.py [--full] [--engine NAME]    5 rounds a mode, 10 in all, and 5 of storage-zstd; --full: 500 a mode, 1,000 in all,
+                                             and 200 a mode of storage-zstd. --engine: that one alone, as many rounds
 
 Then the official Java producer (5.5.0): one process of it lives through all rounds of a broker, 3 of each mode and of storage-zstd
 (--full: 100), and sends to whatever answers; the three brokers side by side.
@@ -135,7 +135,8 @@ for mode in ("async", "sync"):
     if only != "storage-zstd":
         rounds(mode, 500 if FULL else 5)
 if only != "storage-commitlog":
-    rounds("async", (200 if FULL else 3) if not only else 1000 if FULL else 10, "storage-zstd")
+    for mode, short in (("async", 3), ("sync", 2)):
+        rounds(mode, (200 if FULL else short) if not only else 500 if FULL else 5, "storage-zstd")
 if not only:
     java(100 if FULL else 3)
 done()
