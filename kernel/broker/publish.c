@@ -216,6 +216,20 @@ static int64_t append_packed(struct batch *b, uint32_t left)
     return end;
 }
 
+/* After the hooks: of what kind each message's queue is. */
+static void kinds_mark(struct zr_msg *msgs, uint32_t n)
+{
+    uint32_t kind = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (i == 0 || !zl_eq(msgs[i].topic, msgs[i - 1].topic)) {
+            struct zb_topic *t = zb_topic_get(msgs[i].topic);
+            kind = t && t->batch_cq ? ZR_MSG_BATCH_QUEUE : 0;
+            zb_topic_unref(t);
+        }
+        msgs[i].flags = (msgs[i].flags & ~ZR_MSG_BATCH_QUEUE) | kind;
+    }
+}
+
 void zb_publish(struct zr_msg *msgs, uint32_t n, uint32_t flags, const struct zr_request *req,
                 void (*on_done)(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n), void *ctx)
 {
@@ -236,6 +250,7 @@ void zb_publish(struct zr_msg *msgs, uint32_t n, uint32_t flags, const struct zr
             msgs[i].inner_num = 1;
     }
     uint32_t left = flags & ZR_PUBLISH_NO_HOOKS || !zk_hooks_at(ZR_POINT_PUBLISH) ? n : hooks_run(&b, req, &scratch);
+    kinds_mark(msgs, n);
     if (left == n)
         zb.storage->append(zb.storage_inst, msgs, n, puts, &end);
     else if (left)

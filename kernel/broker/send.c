@@ -385,6 +385,7 @@ static struct zr_str keep(struct zb_lane *lane, struct zr_str s)
 #define DEMAND_DELAY (DEMAND_LEVEL | DEMAND_TIMER)
 #define DEMAND_TRANSACTION 0x4u
 #define DEMAND_UNCLEAR 0x8u /* DELAY is no number */
+#define DEMAND_INNER 0x10u  /* it says to be an inner batch, which the broker alone makes */
 
 /* Apache's rules: a level wins over a delivery time, and a retry with a level is no transaction any more (clients
  * before 4.6.1 leave TRAN_MSG in it). */
@@ -521,7 +522,7 @@ static int32_t hosts_flag(int32_t sys_flag, const struct zr_addr *born, const st
            (store->family == 6 ? ZR_SYSFLAG_STOREHOST_V6 : 0);
 }
 
-/* After the hooks: the queue where it goes, with its handle. */
+/* After the hooks: the queue where it goes, with its handle and of what kind it is. */
 static void msg_target(struct zb_lane *lane, struct zr_msg *msg, struct zb_topic *topic)
 {
     struct zb_topic *t = topic && topic->name.ptr == msg->topic.ptr ? topic : zb_lane_topic(lane, msg->topic);
@@ -529,6 +530,7 @@ static void msg_target(struct zb_lane *lane, struct zr_msg *msg, struct zb_topic
     lane->owners[lane->n_msgs] = t;
     lane->queues[lane->n_msgs] = q;
     msg->queue = q ? zb_queue_handle(t, q) : NULL;
+    msg->flags = (msg->flags & ~ZR_MSG_BATCH_QUEUE) | (t && t->batch_cq ? ZR_MSG_BATCH_QUEUE : 0);
 }
 
 /* Hooks and demands for the message at the end of the batch. ZR_OK: it is in. Else the token was used up. */
@@ -580,8 +582,6 @@ static struct zr_msg *msg_begin(struct zb_lane *lane, const struct zr_request *r
                           .reconsume_times = h->reconsume,
                           .inner_num = 1 };
     m->sys_flag = hosts_flag(h->sys_flag, &m->born_host, &m->store_host);
-    if (topic->batch_cq)
-        m->flags |= ZR_MSG_BATCH_QUEUE;
     return m;
 }
 
@@ -729,7 +729,7 @@ static zr_status batch_count(struct zr_span body, uint32_t *ret, uint32_t *ret_d
     *ret = *ret_demands = 0;
     while ((status = zl_batch_next(body, &pos, &item)) == ZR_OK) {
         zb_props_scan(item.properties, &scan);
-        *ret_demands |= demands_of(&scan, 0, 0);
+        *ret_demands |= demands_of(&scan, 0, 0) | (scan.inner_num.len ? DEMAND_INNER : 0);
         ++*ret;
     }
     return status == ZR_ENOENT && *ret > 0 ? ZR_OK : ZR_EINVAL;
@@ -785,6 +785,8 @@ static zr_status send_batch(struct zb_lane *lane, const struct zr_request *req, 
     if (batch_count(req->body, &n, &demands) != ZR_OK)
         return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "the message is illegal: the batch's body is malformed");
     demands |= demands_of(&scan, 0, 0);
+    if (scan.inner_num.len || (demands & DEMAND_INNER) || (h->sys_flag & ZR_SYSFLAG_INNER_BATCH))
+        return send_refuse(req->token, ZB_MESSAGE_ILLEGAL, "the message is illegal: only a broker makes inner batches");
     if ((h->sys_flag & ZR_SYSFLAG_TRANSACTION_MASK) || demands)
         return send_refuse(req->token, ZB_MESSAGE_ILLEGAL,
                            demands & DEMAND_UNCLEAR

@@ -264,6 +264,12 @@ static zr_status refuse_topic(struct zr_inst *inst, const struct zr_request *req
     return refuse(inst, req, code, why);
 }
 
+static uint32_t is_batch(const struct zr_request *req)
+{
+    struct zr_str props = field(req, F_PROPERTIES);
+    return (number(req, F_SYS_FLAG, 0) & ZR_SYSFLAG_INNER_BATCH) || zl_props_get((struct zr_span){ (const uint8_t *)props.ptr, props.len }, "INNER_NUM").len;
+}
+
 static zr_status handle(struct zr_inst *inst, const struct zr_request *req)
 {
     struct target t = { 0, 0 };
@@ -274,6 +280,7 @@ static zr_status handle(struct zr_inst *inst, const struct zr_request *req)
     if (inst->broker->topic(inst->host, topic, take_target, &t) != ZR_OK)
         return refuse_topic(inst, req, CODE_TOPIC_NOT_EXIST, "topic[", "] not exist, apply first please!");
     if (t.order && !may_write(inst)) return refuse(inst, req, CODE_NO_PERMISSION, "the broker sending message is forbidden");
+    if (is_batch(req)) return refuse(inst, req, CODE_MESSAGE_ILLEGAL, "the message is illegal: a reply is no inner batch");
     if (field(req, F_PROPERTIES).len > ZL_MAX_PROPERTIES) return refuse(inst, req, CODE_MESSAGE_ILLEGAL, "the message is illegal: its properties are longer than 32 KB");
     if (number(req, F_QUEUE, 0) >= t.queues) return refuse(inst, req, CODE_MESSAGE_ILLEGAL, "request queueId is illegal: the topic has not so many queues");
     if (atomic_fetch_add(&inst->n_pending, 1) >= inst->settings->max_pending) {

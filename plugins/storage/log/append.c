@@ -122,11 +122,11 @@ static void stage_cut(struct zs_stage *s, uint32_t from, uint32_t to)
 
 /* ---- judging and encoding, outside the lock --------------------------------------------------------------------------- */
 
-/* A recovery must find the same count in the record. */
+/* Only a topic of batch queues has inner batches: in any other, RocketMQ would not start. A recovery must find the same count in the record. */
 static uint32_t inner_batch_ok(const struct zr_msg *m)
 {
     struct zl_record r = { .sys_flag = m->sys_flag, .properties = m->properties };
-    return m->inner_num >= 1 && m->inner_num <= ZS_BATCH_MAX && zl_record_offsets(&r) == m->inner_num && zs_has_entry(m->sys_flag) &&
+    return (m->flags & ZR_MSG_BATCH_QUEUE) && m->inner_num >= 1 && m->inner_num <= ZS_BATCH_MAX && zl_record_offsets(&r) == m->inner_num && zs_has_entry(m->sys_flag) &&
            m->properties.len + ZL_RECORD_TAIL <= ZL_MAX_PROPERTIES;
 }
 
@@ -205,8 +205,7 @@ static zr_status group_encode(const struct run *r, uint32_t from, uint32_t to)
             s->len = len;
             return ZR_ENOMEM;
         }
-        if (((m->sys_flag & ZR_SYSFLAG_INNER_BATCH) || (m->flags & ZR_MSG_BATCH_QUEUE)) && !atomic_load(&q->batch) &&
-            atomic_load(&q->next) == 0 && zs_bcq_mark(r->st, m->topic) != ZR_OK) {
+        if ((m->flags & ZR_MSG_BATCH_QUEUE) && !atomic_load(&q->batch) && atomic_load(&q->next) == 0 && zs_bcq_mark(r->st, m->topic) != ZR_OK) {
             s->n = first;
             s->len = len;
             return ZR_EIO;

@@ -135,6 +135,7 @@ Test(batch, what_says_other_than_it_has_is_refused)
     int64_t end;
     cr_assert_eq(world_open(w), ZR_OK);
     struct zr_msg m = msg_of("B", 0, "x", 1, "INNER_NUM\0013\002");
+    m.flags |= ZR_MSG_BATCH_QUEUE;
     m.inner_num = 3;
     zs_append(w->st, &m, 1, &put, &end);
     cr_assert_eq(put.status, ZR_EINVAL);
