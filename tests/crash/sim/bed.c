@@ -397,7 +397,7 @@ uint32_t bed_put_inner(struct bed *b, const char *topic, int32_t queue, uint32_t
     char props[64];
     snprintf(props, sizeof props, "KEYS\001k%u\002UNIQ_KEY\001U%u\002", serial, serial);
     struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str(topic), .queue_id = queue, .inner_num = messages,
-                        .sys_flag = ZR_SYSFLAG_INNER_BATCH, .body = { body, size }, .properties = { (uint8_t *)props, strlen(props) },
+                        .sys_flag = ZR_SYSFLAG_INNER_BATCH, .flags = ZR_MSG_BATCH_QUEUE, .body = { body, size }, .properties = { (uint8_t *)props, strlen(props) },
                         .born_ms = 1700000000000 };
     m.born_host = m.store_host = (struct zr_addr){ { 127, 0, 0, 1 }, 10911, 4 };
     zs_append(b->st, &m, 1, &p, &end);
