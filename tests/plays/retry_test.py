@@ -146,6 +146,23 @@ def own_send(z):
           "and dead, with its origin", p)
 
 
+def own_timed(z):
+    """A time of its own counts in a retry topic too, unless it has come already."""
+    ext = {"a": "PG", "b": "%RETRY%GT", "c": "TBW102", "d": 4, "e": 0, "f": 0, "g": 1, "h": 0, "k": "false", "m": "false"}
+    held = len(queue(z, "rmq_sys_wheel_timer"))
+    began = time.time() * 1000
+    head, _ = remoting(z.addr, 310, {**ext, "j": 0, "i": "UNIQ_KEY\x01UT\x02TIMER_DELAY_MS\x01700\x02"}, b"timed")
+    waits = queue(z, "rmq_sys_wheel_timer")[held:]
+    check(head.get("code") == 0 and [m["props"]["REAL_TOPIC"] for m in waits] == ["%RETRY%GT"], "a timed message to a retry topic waits", (head, waits))
+    m = last(z, "%RETRY%GT", 1)
+    check(m["body"] == b"timed" and m["store"] - began >= 699 and "TIMER_OUT_MS" in m["props"], "and comes at its time", m)
+    check(back(z, "GT", m, level=1).get("code") == 0 and last(z, "%RETRY%GT", 2)["reconsume"] == 1, "given back, it waits by level")
+    for n, (reconsume, level, where, count) in enumerate(((1, "DELAY\x011\x02", "%RETRY%GT", 3), (1, "", "%RETRY%GT", 4), (17, "", "%DLQ%GT", 1))):
+        props = "UNIQ_KEY\x01UT\x02TIMER_DELAY_MS\x013000000\x02TIMER_OUT_MS\x01%s\x02%s" % (m["props"].get("TIMER_OUT_MS"), level)
+        head, _ = remoting(z.addr, 310, {**ext, "j": reconsume, "l": 16, "i": props}, b"again%d" % n)
+        check(head.get("code") == 0 and last(z, where, count)["body"] == b"again%d" % n, f"its consumer's own send of it, {n}, does not wait for its time again", head)
+
+
 def lists(z):
     groups = {r["group"]: r for r in rows(z, "dlq", "list")}
     check(groups.get("G", {}).get("letters") == 3 and groups["Once"]["letters"] == 2, "dlq list counts by group", groups)
@@ -232,6 +249,7 @@ by_policy(z)
 rules(z)
 own_send(z)
 lists(z)
+own_timed(z)
 exports(z)
 resends(z)
 purges(z)

@@ -75,10 +75,11 @@ static uint32_t is_by_policy(const struct zr_event *event, const struct wish *w)
     return event->code == CONSUMER_SEND_MSG_BACK && !w->delay.ptr && w->delay_ms.ptr && !w->out;
 }
 
-/* Messages that a consumer gives back carry the properties of the first send; its time has come already. */
-static uint32_t is_given_back(const struct zr_event *event)
+/* What a consumer gives back carries the properties of the first send; its time has come already. One that it sends to its retry topic
+ * itself has TIMER_OUT_MS if it was held back; any other one there is timed as everywhere. */
+static uint32_t is_over(const struct zr_event *event, const struct wish *w)
 {
-    return event->code == CONSUMER_SEND_MSG_BACK || zl_starts(event->msg->topic, "%RETRY%") || zl_starts(event->msg->topic, "%DLQ%");
+    return w->out || event->code == CONSUMER_SEND_MSG_BACK || zl_is(event->msg->topic, TIMER_TOPIC);
 }
 
 static uint32_t is_batch(const struct zr_event *event)
@@ -239,7 +240,7 @@ zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr
     wish_read(msg->properties, &w);
     if (w.delay.len && (zl_parse_i32(w.delay, &level) != ZR_OK || level < 0)) level = 0;
     if (is_by_policy(event, &w)) return put_by_policy(inst, event, &w);
-    uint32_t timed = !level && w.timer && !w.out && !is_given_back(event) && !zl_is(msg->topic, TIMER_TOPIC);
+    uint32_t timed = !level && w.timer && !is_over(event, &w);
     if ((!level && !timed) || is_undecided(msg, &w) || zl_is(msg->topic, SCHEDULE_TOPIC)) return ZR_OK;
     if (is_batch(event)) return reject(verdict, CODE_MESSAGE_ILLEGAL, "the message is illegal: a batch cannot be delayed");
     return level ? put_level(inst, event, level) : put_timed(inst, event, &w, verdict);
