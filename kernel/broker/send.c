@@ -12,8 +12,8 @@
  *      appends first).
  *   2. sends[i] owns messages [first, first + n) and they are all stored or none.
  *   3. Each token is answered once: here at once, in append, or parked.
- *   4. A message that asks for a delay or a transaction is never stored as an ordinary one. One exception: a consumer's
- *      own retry without a plugin that delays comes early, rather than not at all; only its DELAY is given up then. */
+ *   4. A message that asks for a delay or a transaction is never stored as an ordinary one: it is refused where the plugin
+ *      for that is not loaded, a consumer's own retry too. Only a dead letter gives its DELAY up. */
 #include "broker/internal.h"
 
 #define SEND_NO_WAIT 0x1u
