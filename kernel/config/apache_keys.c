@@ -147,7 +147,7 @@ const struct zk_apache_key zk_apache_keys[] = {
     KEY("dLegerGroup", 's', B),
     KEY("dLegerPeers", 's', B),
     KEY("dLegerSelfId", 's', B),
-    KEY("dataReadAheadEnable", 'b', B),
+    PLUGIN("dataReadAheadEnable", 'b', B, "storage-commitlog", "read_ahead", NULL),
     KEY("debugLockEnable", 'b', B),
     KEY("defaultMessageRequestMode", 's', B),
     KEY("defaultPopShareQueueNum", 'i', B),

@@ -17,7 +17,7 @@ static const struct {
       "maxAsyncPutMessageRequests" },
     { "files are opened and closed by use (open_segments, open_queue_files)",
       "mappedFileSwapEnable commitLogForceSwapMapInterval commitLogSwapMap* logicQueueForceSwapMapInterval logicQueueSwapMap* "
-      "cleanSwapedMapInterval dataReadAheadEnable" },
+      "cleanSwapedMapInterval" },
     { "segments go one at a time, and a reader that holds one keeps its bytes until it is done",
       "deleteCommitLogFilesInterval deleteConsumeQueueFilesInterval deleteFileBatchMax destroyMapedFileIntervalForcibly "
       "redeleteHangedFileInterval maxBatchDeleteFilesNum logicalDiskSpaceCleanForciblyThreshold replicasPerDiskPartition "

@@ -56,6 +56,7 @@ static int32_t no_find_key(struct zr_inst *i, struct zr_str t, struct zr_str k, 
 }
 /* The caller's struct is zeroed behind its header by the one who asks; nothing to say. */
 static void no_info(struct zr_inst *i, struct zr_storage_info *ret) { (void)i, (void)ret; }
+static zr_status no_read_ahead(struct zr_inst *i, uint32_t on) { return (void)i, (void)on, ZR_ENOTSUP; }
 static zr_status no_clean(struct zr_inst *i, uint64_t *ret) { return (void)i, *ret = 0, ZR_ENOTSUP; }
 
 /* ---- registry ---- */
@@ -128,7 +129,7 @@ static zr_status take_storage(struct zk_instance *in)
     if (!t)
         return ZR_EINVAL;
     FILL(t, append), FILL(t, want_flushed), FILL(t, queue), FILL(t, bounds), FILL(t, read), FILL(t, unpin), FILL(t, offset_at), FILL(t, time_at);
-    FILL(t, resident), FILL(t, entries), FILL(t, each_queue), FILL(t, remove_topic), FILL(t, record_at), FILL(t, find_key), FILL(t, info), FILL(t, clean);
+    FILL(t, resident), FILL(t, entries), FILL(t, each_queue), FILL(t, remove_topic), FILL(t, record_at), FILL(t, find_key), FILL(t, info), FILL(t, clean), FILL(t, read_ahead);
     in->storage = t;
     return ZR_OK;
 }

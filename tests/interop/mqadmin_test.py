@@ -57,6 +57,7 @@ def run(ns, addr):
     says(ns, "topicStatus", ["topicStatus", "-t", "AdminT"], r"^broker-a\s+0\s+0\s+\d", r"^broker-a\s+2\s+0\s+[12]\s+20\d\d-")
     says(ns, "updateSubGroup", ["updateSubGroup", "-c", "DefaultCluster", "-g", "AdminG"], r"create subscription group to .* success")
     says(ns, "brokerStatus", ["brokerStatus", "-b", addr], r"^putTps\s*:", r"^brokerVersionDesc\s*:\s*V5", r"^commitLogDiskRatio\s*:")
+    says(ns, "setCommitLogReadAheadMode", ["setCommitLogReadAheadMode", "-b", addr, "-m", "1"], r"set commitlog readahead mode success, mode: 1")
     out = says(ns, "consumeMessage", ["consumeMessage", "-t", "AdminT", "-g", "AdminG", "-b", "broker-a", "-i", "2", "-o", "0", "-c", "1"], r"Consume ok", r"second|BODY|MSGID")
     offset_id = offset_message_id(ns, addr)
     says(ns, "queryMsgById", ["queryMsgById", "-i", offset_id, "-t", "AdminT"], r"^Topic:\s+AdminT", r"^Tags:|^Message Body Path|Queue ID:")

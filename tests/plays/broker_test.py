@@ -421,7 +421,13 @@ def send_back(f):
     c.close()
 
 
-FACTS = (routes, sends, batches, heartbeats, offsets, pulls, held, headers, fast_port, permissions, send_back)
+def read_mode(f):
+    """2004: how the log is read from the disk."""
+    said = [f.ask(f"read mode {mode}", 2004, {} if mode is None else {"READ_AHEAD_MODE": mode})[0] for mode in (None, "2", "1", "0")]
+    f.check([h.get("code") for h in said] == [1, 29, 0, 0] and said[2]["remark"] == "set commitlog readahead mode success, mode: 1", "the log's read-ahead goes off and on", said)
+
+
+FACTS = (routes, sends, batches, heartbeats, offsets, pulls, held, headers, fast_port, permissions, send_back, read_mode)
 
 
 def all_facts(server, ours):

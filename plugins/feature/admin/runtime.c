@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* runtime.c - the broker's figures and configuration: 25, 26, 28, 329.
+/* runtime.c - the broker's figures and configuration: 25, 26, 28, 306, 329, 2004.
  *
  * 28 answers every key that Apache's broker has, since readers parse many of them without a guard; what has no meaning here
  * (thread pool queues, the transient store pool) has the value of an idle Apache broker. */
@@ -256,11 +256,25 @@ static zr_status handle_clean(struct zr_inst *inst, const struct zr_request *req
     return admin_ok(inst, req);
 }
 
+/* READ_AHEAD_MODE: 0 as usual (MADV_NORMAL), 1 at random places (MADV_RANDOM). */
+static zr_status handle_read_mode(struct zr_inst *inst, const struct zr_request *req)
+{
+    struct zr_inst *si;
+    const struct zr_storage_v1 *s = admin_storage(inst, &si);
+    struct zr_str mode = zl_field(req->fields, req->n_fields, "READ_AHEAD_MODE");
+    int32_t value;
+    if (!mode.ptr || zl_parse_i32(mode, &value) != ZR_OK) return admin_refuse(inst, req, CODE_SYSTEM_ERROR, "set commitlog readahead mode param error");
+    if (value != 0 && value != 1) return admin_refuse(inst, req, CODE_INVALID_PARAMETER, "set commitlog readahead mode param value error");
+    if (!s || s->read_ahead(si, value == 0) != ZR_OK) return admin_refuse(inst, req, CODE_SYSTEM_ERROR, "this storage has no read-ahead that can be set");
+    return admin_refuse(inst, req, CODE_OK, "set commitlog readahead mode success, mode: %d", value);
+}
+
 const struct zr_handler admin_runtime_handlers[] = {
     ADMIN_HANDLER(25, "UPDATE_BROKER_CONFIG", ZR_HANDLER_GUARDED, handle_set_config),
     ADMIN_HANDLER(26, "GET_BROKER_CONFIG", 0, handle_get_config),
     ADMIN_HANDLER(28, "GET_BROKER_RUNTIME_INFO", 0, handle_runtime),
     ADMIN_HANDLER(306, "CLEAN_EXPIRED_CONSUMEQUEUE", ZR_HANDLER_GUARDED, handle_clean),
     ADMIN_HANDLER(329, "DELETE_EXPIRED_COMMITLOG", ZR_HANDLER_GUARDED, handle_clean),
+    ADMIN_HANDLER(2004, "SET_COMMITLOG_READ_MODE", ZR_HANDLER_GUARDED, handle_read_mode),
 };
 const uint32_t admin_n_runtime_handlers = sizeof admin_runtime_handlers / sizeof *admin_runtime_handlers;

@@ -38,6 +38,7 @@ zr_status zs_conf_fill(const struct zr_host *host, const struct zs_settings *s, 
         .property_crc = s->property_crc,
         .property_crc_check = s->property_crc_check,
         .clean_forcibly = s->clean_forcibly,
+        .read_ahead = s->read_ahead ? ZS_AHEAD_ON : ZS_AHEAD_OFF,
         .flush_interval_ms = s->flush_interval,
         .checkpoint_interval_ms = s->checkpoint_interval,
         .segment_size = s->segment_size,
@@ -94,6 +95,7 @@ const struct zr_storage_v1 zs_storage = {
     .find_key = zs_find_key,
     .info = zs_info,
     .clean = zs_clean,
+    .read_ahead = zs_read_ahead,
 };
 
 const void *zs_query(struct zr_inst *inst, const char *iface_id)

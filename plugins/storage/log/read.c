@@ -199,7 +199,7 @@ static int record_bring(struct reading *r, const struct zs_hold *h, const uint8_
     int64_t off = e->phys - h->from;
     if (window_resident(r, h->seg, ptr, size)) return GOT_RECORD;
     if (r->req->flags & ZR_READ_NOWAIT) return GOT_BUSY;
-    st->io->advise(st->io->ctx, h->fd, NULL, off, size > (256u << 10) ? size : (256u << 10), ZR_IO_ADVISE_WILLNEED);
+    zs_advise(st, h->fd, off, size);
     int64_t rc = zs_bring_in(st, h->seg, off, size);
     r->window = NULL;
     if (rc >= 0) return GOT_RECORD;

@@ -42,6 +42,9 @@ struct zs_pack_ops {
     int64_t (*lacks)(const struct zr_io_v1 *io, const char *packed, const char *plain, int64_t base, uint32_t of_plain, const struct zs_pace *pace);
 };
 
+#define ZS_AHEAD_ON 0u
+#define ZS_AHEAD_OFF 1u
+#define ZS_AHEAD_AGAIN 2u /* it was off: files may still be told so */
 struct zs_conf {
     const char *root;    /* the store's folder, absolute */
     const char *log_dir; /* the log's folder, or several joined by commas, or "" for <root>/commitlog */
@@ -52,6 +55,7 @@ struct zs_conf {
     uint32_t property_crc; /* 1: records end in a checksum of all of them (enabledAppendPropCRC) */
     uint32_t extents;    /* 1: write extents of queues, RocketMQ's consumequeue_ext (those there are are read anyway) */
     uint32_t property_crc_check; /* 1: a recovery takes no record with a wrong one (forceVerifyPropCRC) */
+    uint32_t read_ahead; /* ZS_AHEAD_, atomic */
     uint32_t clean_forcibly; /* 1: delete segments before their age when the disk is fuller than ratio_force */
     int64_t flush_interval_ms;
     int64_t checkpoint_interval_ms;
@@ -117,4 +121,7 @@ int32_t zs_find_key(struct zr_inst *st, struct zr_str topic, struct zr_str key, 
                     int64_t end_ms, int64_t *physical, uint32_t cap);
 void zs_info(struct zr_inst *st, struct zr_storage_info *ret);
 zr_status zs_clean(struct zr_inst *st, uint64_t *ret_removed);
+/* advice.c */
+zr_status zs_read_ahead(struct zr_inst *st, uint32_t on);
+void zs_advise(struct zr_inst *st, int32_t fd, int64_t off, uint64_t size); /* that record is about to be read */
 #endif

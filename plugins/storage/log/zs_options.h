@@ -17,7 +17,7 @@ struct zs_settings {
     int64_t open_queue_files, open_segments, tail_memory;
     struct zr_str path_commitlog, path_commitlog_read_only, delete_when, delay_levels;
     double memory_ratio, disk_clean_ratio, disk_force_ratio, disk_refuse_ratio;
-    uint8_t preallocate, index, clean_forcibly, property_crc, property_crc_check, queue_extents;
+    uint8_t preallocate, index, clean_forcibly, property_crc, property_crc_check, queue_extents, read_ahead;
 };
 
 /* Checks what a row cannot, and raises what is wrong. */
@@ -60,6 +60,7 @@ const void *zs_query(struct zr_inst *inst, const char *iface_id);
     ZS_ROW(hot_messages, ZR_OPT_I64, ZR_OPT_LIVE, "32", "1", "100000", NULL, "Messages of one answer to a consumer that reads from memory."), \
     ZS_ROW(cold_bytes, ZR_OPT_I64, ZR_OPT_LIVE, "64 KiB", "1024", "134217728", "bytes", "Bytes of one answer to a consumer that reads from the disk."), \
     ZS_ROW(cold_messages, ZR_OPT_I64, ZR_OPT_LIVE, "8", "1", "100000", NULL, "Messages of one answer to a consumer that reads from the disk."), \
+    ZS_ROW(read_ahead, ZR_OPT_BOOL, 0, "true", NULL, NULL, NULL, "Read 256 KiB of the log where a record is read from the disk, RocketMQ's dataReadAheadEnable; mqadmin setCommitLogReadAheadMode changes it until the next start."), \
     ZS_ROW(memory_ratio, ZR_OPT_F64, 0, "0.40", "0.01", "1", NULL, "Share of physical memory that the newest part of the log is taken to occupy."), \
     ZS_ROW(open_queue_files, ZR_OPT_I64, 0, "1024", "16", "100000", NULL, "Queue files that are kept open."), \
     ZS_ROW(open_segments, ZR_OPT_I64, 0, "512", "4", "30000", NULL, "Log files that are kept open and mapped."), \

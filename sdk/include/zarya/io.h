@@ -19,6 +19,7 @@ extern "C" {
 #define ZR_IO_TRUNC 0x10u
 #define ZR_IO_DIRECTORY 0x20u
 
+#define ZR_IO_ADVISE_NORMAL 0u
 #define ZR_IO_ADVISE_RANDOM 1u
 #define ZR_IO_ADVISE_SEQUENTIAL 2u
 #define ZR_IO_ADVISE_WILLNEED 3u

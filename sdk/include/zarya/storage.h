@@ -142,6 +142,8 @@ struct zr_storage_v1 {
     ZR_ON(any) void (*info)(struct zr_inst *inst, struct zr_storage_info *ret);
     /* Deletes what retention allows, now. *ret_removed: files. */
     ZR_ON(worker) zr_status (*clean)(struct zr_inst *inst, uint64_t *ret_removed);
+    /* Whether the disk is to read on behind what is asked of it; until the next start. NULL: ZR_ENOTSUP. */
+    ZR_ON(any) zr_status (*read_ahead)(struct zr_inst *inst, uint32_t on);
 };
 #ifdef __cplusplus
 }
