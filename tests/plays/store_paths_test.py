@@ -7,6 +7,7 @@ from zarya import *
 
 TOOL = tool("zaryactl-store")
 N, SEGMENT = 1200, 262144
+SHAPE = 'segment_size = "256 KiB"; queue_file_size = 8000; index_slots = 1000; index_entries = 3000;'
 
 
 def store(*args):
@@ -67,8 +68,88 @@ def ratios():
     check(r.returncode == 1 and f"zarya.conf:{line}: " in r.stdout and "disk_refuse_ratio is below disk_force_ratio" in r.stdout, "disk_refuse_ratio below disk_force_ratio is refused with its line", r.stdout)
 
 
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+def moved_to(z, top, log_path):
+    """A broker on a copy of the other one's folders."""
+    d = temp_dir()
+    shutil.rmtree(d)
+    subprocess.run(["cp", "-r", "--sparse=always", top, d], check=True)
+    return Zarya(directory=d, storage=SHAPE + f' path_commitlog = "{log_path.replace(top, d)}";')
+
+
+def refused(z):
+    r = subprocess.run([os.path.join(BUILD, "bin/zarya"), "-c", z.conf], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+    return r.stdout if r.returncode else ""
+
+
+def half_of_it():
+    """The log lies in DIR/commitlog and on another disk. A tool or a start that knows of the one only takes nothing for lost."""
+    d = temp_dir()
+    log_path = f"{d}/data/commitlog,{d}/two"
+    os.mkdir(d + "/two")
+    z = Zarya(directory=d, storage=SHAPE + f' path_commitlog = "{log_path}";').start()
+    create_topic(z.addr, "Paths")
+    send_all(z.addr, "Paths", N)
+    check(z.stop() == 0, "zarya stops", text_of(z.log)[-600:])
+    before = names(d + "/data/commitlog"), names(d + "/two")
+    check(min(len(b) for b in before) >= 2, "segments lie beside the queues and on the other disk", before)
+
+    status, found = findings(d + "/data")
+    check(status == 0, "check finds the folders in the broker's note", (status, str(wrong(found))[:600]))
+    status, out, err = store("check", d + "/data", "--repair")
+    check(status == 0 and (names(d + "/data/commitlog"), names(d + "/two")) == before, "--repair too, and has nothing to do", (status, out[-300:], err))
+    status, out, err = store("show", d + "/data", "--key", "Paths", "k7")
+    check(status == 0 and "k7" in out, "show too", (out[-300:], err))
+
+    half = moved_to(z, d, f"{d}/data/commitlog")
+    os.rename(half.dir + "/two", half.dir + "/elsewhere")
+    with open(half.data + "/zarya/folders") as f:
+        note = f.read()
+    check("log commitlog\n" in note and f"log {d}/two\n" in note, "the note is relative where the folder lies inside", note)
+    with open(half.data + "/zarya/folders", "w") as f:
+        f.write(note.replace(d + "/two", half.dir + "/two"))
+    status, out, err = store("check", half.data, "--repair")
+    check(status == 3 and half.dir + "/two" in err and "zarya/folders" in err, "a folder of the note that is not there is named, with the note", (status, out[-300:], err))
+    os.unlink(half.data + "/zarya/folders")
+    files = names(half.data + "/commitlog"), names(half.data + "/zarya")
+    status, out, err = store("check", half.data, "--repair")
+    check(status == 2 and "--accept-loss" in err and "nothing is changed" in err, "without the note --repair does not take missing segments for lost", (status, out[-300:], err))
+    check((names(half.data + "/commitlog"), names(half.data + "/zarya")) == files, "and makes none", names(half.data + "/commitlog"))
+    os.rename(half.dir + "/elsewhere", half.dir + "/two")
+    half = Zarya(directory=half.dir, storage=SHAPE + f' path_commitlog = "{half.data}/commitlog,{half.dir}/two";').start()
+    check(pulled(half) == N, "with both folders all is served", pulled(half))
+    check(half.stop() == 0, "zarya stops", text_of(half.log)[-600:])
+
+    lost = moved_to(z, d, f"{d}/data/commitlog")
+    os.unlink(lost.data + "/zarya/folders")
+    status, out, err = store("check", lost.data, "--repair", "--accept-loss")
+    check(status == 0 and len(names(lost.data + "/commitlog")) > len(before[0]), "with --accept-loss it does", (status, out[-600:], err))
+
+    one = Zarya(directory=half.dir, storage=SHAPE)
+    said = refused(one)
+    check(half.dir + "/two" in said and "path_commitlog" in said, "a start with the one folder only is refused, and the other is named", said[-600:])
+    shutil.copytree(half.dir + "/two", half.data + "/commitlog", dirs_exist_ok=True)
+    one = Zarya(directory=half.dir, storage=SHAPE).start()
+    check(pulled(one) == N, "not when all of the log was moved there", pulled(one))
+    check(one.stop() == 0 and not os.path.exists(one.data + "/zarya/folders"), "and the log's own folder needs no note", names(one.data + "/zarya"))
+
+    twice = moved_to(z, d, log_path)
+    sealed = before[1][0]
+    blank = struct.pack(">II", SEGMENT, 0xCBD43194)
+    with open(twice.data + "/commitlog/" + sealed, "wb") as f:
+        f.write(blank)
+        f.truncate(SEGMENT)
+    twice.start()
+    check(pulled(twice) == N and "is in" in text_of(twice.log), "of a segment in two folders the one with messages is used", (pulled(twice), text_of(twice.log)[-600:]))
+    check(twice.stop() == 0, "zarya stops", text_of(twice.log)[-600:])
+
+
 def main():
     ratios()
+    half_of_it()
     d = temp_dir()
     folders = [d + "/one", d + "/two", d + "/three"]
     for p in folders[:2]:
@@ -85,8 +166,11 @@ def main():
     count = [len(glob.glob(p + "/*")) for p in folders[:2]]
     check(min(count) >= 2, "segments lie in both folders", count)
 
+    status, found = findings(d + "/data")
+    check(status == 0, "the broker's note says where the log is", wrong(found))
+    os.rename(d + "/data/zarya/folders", d + "/folders")
     status, out, err = store("check", d + "/data")
-    check(status == 3 and "--log-path" in err, "without the folders check says what is missing", (status, out[-200:], err))
+    check(status == 3 and "--log-path" in err, "without it check says what is missing", (status, out[-200:], err))
     for command in (["show", d + "/data", "--segment"], ["stats", d + "/data"], ["convert", d + "/data", "--to", "zstd"], ["check", d + "/data", "--repair"]):
         status, out, err = store(*command)
         check(status == 3 and "--log-path" in err, f"so does {command[0]} {' '.join(command[2:])}", (status, err))

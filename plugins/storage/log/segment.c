@@ -472,6 +472,36 @@ static int by_base(const void *a, const void *b)
     return x < y ? -1 : 1;
 }
 
+/* Bytes of the records that follow one another from the file's begin on, without those that stand for nothing (--repair makes them).
+ * Only headers are looked at. A packed file was whole once. */
+static int64_t found_worth(struct zr_inst *st, const struct found *f)
+{
+    char path[ZS_PATH];
+    uint8_t head[40];
+    int64_t worth = 0, size = (int64_t)f->size;
+    if (f->packed) return size;
+    int64_t fd = zs_path(path, "%s/%020lld", st->dirs.path[f->dir], (long long)f->base) ? st->io->open(st->io->ctx, path, ZR_IO_READ, 0) : -ENAMETOOLONG;
+    for (int64_t at = 0, len; fd >= 0 && at + (int64_t)sizeof head <= size; at += len) {
+        if (zl_io_read_all(st->io, (int32_t)fd, head, sizeof head, at) < 0) break;
+        uint32_t magic = zl_load32(head + 4);
+        len = (int32_t)zl_load32(head);
+        if ((magic != ZL_MAGIC_V1 && magic != ZL_MAGIC_V2) || len < 91 || len > size - at || (int64_t)zl_load64(head + 28) != f->base + at) break;
+        if ((zl_load32(head + 36) & ZR_SYSFLAG_TRANSACTION_MASK) != ZR_SYSFLAG_ROLLBACK) worth += len;
+    }
+    if (fd >= 0) st->io->close(st->io->ctx, (int32_t)fd);
+    return worth;
+}
+
+/* A segment in two folders: the one that has more of it. 0: not to be told where it lies. */
+static uint32_t found_doubled(struct zr_inst *st, struct found *first, const struct found *second)
+{
+    uint32_t better = found_worth(st, second) > found_worth(st, first);
+    zs_log(st, ZR_LOG_ERROR, "segment %020lld is in %s and in %s: the %s is used, which has %s; move the other one away", (long long)first->base,
+           st->dirs.path[first->dir], st->dirs.path[second->dir], better ? "latter" : "former", better ? "more messages" : "no fewer messages");
+    if (better) *first = *second;
+    return zs_dir_set(st, first->base, first->dir);
+}
+
 /* A segment in both forms: a change was interrupted. The plain one is taken, for it needs nothing; which of them stays is
  * seen to by the packing thread. But where the packed one has messages that the plain one lacks, that one is taken. */
 static zr_status found_twins(struct zr_inst *st, struct found_list *l)
@@ -485,8 +515,7 @@ static zr_status found_twins(struct zr_inst *st, struct found_list *l)
         }
         struct found *plain = &l->at[n - 1], *packed = &l->at[i];
         if (plain->dir != packed->dir) {
-            zs_log(st, ZR_LOG_ERROR, "segment %020lld is in %s and in %s: the former is used", (long long)plain->base,
-                   st->dirs.path[plain->dir], st->dirs.path[packed->dir]);
+            if (!found_doubled(st, plain, packed)) return ZR_ENOMEM;
             continue;
         }
         char plain_path[ZS_PATH];

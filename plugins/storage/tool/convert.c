@@ -171,7 +171,8 @@ static int convert(const struct zt_dirs *dirs, const char *dir, const struct zt_
 int zt_cmd_convert(const char *dir, const struct zt_options *opt, uint32_t to_plain, int32_t level)
 {
     struct zt_dirs *dirs = calloc(1, sizeof *dirs);
-    int rc = dirs ? zt_dirs_load(dirs, dir, opt) : ZT_CANNOT;
+    struct zt_options with = *opt;
+    int rc = dirs ? zt_dirs_load(dirs, dir, &with) : ZT_CANNOT;
     if (rc == ZT_CLEAN) rc = zt_lock_take(dir, dirs);
     if (rc == ZT_CLEAN) {
         rc = convert(dirs, dir, opt, to_plain, level);

@@ -28,6 +28,23 @@ void zt_segment_file(struct zt_log *lg, int64_t pos, char *to)
 
 /* ---- what lies in the folder ---------------------------------------------------------------------------------------------- */
 
+/* A file in the log's folder that is no part of the log: what it is, and what a broker does with it. */
+static void stray_tell(struct zt_log *lg, const char *path, const char *name, const struct zr_io_stat *st, uint32_t numbered)
+{
+    const char *rel = path + (zt_is_inside(lg->v->dir, path) ? strlen(lg->v->dir) + 1 : 0);
+    uint32_t left = strspn(name, "0123456789") == 20 && (strcmp(name + 20, ".tmp") == 0 || strcmp(name + 20, ZS_PACKED ".tmp") == 0);
+    if (numbered && !st->is_dir)
+        zt_find(lg->report, ZT_LEVEL_NOTE, "log.stray", rel, -1, 0, "a broker leaves it alone and reads nothing of it; if you did not put it there, look what it holds and move it away",
+                "it has a segment's name and %llu bytes, but no segment of this log begins there: they have %lld bytes, the first is at %lld", (unsigned long long)st->size,
+                (long long)lg->seg_size, (long long)lg->begin);
+    else if (left)
+        zt_find(lg->report, ZT_LEVEL_NOTE, "log.left", rel, -1, 0, lg->v->live ? "the broker deletes it when it is done, or at its next start" : "the next start deletes it",
+                "it is what an interrupted making, packing or expanding of a segment left behind (%llu bytes)", (unsigned long long)st->size);
+    else
+        zt_find(lg->report, ZT_LEVEL_NOTE, "log.stranger", rel, -1, 0, "a broker leaves it alone; if you did not put it there, move it away",
+                "it is %s of another name than a segment's, and no part of the log", st->is_dir ? "a folder" : "a file");
+}
+
 static void name_judge(struct zt_log *lg, const char *log_dir, const char *name)
 {
     char path[ZS_PATH], plain[ZS_PATH];
@@ -43,11 +60,12 @@ static void name_judge(struct zt_log *lg, const char *log_dir, const char *name)
     if (r < 0) return;
     uint32_t packed = zl_ends(zl_str(name), ZS_PACKED);
     snprintf(plain, sizeof plain, "%.*s", (int)(strlen(name) - (packed ? strlen(ZS_PACKED) : 0)), name);
-    if (!zs_name_offset(plain, &base)) {
-        zt_find(lg->report, ZT_LEVEL_NOTE, "log.stranger", path + (zt_is_inside(lg->v->dir, path) ? strlen(lg->v->dir) + 1 : 0), -1, 0,
-                "if you did not put it there, move it away", "it is no segment of the log and is left alone");
+    if (!zs_name_offset(plain, &base) || st.is_dir) {
+        stray_tell(lg, path, name, &st, 0);
         return;
     }
+    uint64_t at = base < lg->begin ? lg->n_segs : (uint64_t)((base - lg->begin) / lg->seg_size);
+    if ((at >= lg->n_segs || lg->segs[at].base != base) && !lg->v->live) stray_tell(lg, path, name, &st, 1);
     for (uint64_t k = 0; k < lg->n_segs; k++)
         if (lg->segs[k].base == base) {
             lg->segs[k].size = packed ? (uint64_t)lg->seg_size : st.size;
@@ -80,7 +98,8 @@ static void lengths_tell(struct zt_log *lg)
         if (g->missing) {
             int64_t from = g->base;
             while (i + 1 < lg->n_segs && lg->segs[i + 1].missing) i++;
-            zt_find(lg->report, ZT_LEVEL_LOST, "log.missing", rel, 0, lg->segs[i].base + lg->seg_size - from, "put it back from a backup if there is one, or name the folder it is in with --log-path; the broker serves what is around it",
+            lg->n_missing += (uint64_t)((lg->segs[i].base - from) / lg->seg_size) + 1;
+            zt_find(lg->report, ZT_LEVEL_LOST, "log.missing", rel, 0, lg->segs[i].base + lg->seg_size - from, "put it back from a backup if there is one, or name the folder it is in with --log-path; the broker serves what is around it; --repair --accept-loss gives it up",
                     "this part of the log is not there: positions %lld to %lld", (long long)from, (long long)(lg->segs[i].base + lg->seg_size));
         } else if (g->size != (uint64_t)lg->seg_size && !(lg->v->live && i + 1 == lg->n_segs)) {
             zt_find(lg->report, ZT_LEVEL_MEND, "log.length", rel, (int64_t)(g->size < (uint64_t)lg->seg_size ? g->size : (uint64_t)lg->seg_size), 0,
@@ -349,6 +368,8 @@ static void tail_tell(struct zt_log *lg)
     }
     if (lg->v->snap.valid && lg->v->snap.pos > lg->end && lg->n_segs) {
         char rel[ZS_PATH];
+        int64_t files_end = lg->segs[lg->n_segs - 1].base + lg->seg_size;
+        if (lg->v->snap.pos > files_end) lg->n_missing += (uint64_t)((lg->v->snap.pos - files_end - 1) / lg->seg_size) + 1;
         zt_segment_file(lg, lg->end, rel);
         zt_find(lg->report, ZT_LEVEL_LOST, "log.short", rel, lg->end - zt_seg_base(lg->v, lg->end), 0, "restore the log's end from a backup if there is one",
                 "the log ends at %lld, but everything up to %lld was on the disk once", (long long)lg->end, (long long)lg->v->snap.pos);

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: zaryactl store check DIR [--repair] [--json] [--threads N]\n"
+    "usage: zaryactl store check DIR [--repair [--accept-loss]] [--json] [--threads N]\n"
     "       zaryactl store show DIR --at POSITION [-n N]\n"
     "       zaryactl store show DIR --queue TOPIC/ID [--from N] [-n N]\n"
     "       zaryactl store show DIR --key TOPIC KEY [-n N]\n"
@@ -14,8 +14,8 @@ static const char usage[] =
     "       zaryactl store stats DIR [--retention HOURS]\n"
     "       zaryactl store convert DIR --to plain|zstd [--level N] [--accept-loss]\n"
     "DIR is a broker's data directory (the folder with commitlog in it). check, show and stats write nothing and work on the\n"
-    "directory of a running broker too. Where the log lies elsewhere (path_commitlog), --log-path DIR[,DIR] (and\n"
-    "--log-path-read-only DIR[,DIR]) or --conf FILE (a zarya.conf or broker.conf) says where. check ends with 0: clean, 1: a start or --repair puts it right, 2: messages were lost,\n"
+    "directory of a running broker too. Where the log lies elsewhere (path_commitlog), the broker has noted it in DIR/zarya/folders;\n"
+    "otherwise --log-path DIR[,DIR] (and --log-path-read-only DIR[,DIR]) or --conf FILE (a zarya.conf or broker.conf) says where. check ends with 0: clean, 1: a start or --repair puts it right, 2: messages were lost,\n"
     "3: could not be checked. More options of all: --json, --segment-size N, --queue-file-size N, --index-slots N,\n"
     "--index-entries N (all four are found out as a rule). See zaryactl-store(1).\n";
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* paths.c - where the log is: DIR/commitlog, or the folders that --log-path names, or those of a broker's configuration. What a
- * configuration says is not read here: zarya is asked what is in effect (--print-config), whichever kind of file it is. */
+/* paths.c - where the log is: the folders that --log-path names, or those of a broker's configuration (--conf); else those that the
+ * broker noted when it had the store last (zarya/folders); else DIR/commitlog. What a configuration says is not read here: zarya is
+ * asked what is in effect (--print-config), whichever kind of file it is. */
 #include "tool.h"
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -27,7 +28,7 @@ static uint32_t is_folder(const char *path)
     return zt_stat(path, &st) >= 0 && st.is_dir;
 }
 
-static int dirs_add(struct zt_dirs *d, const char *list)
+static int dirs_add(struct zt_dirs *d, const char *list, uint32_t noted)
 {
     struct zr_str rest = zl_str(list ? list : ""), part;
     while (zl_split(&rest, ',', &part)) {
@@ -42,7 +43,8 @@ static int dirs_add(struct zt_dirs *d, const char *list)
             return ZT_CANNOT;
         }
         if (!is_folder(d->at[i])) {
-            fprintf(zt_err(), "zaryactl-store: %s: the log is to be in this folder, and it is not there: is its disk mounted?\n", d->at[i]);
+            fprintf(zt_err(), "zaryactl-store: %s: the log is to be in this folder, and it is not there: is its disk mounted?%s\n", d->at[i],
+                    noted ? " (zarya/folders says so; if the log has been moved, --log-path DIR[,DIR] or --conf FILE says where)" : "");
             return ZT_CANNOT;
         }
         d->n++;
@@ -50,14 +52,35 @@ static int dirs_add(struct zt_dirs *d, const char *list)
     return ZT_CLEAN;
 }
 
-int zt_dirs_load(struct zt_dirs *d, const char *dir, const struct zt_options *opt)
+static uint32_t list_add(char *to, uint64_t cap, const char *path)
+{
+    uint64_t n = strlen(to);
+    int k = snprintf(to + n, cap - n, "%s%s", n ? "," : "", path);
+    if (k > 0 && (uint64_t)k < cap - n) return 1;
+    to[n] = 0;
+    return 0;
+}
+
+/* What the broker noted takes the options' place. 1: there is such a note. */
+static uint32_t noted_take(const char *dir, struct zt_options *opt)
+{
+    struct zs_folders *f = calloc(1, sizeof *f);
+    uint32_t ok = f && zs_folders_load(zt_io(), dir, f);
+    for (uint32_t i = 0; ok && i < f->n; i++)
+        ok = f->read_only >> i & 1u ? list_add(opt->log_read_only, sizeof opt->log_read_only, f->path[i]) : list_add(opt->log_path, sizeof opt->log_path, f->path[i]);
+    free(f);
+    return ok && opt->log_path[0];
+}
+
+int zt_dirs_load(struct zt_dirs *d, const char *dir, struct zt_options *opt)
 {
     char queues[ZS_PATH];
     d->n = 0;
-    if (opt->log_path[0]) return dirs_add(d, opt->log_path) == ZT_CLEAN ? dirs_add(d, opt->log_read_only) : ZT_CANNOT;
+    uint32_t noted = !opt->log_path[0] && !opt->log_read_only[0] && noted_take(dir, opt);
+    if (opt->log_path[0]) return dirs_add(d, opt->log_path, noted) == ZT_CLEAN ? dirs_add(d, opt->log_read_only, noted) : ZT_CANNOT;
     if (zs_path(d->at[0], "%s/commitlog", dir) && is_folder(d->at[0])) {
         d->n = 1;
-        return dirs_add(d, opt->log_read_only);
+        return dirs_add(d, opt->log_read_only, 0);
     }
     if (zs_path(queues, "%s/consumequeue", dir) && is_folder(queues))
         fprintf(zt_err(), "zaryactl-store: %s: it has queues, but no folder commitlog: " ZT_ELSEWHERE "\n", dir);

@@ -9,7 +9,9 @@
  *      queue's folder is moved away and the new one moved in: ended between the two, the queue is missing, and is made again.
  *   2. Nothing is made from anything but what is valid in the log and in the documents. What was lost stays lost: its queue offsets
  *      are marked so, and are not given a second time.
- *   3. Run again, at any moment, it goes on or finds nothing to do. */
+ *   3. Run again, at any moment, it goes on or finds nothing to do.
+ *   4. A segment that is not there may be on a disk that was not named: unless the loss is accepted (--accept-loss) nothing at all is
+ *      changed then, for to mark its messages as lost would hide them from the broker that finds it again. */
 #include "index.h"
 #include "tool.h"
 #include "zs_pack.h"
@@ -247,13 +249,21 @@ static int again(struct zt_repair *r, const struct zt_options *opt, const struct
     return r->failed ? ZT_CANNOT : rc;
 }
 
+static int missing_tell(struct zt_repair *r)
+{
+    fprintf(zt_err(), "zaryactl-store: %s: %llu segments of the log are not there; nothing is changed. If they lie in another folder, --log-path DIR[,DIR] or "
+            "--conf FILE names it; --repair --accept-loss gives their messages up\n", r->c->view.dir, (unsigned long long)r->c->log.n_missing);
+    return zt_check_print(r->c, "[]");
+}
+
 int zt_cmd_repair(const char *dir, const struct zt_options *opt)
 {
     struct zt_repair *r = calloc(1, sizeof *r);
     struct zt_dirs *dirs = calloc(1, sizeof *dirs);
     struct zr_io_stat st;
     int rc = ZT_CANNOT;
-    uint32_t there = r && dirs && zt_dirs_load(dirs, dir, opt) == ZT_CLEAN;
+    struct zt_options with = *opt;
+    uint32_t there = r && dirs && zt_dirs_load(dirs, dir, &with) == ZT_CLEAN;
     if (!there) {
         free(dirs);
         free(r);
@@ -269,6 +279,8 @@ int zt_cmd_repair(const char *dir, const struct zt_options *opt)
             rc = zt_check_print(r->c, "[]");
         } else if (rc == ZT_CLEAN && zt_report_status(&r->c->report) == ZT_CLEAN) {
             rc = zt_check_print(r->c, "[]");
+        } else if (rc == ZT_CLEAN && r->c->log.n_missing && !opt->accept_loss) {
+            rc = missing_tell(r);
         } else if (rc == ZT_CLEAN && begin(r)) {
             struct zt_options shape = { .segment_size = r->c->log.seg_size, .queue_file_size = r->c->queues->file_size,
                                         .index_slots = r->c->view.st->conf.index_slots, .index_entries = r->c->view.st->conf.index_entries };

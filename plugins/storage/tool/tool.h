@@ -60,8 +60,8 @@ struct zt_dirs {
     char at[ZS_MAX_DIRS][ZS_PATH];
     uint32_t n;
 };
-/* The folders of the log, each of which is there. ZT_CANNOT: said on stderr. */
-int zt_dirs_load(struct zt_dirs *d, const char *dir, const struct zt_options *opt);
+/* The folders of the log, each of which is there; opt gets those that the broker noted, if it names none. ZT_CANNOT: said on stderr. */
+int zt_dirs_load(struct zt_dirs *d, const char *dir, struct zt_options *opt);
 /* log_path and log_read_only of a zarya.conf or broker.conf. ZT_CANNOT: said on stderr. */
 int zt_conf_load(struct zt_options *opt, const char *file);
 uint32_t zt_is_inside(const char *dir, const char *path);
@@ -73,7 +73,7 @@ struct zt_options {
     int64_t segment_size, queue_file_size, index_slots, index_entries; /* 0: found out */
     uint32_t threads;
     uint32_t json;
-    uint32_t accept_loss; /* convert: zeroes where packed segments are damaged */
+    uint32_t accept_loss; /* convert: zeroes where packed segments are damaged; check --repair: missing segments are made */
     char log_path[8192], log_read_only[8192]; /* the log's folders, joined by commas; "": DIR/commitlog; none */
 };
 struct zt_view {
@@ -136,6 +136,8 @@ void zt_report_init(struct zt_report *r);
 void zt_report_free(struct zt_report *r);
 void zt_report_text(struct zt_report *r);
 void zt_report_json(struct zt_report *r, struct zl_jw *w);
+/* Of a live store: what an earlier look did not find as well was on its way, and is left out. */
+void zt_report_meet(struct zt_report *r, const struct zt_report *before);
 int zt_report_status(const struct zt_report *r);
 
 /* ---- queues.c ---- */
@@ -164,6 +166,7 @@ struct zt_queue {
     int64_t min, max;           /* offsets that can be read; -1: unknown */
     uint32_t bad;               /* the files do not say what the log says */
     uint32_t removed;           /* the topic is gone on purpose */
+    uint32_t configured;        /* a live store: the topic was in the document, or without a folder, when that was looked at first */
     uint32_t other;             /* entries of another kind (BatchCQ) */
     uint64_t n_extents_bad;     /* entries whose extent is missing or wrong; under lock, as the next */
     int64_t extent_bad;         /* the first of them: its address */
@@ -234,6 +237,7 @@ struct zt_log {
     int64_t begin, end;
     int64_t seg_size;
     uint64_t last_used; /* number of the last segment with a record */
+    uint64_t n_missing; /* segments that are not there, in the middle or at the end */
     uint64_t n_records, n_bytes;
     int64_t first_ms, last_ms;
     double seconds;
@@ -339,6 +343,7 @@ struct zt_docs {
 void zt_docs_load(struct zt_docs *d, struct zt_view *v, struct zt_report *report);
 void zt_docs_free(struct zt_docs *d);
 uint32_t zt_docs_topic(const struct zt_docs *d, struct zr_str topic); /* is it configured? (or unknown, without the document) */
+uint32_t zt_topic_there(const struct zt_view *v, const char *topic); /* has it a folder of queues? */
 uint32_t zt_docs_batch(const struct zt_docs *d, struct zr_str topic); /* has it queue.type=BatchCQ? */
 void zt_docs_agree(struct zt_docs *d, struct zt_queues *qs, struct zt_log *lg);
 
