@@ -97,6 +97,13 @@ uint32_t zt_docs_topic(const struct zt_docs *d, struct zr_str topic)
     return !d->at[ZT_DOC_TOPICS].root || topic_of(d, topic) != NULL;
 }
 
+uint32_t zt_topic_there(const struct zt_view *v, const char *topic)
+{
+    char path[ZS_PATH];
+    struct zr_io_stat st;
+    return zs_path(path, "%s/consumequeue/%s", v->dir, topic) && zt_stat(path, &st) >= 0;
+}
+
 uint32_t zt_docs_batch(const struct zt_docs *d, struct zr_str topic)
 {
     const struct zl_json *t = topic_of(d, topic), *a = zl_json_get(t, "attributes");
@@ -129,6 +136,7 @@ struct row {
     const char *topic;
     uint64_t queues, messages;
     int64_t max_id;
+    uint32_t configured;
 };
 static int by_topic(const void *a, const void *b) { return strcmp(((const struct row *)a)->topic, ((const struct row *)b)->topic); }
 
@@ -140,7 +148,7 @@ static void topics_tell(struct zt_docs *d, struct zt_queues *qs)
     for (struct zt_queue *q = atomic_load(&qs->all); q; q = q->all) {
         if (q->other) continue;
         uint64_t messages = q->n_records > q->n_entries ? q->n_records : q->n_entries;
-        if (!q->removed && (messages || q->n_files)) rows[n++] = (struct row){ q->topic, 1, messages, q->id };
+        if (!q->removed && (messages || q->n_files)) rows[n++] = (struct row){ q->topic, 1, messages, q->id, q->configured };
     }
     qsort(rows, n, sizeof *rows, by_topic);
     for (uint64_t i = 0; i < n;) {
@@ -150,6 +158,7 @@ static void topics_tell(struct zt_docs *d, struct zt_queues *qs)
             sum.messages += rows[i].messages;
             if (rows[i].max_id > sum.max_id) sum.max_id = rows[i].max_id;
         }
+        if (d->v->live && !topic_of(d, zl_str(sum.topic)) && (sum.configured || !zt_topic_there(d->v, sum.topic))) continue; /* deleted since */
         topic_tell(d, zl_str(sum.topic), sum.queues, sum.messages, sum.max_id);
     }
     free(rows);

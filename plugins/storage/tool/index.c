@@ -70,15 +70,17 @@ static uint32_t keys_of(struct keys *k, const struct zl_record *r)
 
 /* ---- the shape --------------------------------------------------------------------------------------------------------------- */
 
-/* A shape that is not the usual one shows itself: entry 1 has the header's first position and the hash of a key of that record. */
-static uint32_t shape_guess(struct zt_view *v, struct zt_ifile *f)
+/* A shape that is not the usual one shows itself: entry 1 has the header's first position and the hash of a key of that record. The
+ * last entry has the header's last position: that is asked when retention took the first record. */
+static uint32_t shape_guess(struct zt_view *v, struct zt_ifile *f, uint32_t last)
 {
+    int64_t phys = last ? f->end_phys : f->begin_phys, before = last ? (int64_t)ENTRY * (f->count - 1) : (int64_t)ENTRY;
     struct zs_scan s = { .st = NULL };
     struct zl_record r;
     const char *why;
     struct keys *k = keys_new();
     uint32_t found = 0;
-    if (k && zt_record_at(v, &s, f->begin_phys, &r, &why)) {
+    if (k && zt_record_at(v, &s, phys, &r, &why)) {
         keys_of(k, &r);
         uint8_t raw[65536 + 64];
         for (int64_t off = HEAD; !found && off + (int64_t)ENTRY <= (int64_t)f->size; off += 65536) {
@@ -87,8 +89,9 @@ static uint32_t shape_guess(struct zt_view *v, struct zt_ifile *f)
             if (data > off) off = HEAD + (data - HEAD) / 4 * 4 > off ? HEAD + (data - HEAD) / 4 * 4 : off;
             int64_t n = (int64_t)zt_read(f->fd, raw, sizeof raw, off);
             for (int64_t i = 0; !found && i + (int64_t)ENTRY <= n && i < 65536; i += 4) {
-                if ((int64_t)zl_load64(raw + i + 4) != f->begin_phys || zl_load32(raw + i + 16) != 0) continue;
-                int64_t slots = (off + i - HEAD - ENTRY) / 4;
+                if ((int64_t)zl_load64(raw + i + 4) != phys || (!last && zl_load32(raw + i + 16) != 0)) continue;
+                if (last && i + 2 * (int64_t)ENTRY <= n && (int64_t)zl_load64(raw + i + ENTRY + 4) == phys) continue; /* not its last key */
+                int64_t slots = (off + i - HEAD - before) / 4;
                 int32_t hash = (int32_t)zl_load32(raw + i);
                 uint32_t known = 0;
                 for (uint32_t j = 0; j < k->n; j++) known |= k->hash[j] == hash;
@@ -118,7 +121,7 @@ static void shape_choose(struct zt_index *ix)
     if (best == (uint64_t)(HEAD + 4 * c->index_slots + ENTRY * c->index_entries)) return;
     for (uint64_t i = 0; i < ix->n; i++) {
         struct zt_ifile *f = &ix->files[i];
-        if (f->size != best || f->fd < 0 || f->count <= 1 || !shape_guess(ix->v, f)) continue;
+        if (f->size != best || f->fd < 0 || f->count <= 1 || (!shape_guess(ix->v, f, 0) && !shape_guess(ix->v, f, 1))) continue;
         c->index_slots = f->slots;
         c->index_entries = f->entries;
         return;

@@ -17,6 +17,7 @@ struct pass {
     int64_t phys;         /* of its first entry */
     char why[128];
     int64_t floor;        /* what is empty below is of messages that retention took */
+    int64_t gone;         /* a live store: below it lay files that were deleted since they were listed, with their messages */
     int64_t *chunks;      /* numbers of those with records, in order */
     int64_t range_from, range_to; /* the queue's offsets lie in here; what lies outside is of damaged records */
     uint64_t n_chunks, chunk;
@@ -94,6 +95,10 @@ static void run_end(struct pass *p)
 
 static void run_add(struct pass *p, enum state s, int64_t offset, int64_t n, int64_t phys)
 {
+    if (offset < p->gone) {
+        if (offset + n <= p->gone) return;
+        n -= p->gone - offset, offset = p->gone;
+    }
     if (s == EXPIRED || s == FILLER || s == ZERO) {
         if (offset + n <= p->floor) return;
         if (offset < p->floor) n -= p->floor - offset, offset = p->floor;
@@ -170,6 +175,7 @@ static uint32_t window_read(struct pass *p, int64_t offset, uint8_t *raw, int64_
             p->file = i;
             zt_queue_file(p->q, name, base);
             p->fd = zs_path(path, "%s/%s", p->qs->v->dir, name) ? (int)zt_open(path, ZR_IO_READ) : -1;
+            if (p->fd == -ENOENT && p->qs->v->live) p->gone = (base + size) / (int64_t)ZS_ENTRY;
             if (p->fd < 0) continue;
         }
         if (base + size <= at) continue;

@@ -111,6 +111,30 @@ void zt_report_json(struct zt_report *r, struct zl_jw *w)
     zl_jw_ki64(w, "moreFindings", (int64_t)r->dropped);
 }
 
+static uint32_t same(const struct zt_finding *a, const struct zt_finding *b)
+{
+    return a->level == b->level && a->at == b->at && !strcmp(a->kind, b->kind) && !strcmp(a->file, b->file) && (a->at >= 0 || !strcmp(a->text, b->text));
+}
+
+void zt_report_meet(struct zt_report *r, const struct zt_report *before)
+{
+    uint64_t kept = 0;
+    if (r->dropped || before->dropped) return; /* not all is known of one of them */
+    for (uint64_t i = 0; i < r->n; i++) {
+        struct zt_finding *f = &r->rows[i];
+        uint32_t stays = f->level == ZT_LEVEL_NOTE;
+        for (uint64_t k = 0; k < before->n && !stays; k++) stays = same(f, &before->rows[k]);
+        if (stays) {
+            r->rows[kept++] = *f;
+            continue;
+        }
+        r->count[f->level]--;
+        free(f->file);
+        free(f->text);
+    }
+    r->n = kept;
+}
+
 int zt_report_status(const struct zt_report *r)
 {
     if (r->failed) return ZT_CANNOT;
