@@ -5,8 +5,9 @@
  *   24 masterFlushedOffset | 32 confirmPhyOffset | 40 physical offset of the last record whose queue entries are on disk
  * 24 and 32 belong to replication; what was found in them is kept.
  *
- * lock: the word in it is of whoever locked last: Apache's brokers write "lock", Zarya writes "zrya". While it is ours, no
- * other broker changed the queues since our snapshot, and a start need not look at their files.
+ * lock: the word in it is of whoever had the store last: Apache's brokers write "lock", Zarya writes "zrya". While it is ours, no
+ * other broker changed the queues since our snapshot, and a start need not look at their files. It is written behind the first
+ * snapshot, not when the lock is taken: a start that is refused, or ends before that, leaves it as it was.
  * abort: process id, inode of the lock file, boot id. When folder and boot are the same at the next start, the process was
  * killed but the machine was not: the page cache still has everything.
  *
@@ -84,8 +85,10 @@ int64_t zs_save(struct zr_inst *st, uint32_t clean)
         c->logics_phys = last_phys < 0 ? 0 : last_phys;
         r = zs_checkpoint_write(st);
     }
-    if (r >= 0) st->saved_pos = pos;
-    else zs_log(st, ZR_LOG_WARN, "the store's position could not be saved: %s; a recovery would read more of the log", zs_errno_text(r));
+    if (r >= 0) {
+        st->saved_pos = pos;
+        zs_lock_mark(st);
+    } else zs_log(st, ZR_LOG_WARN, "the store's position could not be saved: %s; a recovery would read more of the log", zs_errno_text(r));
     return r;
 }
 
@@ -102,17 +105,26 @@ zr_status zs_lock_take(struct zr_inst *st)
     if (fd < 0) return zs_raise(st, zs_status_of(fd), fd, "%s cannot be opened: %s", path, zs_errno_text(fd));
     int64_t r = st->io->lock(st->io->ctx, (int32_t)fd);
     if (r >= 0) st->lock_ours = zl_io_read_all(st->io, (int32_t)fd, word, 4, 0) >= 0 && memcmp(word, LOCK_WORD, 4) == 0;
-    if (r >= 0) r = zl_io_write_all(st->io, (int32_t)fd, LOCK_WORD, 4, 0);
+    st->lock_marked = st->lock_ours;
     if (r == -EAGAIN || r == -EACCES) {
         st->io->close(st->io->ctx, (int32_t)fd);
         return zs_raise(st, ZR_EEXIST, r, "%s is locked: another broker uses this store", path);
     }
-    if (r < 0 && r != -ENOSPC && r != -EDQUOT) { /* the word in it is for people only */
+    if (r < 0) {
         st->io->close(st->io->ctx, (int32_t)fd);
         return zs_raise(st, zs_status_of(r), r, "%s cannot be locked: %s", path, zs_errno_text(r));
     }
     st->lock_fd = (int32_t)fd;
     return ZR_OK;
+}
+
+/* One that cannot be written now is written with the next snapshot. */
+void zs_lock_mark(struct zr_inst *st)
+{
+    if (st->lock_marked) return;
+    int64_t r = zl_io_write_all(st->io, st->lock_fd, LOCK_WORD, 4, 0);
+    if (r >= 0) r = st->io->fdatasync(st->io->ctx, st->lock_fd);
+    st->lock_marked = r >= 0;
 }
 
 void zs_lock_drop(struct zr_inst *st)

@@ -10,10 +10,12 @@
  *
  * When nobody but Zarya had the store since a snapshot, and no page of it can have been lost (a clean stop, or a kill within
  * the same boot), the snapshot is all that is needed: no file is looked at, however many queues there are. What is wrong with
- * a file then shows when it is read, and is mended there.
+ * a file then shows when it is read, and is mended there. When another broker had it, every entry that the snapshot does not know
+ * is looked at (vouch.h).
  *
  * Runs alone, before any thread of the store. */
 #include "bcq.h"
+#include "vouch.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -276,13 +278,15 @@ static uint32_t is_last(struct zr_inst *st, struct zr_queue *q, int64_t offset, 
 }
 
 /* A file that cannot be read may be whole: the start is refused, for offsets that were given would be given again. */
-static zr_status settle(struct zr_inst *st, struct zr_queue *q, const struct zs_snapshot *snap, const struct zs_hint *h, uint32_t clean)
+static zr_status settle(struct zr_inst *st, struct zr_queue *q, const struct zs_snapshot *snap, const struct zs_hint *h, uint32_t clean,
+                        int64_t *ret_known)
 {
     int64_t per = st->conf.queue_file_size / ZS_ENTRY, next = 0, end = 0, error = 0;
     int64_t first = q->first_file == ZS_NONE ? 0 : q->first_file * per;
     struct zs_entry last, beyond;
     uint32_t same = h && h->next > 0 && entry_at(st, q, h->next - 1, &last, &error) &&
                     (last.size == ZS_FILLER || last.phys + last.size == h->end_phys);
+    *ret_known = same ? h->next : 0;
     uint32_t ends = same && (!clean || !entry_at(st, q, h->next, &beyond, &error) || beyond.size <= 0);
     if (!ends) end_on_disk(st, q, &next, &end, &error);
     uint32_t less = !ends && h && !same && h->next > next && (h->end_phys >= end || !is_last(st, q, next - 1, &error));
@@ -305,7 +309,7 @@ static zr_status settle(struct zr_inst *st, struct zr_queue *q, const struct zs_
 }
 
 /* The topic was removed, but the process ended before its files were. */
-static void drop_removed(struct zr_inst *st, struct zr_queue *q)
+void zs_queue_drop_removed(struct zr_inst *st, struct zr_queue *q)
 {
     if (atomic_load(&q->next) == 0 || !zs_removed_covers(st, (struct zr_str){ q->topic, q->topic_len }, q->end_phys - 1)) return;
     zs_log(st, ZR_LOG_INFO, "queue %s %d belongs to a topic that was removed: deleted now", q->topic, q->id);
@@ -344,7 +348,16 @@ static zr_status load_found(struct zr_inst *st, struct walk *w)
     return ZR_OK;
 }
 
-zr_status zs_queues_load(struct zr_inst *st, const struct zs_snapshot *snap, uint32_t clean, uint64_t *ret_found)
+/* No queue of the topic has a file, and the other broker does not know it. */
+static uint32_t deleted_there(const struct walk *w, struct zs_vouch *vouch, const struct zs_hint *h)
+{
+    if (!vouch || zs_vouch_named(vouch, h->topic)) return 0;
+    for (uint64_t i = 0; i < w->n; i++)
+        if (w->at[i].n_files && zl_eq(zl_str((const char *)w->names.ptr + w->at[i].topic_at), h->topic)) return 0;
+    return zs_vouch_gone(vouch, h->topic);
+}
+
+zr_status zs_queues_load(struct zr_inst *st, const struct zs_snapshot *snap, uint32_t clean, struct zs_vouch *vouch, uint64_t *ret_found)
 {
     struct walk w = { .st = st };
     const struct zs_hint **table = NULL;
@@ -358,7 +371,7 @@ zr_status zs_queues_load(struct zr_inst *st, const struct zs_snapshot *snap, uin
     }
     for (uint64_t i = 0; w.rc == ZR_OK && snap && i < snap->n; i++) { /* also those whose folders are gone */
         const struct zs_hint *h = &snap->hints[i];
-        if (zs_removed_covers(st, h->topic, h->end_phys - 1)) continue;
+        if (zs_removed_covers(st, h->topic, h->end_phys - 1) || deleted_there(&w, vouch, h)) continue;
         struct zr_queue *q = zs_queue(st, h->topic, h->id, 1);
         if (!q) w.rc = ZR_ENOMEM;
         if (!q) break;
@@ -368,8 +381,11 @@ zr_status zs_queues_load(struct zr_inst *st, const struct zs_snapshot *snap, uin
     }
     struct zr_queue **list = w.rc == ZR_OK ? zs_queues_list(st, &n) : NULL;
     for (uint64_t i = 0; list && i < n && w.rc == ZR_OK; i++) {
-        w.rc = settle(st, list[i], snap, hint_of(snap, table, mask, list[i]), clean);
-        if (w.rc == ZR_OK) drop_removed(st, list[i]);
+        const struct zs_hint *h = hint_of(snap, table, mask, list[i]);
+        int64_t known = 0;
+        w.rc = settle(st, list[i], snap, h, clean, &known);
+        if (w.rc == ZR_OK) zs_queue_drop_removed(st, list[i]);
+        if (w.rc == ZR_OK && vouch) w.rc = zs_vouch_queue(vouch, list[i], h, known);
     }
     free(list);
     free(table);

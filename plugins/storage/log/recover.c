@@ -7,7 +7,7 @@
  * WHERE TO BEGIN. After a clean stop: at the end that the queues or the snapshot know, if a valid record ends there; nothing
  * is read then but that record. After a kill: at the snapshot's position, or that of the checkpoint (offset 40), or by
  * checkpoint's times; at each, only if a valid record is there. When nothing of that holds: further back, at last at the
- * log's begin.
+ * log's begin. When another broker had the store: at the first place that its queues do not vouch for (vouch.h).
  *
  * What stays true when it is done:
  *   1. end is behind the last valid record. The log was cut only where nothing valid follows; damage before that stays
@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include "bcq.h"
 #include "ext.h"
+#include "vouch.h"
 
 #define SNAPSHOT_REACH (1ll << 30) /* a snapshot that is further behind the checkpoint than this was made before another broker ran */
 #define LOST_SEGMENTS 4096 /* at the log's end */
@@ -61,6 +62,8 @@ struct recovery {
     struct gap gaps[GAPS]; /* the newest */
     uint32_t n_gaps;       /* there were */
     struct anew *anews;    /* ANEWS of them, by queue; NULL: none was met */
+    struct zs_vouch *vouch; /* another broker was here; NULL: not */
+    int64_t give_up; /* after a kill: entries of what is behind this are made again */
     int64_t unread; /* bytes of the log that the disk did not give: they may be whole */
 };
 
@@ -234,18 +237,31 @@ static zr_status anew_take(struct recovery *rec, struct zr_queue *q, const struc
     return rc;
 }
 
+static uint32_t has_queues(struct zr_inst *st, struct zr_str topic)
+{
+    pthread_rwlock_rdlock(&st->table_lock);
+    uint32_t any = zs_topic_queues(st, topic) != NULL;
+    pthread_rwlock_unlock(&st->table_lock);
+    return any;
+}
+
 static zr_status dispatch(struct recovery *rec, const struct zl_record *r)
 {
     struct zr_inst *st = rec->st;
     zr_status rc = ZR_OK;
     if (!zs_has_entry(r->sys_flag) || r->queue_id < 0 || r->queue_offset < 0) return ZR_OK;
     if (zs_queue_name_ok(r->topic) != ZR_OK || zs_removed_covers(st, r->topic, r->physical_offset)) return ZR_OK;
-    struct zr_queue *q = zs_queue(st, r->topic, r->queue_id, 1);
+    struct zr_queue *q = zs_queue_find(st, r->topic, r->queue_id);
+    if (!q && rec->vouch && rec->clean && !has_queues(st, r->topic) && zs_vouch_gone(rec->vouch, r->topic)) return ZR_OK;
+    if (!q) q = zs_queue(st, r->topic, r->queue_id, 1);
     if (!q) return ZR_ENOMEM;
     int64_t next = atomic_load(&q->next), least = zl_record_offsets(r) > 1 || atomic_load(&q->batch) ? 1 : LEAST_RECORD;
     uint32_t parted = next > r->queue_offset && next < r->queue_offset + zl_record_offsets(r) && r->physical_offset + r->size == q->end_phys;
     if (parted) return push_entries(rec, q, r, next); /* a batch of which some entries were written */
-    if (next > 0 && r->physical_offset + r->size <= q->end_phys) return ZR_OK; /* has its entry */
+    if (next > 0 && r->physical_offset + r->size <= q->end_phys) { /* has its entry */
+        if (rec->vouch) zs_vouch_meet(rec->vouch, q, r);
+        return ZR_OK;
+    }
     if (rec->anews) rc = anew_take(rec, q, r);
     if (rc != ZR_OK) return rc;
     next = atomic_load(&q->next);
@@ -402,8 +418,8 @@ static zr_status give_up_entries(struct recovery *rec)
     if (!list) return ZR_ENOMEM;
     for (uint64_t i = 0; i < n && r >= 0; i++) {
         struct zr_queue *q = list[i];
-        if (q->end_phys <= rec->start || zs_queue_light(q)) continue; /* light queues cannot be made again */
-        r = zs_queue_truncate(st, q, rec->start);
+        if (q->end_phys <= rec->give_up || zs_queue_light(q)) continue; /* light queues cannot be made again */
+        r = zs_queue_truncate(st, q, rec->give_up);
         if (r < 0 || q->end_phys > 0) continue;
         r = zs_qfile_cut(st, q, 0);
         zs_queue_reset(st, q, 0, 0);
@@ -662,14 +678,11 @@ static zr_status empty_log(struct recovery *rec, uint64_t found)
     return ZR_OK;
 }
 
-/* A folder is not configured any more that has what is missing; or the log ended farther than its files reach, and one of its
- * folders is empty: that disk is not mounted. */
+/* The log ended farther than its files reach, and one of its folders is empty: that disk is not mounted. */
 static zr_status missing_folder(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
     const char *empty = zs_dir_empty(st);
-    zr_status rc = zs_folders_look(st, &rec->snap);
-    if (rc != ZR_OK) return rc;
     if (!empty || !rec->snap.valid || rec->snap.pos <= zs_segs_last(st) + st->segs.size) return ZR_OK;
     return zs_raise(st, ZR_ECORRUPT, 0, "the log ended at %lld, but its files reach to %lld only, and %s is empty: is that disk mounted?",
                     (long long)rec->snap.pos, (long long)(zs_segs_last(st) + st->segs.size), empty);
@@ -693,6 +706,12 @@ static void report(struct recovery *rec, int64_t began_ns)
            (long long)atomic_load(&st->begin), (long long)rec->tail, rec->clean ? "closed cleanly" : "not closed cleanly",
            (unsigned long long)st->n_queues, (long long)rec->start, (unsigned long long)rec->n_records,
            (unsigned long long)rec->n_entries, (long long)((zs_mono(st) - began_ns) / 1000000));
+    if (rec->vouch)
+        zs_log(st, ZR_LOG_INFO, "another broker had the store: its queues were held against the log from %lld on: %llu entries, of which %llu "
+               "are missing; %llu topics were deleted; they vouch for all up to %lld", (long long)rec->vouch->from, (unsigned long long)rec->vouch->n_entries,
+               (unsigned long long)rec->vouch->n_holes, (unsigned long long)rec->vouch->n_gone, (long long)rec->start);
+    if (rec->vouch && rec->clean && rec->n_entries)
+        zs_log(st, ZR_LOG_WARN, "its queues lacked %llu entries of whole messages, which were made anew", (unsigned long long)rec->n_entries);
     if (rec->n_damaged)
         zs_log(st, ZR_LOG_ERROR, "%llu damaged places with %lld bytes were skipped", (unsigned long long)rec->n_damaged,
                (long long)rec->damaged_bytes);
@@ -712,7 +731,8 @@ static uint32_t is_flushed(const struct recovery *rec)
 static zr_status flush_read(struct recovery *rec)
 {
     int64_t r = zs_dirs_sync(rec->st);
-    if (r >= 0 && rec->st->conf.sync) r = zs_flush_range(rec->st, rec->start, rec->tail);
+    if (r >= 0 && (rec->st->conf.sync || rec->vouch)) /* of another broker's log a snapshot is made at once (store.c) */
+        r = zs_flush_range(rec->st, rec->start, rec->tail);
     return r < 0 ? zs_raise(rec->st, ZR_EIO, r, "the log cannot be made durable: %s", zs_errno_text(r)) : ZR_OK;
 }
 
@@ -724,7 +744,7 @@ static zr_status set_positions(struct recovery *rec)
     int64_t last = zs_segs_last(st);
     atomic_store(&st->end, rec->tail);
     atomic_store(&st->boot_end, rec->tail);
-    atomic_store(&st->flushed, is_flushed(rec) || st->conf.sync ? rec->tail : (rec->start < rec->tail ? rec->start : rec->tail));
+    atomic_store(&st->flushed, is_flushed(rec) || st->conf.sync || rec->vouch ? rec->tail : (rec->start < rec->tail ? rec->start : rec->tail));
     st->last_phys = rec->last_phys;
     atomic_store(&st->last_ms, rec->last_phys >= 0 ? rec->last_ms : 0);
     st->flushed_ms = st->checkpoint.physic_ms;
@@ -742,18 +762,41 @@ static zr_status set_positions(struct recovery *rec)
                : zs_raise(st, ZR_EIO, 0, "%s: the newest segment %020lld cannot be opened (see the log)", st->log_dir, (long long)last);
 }
 
+/* Another broker had the store: its queues are held against the log, from where the snapshot says nothing. */
+static zr_status vouch_begin(struct recovery *rec, struct zs_vouch *vouch)
+{
+    int64_t from = start_by_snapshot(rec) ? rec->start : zs_segs_first(rec->st);
+    zr_status rc = zs_vouch_open(vouch, rec->st, from);
+    if (rc == ZR_OK) rec->vouch = vouch;
+    if (rc == ZR_OK && rec->use_snap) zs_removed_cap(rec->st, vouch, rec->snap.pos);
+    return rc;
+}
+
+/* What they do not vouch for is read; after a kill, at least what was not on disk yet. */
+static void vouch_start(struct recovery *rec)
+{
+    struct zs_vouch *v = rec->vouch;
+    int64_t last, ms = 0, reach = zs_vouch_reach(v, &last, &ms);
+    if (!rec->clean && reach >= rec->start) return;
+    rec->start = reach;
+    rec->last_phys = last;
+    rec->last_ms = ms;
+    if (last < 0 && rec->use_snap && v->from == rec->snap.pos) ends_at(rec, rec->snap.last_phys, rec->snap.pos);
+}
+
 static zr_status load_queues(struct recovery *rec, uint64_t *found)
 {
     struct zr_inst *st = rec->st;
     zr_status rc = ZR_OK;
     if (rec->use_snap && (rec->clean ? rec->snap.clean : zs_abort_same_life(st)))
         rec->quick = zs_queues_load_quick(st, &rec->snap, found, &rc);
-    return rec->quick ? rc : zs_queues_load(st, rec->use_snap ? &rec->snap : NULL, rec->clean, found);
+    return rec->quick ? rc : zs_queues_load(st, rec->use_snap ? &rec->snap : NULL, rec->clean, rec->vouch, found);
 }
 
 zr_status zs_recover(struct zr_inst *st)
 {
     struct recovery rec = { .st = st, .clean = !zs_abort_there(st), .last_phys = -1 };
+    struct zs_vouch vouch;
     int64_t began = zs_mono(st);
     uint64_t found = 0;
     st->recovering = 1;
@@ -765,15 +808,19 @@ zr_status zs_recover(struct zr_inst *st)
     if (rc == ZR_OK) rc = zs_bcq_load(st);
     if (rc == ZR_OK) rc = zs_removed_load(st);
     if (rc == ZR_OK) zs_ext_load(st);
+    if (rc == ZR_OK && !st->lock_ours && first >= 0) rc = vouch_begin(&rec, &vouch);
     if (rc == ZR_OK) rc = load_queues(&rec, &found);
     if (rc == ZR_OK && first < 0) rc = empty_log(&rec, found);
     if (rc == ZR_OK && first >= 0) rc = missing_folder(&rec);
     if (rc == ZR_OK && first < 0) rc = give_up_entries(&rec);
     if (rc == ZR_OK && first >= 0) {
         find_start(&rec);
+        rec.give_up = rec.start;
+        if (rec.vouch) vouch_start(&rec);
         st->doubt = rec.clean ? INT64_MAX : written_whole(&rec);
         if (!rec.clean) rc = give_up_entries(&rec);
         if (rc == ZR_OK) rc = read_log(&rec);
+        if (rc == ZR_OK && rec.vouch) rc = zs_vouch_finish(rec.vouch);
         if (rc == ZR_OK) keep_end(&rec);
         if (rc == ZR_OK) rc = cut_log(&rec);
         if (rc == ZR_OK) rc = cut_queues(&rec);
@@ -787,6 +834,7 @@ zr_status zs_recover(struct zr_inst *st)
         if (rc == ZR_OK && st->conf.index) rc = zs_index_open(st, &rec.snap, rec.clean);
     }
     free(rec.anews);
+    if (rec.vouch) zs_vouch_close(rec.vouch);
     zs_snapshot_free(&rec.snap);
     zs_queues_sweep(st, 1);
     st->recovering = 0;

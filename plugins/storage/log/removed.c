@@ -13,7 +13,7 @@
  *   5. What could not be written is known in memory at once and written with the next save.
  *
  * LOCKING: removed_lock, over its own file's operations too. */
-#include "zs_int.h"
+#include "vouch.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -177,6 +177,15 @@ int64_t zs_removed_add(struct zr_inst *st, struct zr_str topic, int64_t position
     return r;
 }
 
+int64_t zs_removed_know(struct zr_inst *st, struct zr_str topic, int64_t position)
+{
+    pthread_mutex_lock(&st->removed_lock);
+    int64_t r = put(&st->removals, topic, position) ? 0 : -ENOMEM;
+    st->removals.dirty = 1;
+    pthread_mutex_unlock(&st->removed_lock);
+    return r;
+}
+
 int64_t zs_removed_save(struct zr_inst *st)
 {
     pthread_mutex_lock(&st->removed_lock);
@@ -200,6 +209,19 @@ int64_t zs_removed_cut(struct zr_inst *st, int64_t end)
     int64_t r = cut ? rewrite(st) : 0;
     pthread_mutex_unlock(&st->removed_lock);
     return r;
+}
+
+void zs_removed_cap(struct zr_inst *st, const struct zs_vouch *v, int64_t position)
+{
+    struct zs_removals *t = &st->removals;
+    pthread_mutex_lock(&st->removed_lock);
+    for (uint64_t i = 0; i < t->n_buckets; i++)
+        for (struct zs_removed *r = t->buckets[i]; r; r = r->next)
+            if (r->position > position && zs_vouch_named(v, (struct zr_str){ r->topic, r->len })) {
+                r->position = position;
+                t->dirty = 1;
+            }
+    pthread_mutex_unlock(&st->removed_lock);
 }
 
 uint32_t zs_removed_covers(struct zr_inst *st, struct zr_str topic, int64_t phys)

@@ -242,6 +242,7 @@ struct zr_inst {
     struct zs_ext_out *ext_out;
     int32_t lock_fd;
     uint32_t lock_ours;  /* the one who had the lock before was Zarya: no other broker wrote since our snapshot */
+    uint32_t lock_marked; /* the word in lock is ours */
     int32_t checkpoint_fd;
     uint32_t warm;
 
@@ -380,16 +381,6 @@ void zs_dir_forget(struct zr_inst *st, int64_t base);
 uint32_t zs_dir_choose(struct zr_inst *st, int64_t base); /* says where a new file is to lie; 0: nowhere */
 int64_t zs_dirs_sync(struct zr_inst *st);
 const char *zs_dir_empty(struct zr_inst *st); /* at a start: one of several folders that holds no file of the log, or NULL */
-
-/* ---- folders.c: where the log lay last ---- */
-struct zs_folders {
-    char path[ZS_MAX_DIRS][ZS_PATH];
-    uint32_t n, read_only; /* read_only: bit i for folder i */
-};
-uint32_t zs_folders_load(const struct zr_io_v1 *io, const char *root, struct zs_folders *ret); /* 0: there is no note */
-void zs_folders_save(struct zr_inst *st);
-/* At a start: does one that was a folder of the log, and is not configured now, hold what is missing? Then it is refused. */
-zr_status zs_folders_look(struct zr_inst *st, const struct zs_snapshot *snap);
 
 /* ---- segment.c ---- */
 zr_status zs_segs_load(struct zr_inst *st, int64_t told); /* the size that segments had, as the snapshot says; 0: it does not */
@@ -563,6 +554,8 @@ int64_t zs_removed_add(struct zr_inst *st, struct zr_str topic, int64_t position
 int64_t zs_removed_save(struct zr_inst *st); /* what could not be written before */
 /* After a recovery: the log ends at end, and what is written from there on was not removed. 0 or -errno. */
 int64_t zs_removed_cut(struct zr_inst *st, int64_t end);
+/* At a start: known in memory, and written with the next cut or save. 0 or -ENOMEM. */
+int64_t zs_removed_know(struct zr_inst *st, struct zr_str topic, int64_t position);
 uint32_t zs_removed_covers(struct zr_inst *st, struct zr_str topic, int64_t phys);
 struct zr_str zs_removed_last(struct zr_inst *st); /* at a start only */
 void zs_removed_prune(struct zr_inst *st);
@@ -577,6 +570,7 @@ void zs_gone_sweep(struct zr_inst *st); /* deletes what a killed process had mov
 zr_status zs_checkpoint_open(struct zr_inst *st);
 int64_t zs_checkpoint_write(struct zr_inst *st);
 zr_status zs_lock_take(struct zr_inst *st);
+void zs_lock_mark(struct zr_inst *st); /* our word, once what is on disk is known to be ours; until then it is as it was found */
 void zs_lock_drop(struct zr_inst *st);
 uint32_t zs_abort_there(struct zr_inst *st);
 /* After a kill: was this very folder used by a process of the same boot, so that the page cache still has all it wrote? */
@@ -603,8 +597,11 @@ static inline uint32_t zs_has_entry(int32_t sys_flag)
 int zs_heal(struct zr_inst *st, struct zr_queue *q, int64_t offset);
 
 /* ---- queue_load.c ---- */
-/* snap may be NULL: by what the files say alone. ret_found: queue files there are. */
-zr_status zs_queues_load(struct zr_inst *st, const struct zs_snapshot *snap, uint32_t clean, uint64_t *ret_found);
+/* snap may be NULL: by what the files say alone. vouch: another broker was here (vouch.h); or NULL. ret_found: queue files there are. */
+struct zs_vouch;
+zr_status zs_queues_load(struct zr_inst *st, const struct zs_snapshot *snap, uint32_t clean, struct zs_vouch *vouch, uint64_t *ret_found);
+/* Gives the queue up, if its topic was removed behind its end. */
+void zs_queue_drop_removed(struct zr_inst *st, struct zr_queue *q);
 /* By what the snapshot says alone: no file is looked at. 0: that cannot be; nothing was done. */
 uint32_t zs_queues_load_quick(struct zr_inst *st, const struct zs_snapshot *snap, uint64_t *ret_found, zr_status *ret_status);
 /* Cuts the queue so that no entry reaches beyond the log's end at tail. */
