@@ -257,7 +257,8 @@ def main():
         skip("forms of the store beside Apache", "maven or javac is missing, or the registry cannot be reached")
         done()
     ports, known = (free_port(), free_port()), Known()
-    z = Zarya(storage='segment_size = "1 MiB"; property_crc = true; property_crc_check = true; queue_extents = true;', ports=ports, extra_plugins='{ use = "filter-sql92"; }',
+    ns = Zarya(broker=False).start()  # for all of them
+    z = Zarya(namesrv=False, namesrv_addr=ns.ns, storage='segment_size = "1 MiB"; property_crc = true; property_crc_check = true; queue_extents = true;', ports=ports, extra_plugins='{ use = "filter-sql92"; }',
               listen=(f'"[::1]:{ports[0]}"',),
               broker_conf="enableCalcFilterBitMap = true;")
     with open(z.conf) as f:
@@ -267,7 +268,7 @@ def main():
     conf = "mappedFileSizeCommitLog=1048576\nmaxMessageSize=262144\n" + FORMS
 
     def apache():
-        a = Apache(store=z.data, ports=ports, conf=conf)
+        a = Apache(namesrv=False, namesrv_addr=ns.ns, store=z.data, ports=ports, conf=conf)
         a.registers = f":{ports[0]}"  # it says an IPv6 address
         return a.start()
 

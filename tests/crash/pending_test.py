@@ -120,7 +120,7 @@ class Chain:
             frames[n] = timed(TOPIC, n % QUEUES, body, n, v=n % 10, w="x", **props)
             mine[body] = n % 10
         for i in range(400 * MORE):
-            add(b"near", begin + i * 10, TIMER_DELIVER_MS=begin + i * 10)
+            add(b"near", begin + i * 10 // MORE, TIMER_DELIVER_MS=begin + i * 10 // MORE)
         for i in range(60 * MORE):
             add(b"far", begin + far + i * 50 // MORE, TIMER_DELIVER_MS=begin + far + i * 50 // MORE)
         for level in range(levels):
