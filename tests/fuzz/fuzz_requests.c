@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Requests to the feature plugins, through their interfaces, on a host of a few functions: feature-admin, feature-ordered (lock and
- * unlock bodies), feature-reply (reply bodies), feature-query. The first byte chooses the handler, the rest is a frame; what a
- * handler asks a client is answered with the same frame, so that answers of clients are hostile too. Whatever it is, a request is
- * answered or dropped once, or refused by the handler's status, and everything that was held is let go. */
+ * unlock bodies), feature-reply (reply bodies), feature-query. The frame's code chooses the handler, or the byte before it where none
+ * has that code; what a handler asks a client is answered with the same frame, so that answers of clients are hostile too. Whatever it
+ * is, a request is answered or dropped once, or refused by the handler's status, and everything that was held is let go. What is
+ * published is an ordinary message: no batch in one record, no part of a transaction, for none of the broker's own topics. */
 #include "fuzz.h"
 #include "zarya/zarya.h"
 #include "zl/record.h"
@@ -37,6 +38,14 @@ static struct zr_session *session(void) { return (struct zr_session *)&memory; }
 static int64_t clock_ns(H) { (void)h; return 1000000000; }
 static int64_t clock_ms(H) { (void)h; return 1700000000000; }
 static zr_status timer_at(H, int64_t at, void (*fn)(void *), void *arg, uint64_t *id) { (void)h, (void)at, (void)fn, (void)arg; *id = 1; return ZR_OK; }
+/* A worker has its turn at once, or the pool is full. */
+static zr_status work_run(H, void (*fn)(void *), void *arg)
+{
+    (void)h;
+    if (from_client.opaque & 8) return ZR_EFULL;
+    fn(arg);
+    return ZR_OK;
+}
 static zr_status timer_cancel(H, uint64_t id) { (void)h, (void)id; return ZR_OK; }
 
 static zr_status answer(H, struct zr_token *t, const struct zr_command *c)
@@ -210,12 +219,14 @@ static void publish(H, struct zr_msg *m, uint32_t n, uint32_t flags, void (*done
     (void)h, (void)flags;
     MUST(n == 1 && m->topic.len && (m->properties.len == 0 || m->properties.ptr));
     MUST(!is_brokers_own(m->topic));
+    MUST(!(m->sys_flag & (ZR_SYSFLAG_TRANSACTION_MASK | ZR_SYSFLAG_INNER_BATCH)) && m->inner_num == 1); /* those the broker alone makes */
     done(ctx, ZR_OK, &put, 1);
 }
 
 static const void *query(H, const char *id)
 {
     static const struct zr_timer_v1 timer = { .hdr = ZR_HDR(struct zr_timer_v1, 0), .mono_ns = clock_ns, .wall_ms = clock_ms, .at = timer_at, .cancel = timer_cancel };
+    static const struct zr_work_v1 work = { .hdr = ZR_HDR(struct zr_work_v1, 0), .run = work_run };
     static const struct zr_reply_v1 reply = { .hdr = ZR_HDR(struct zr_reply_v1, 0), .answer = answer, .hold = hold, .drop = drop, .tell = tell, .ask = ask, .session_info = session_info,
         .session_hold = session_hold, .session_release = session_release, .session_returned = session_returned };
     static const struct zr_broker_v1 broker = { .hdr = ZR_HDR(struct zr_broker_v1, 0), .identity = identity, .topic_version = version, .topic = topic, .each_topic = each_topic,
@@ -224,7 +235,7 @@ static const void *query(H, const char *id)
         .consumers = consumers, .each_consumers = each_consumers, .each_producer = each_producer, .client = client, .each_config = each_config, .set_config = config, .stats = stats,
         .topic_stats = topic_stats, .check_config = config, .when_durable = when_durable };
     static const struct zr_store_v1 store = { .hdr = ZR_HDR(struct zr_store_v1, 0), .storage = store_storage, .publish = publish };
-    static const struct { const char *id; const void *table; } all[] = { { ZR_SVC_TIMER, &timer }, { ZR_SVC_REPLY, &reply }, { ZR_SVC_BROKER, &broker }, { ZR_SVC_STORE, &store } };
+    static const struct { const char *id; const void *table; } all[] = { { ZR_SVC_TIMER, &timer }, { ZR_SVC_REPLY, &reply }, { ZR_SVC_BROKER, &broker }, { ZR_SVC_STORE, &store }, { ZR_SVC_WORK, &work } };
     (void)h;
     for (uint32_t i = 0; i < sizeof all / sizeof *all; i++)
         if (strcmp(id, all[i].id) == 0) return all[i].table;
@@ -234,15 +245,25 @@ static const void *query(H, const char *id)
 /* ---- one request ---------------------------------------------------------------------------------------------------------- */
 static const struct zr_host host = { ZR_HDR(struct zr_host, 0), NULL, query, "fuzzed", "/nonexistent" };
 
-static const struct zr_handler *handler_of(uint32_t n, const struct zr_plugin **ret_plugin, struct zr_inst **ret)
+static const struct zr_handler *in(const struct zr_requests_v1 *r, uint32_t *n, int32_t code)
+{
+    for (uint32_t i = 0; code && i < r->n_handlers; i++)
+        if (r->handlers[i].code == code) return &r->handlers[i];
+    if (!code && *n < r->n_handlers) return &r->handlers[*n];
+    *n -= r->n_handlers;
+    return NULL;
+}
+
+/* The handler of the code, or with 0 the n-th. */
+static const struct zr_handler *handler_of(uint32_t n, int32_t code, const struct zr_plugin **ret_plugin, struct zr_inst **ret)
 {
     for (uint32_t i = 0; i < N_PLUGINS; i++) {
         const struct zr_plugin *p = plugins[i].entry(0);
         MUST(p->settings_size <= sizeof plugins[i].settings && p->create(&host, plugins[i].settings, ret) == ZR_OK);
         const struct zr_requests_v1 *r = p->query(*ret, ZR_IF_REQUESTS);
+        const struct zr_handler *found = in(r, &n, code);
         *ret_plugin = p;
-        if (n < r->n_handlers) return &r->handlers[n];
-        n -= r->n_handlers;
+        if (found) return found;
         p->destroy(*ret);
     }
     return NULL;
@@ -263,7 +284,8 @@ static void run(uint32_t n, const struct zl_header *head)
 {
     const struct zr_plugin *plugin;
     struct zr_inst *inst = NULL;
-    const struct zr_handler *handler = handler_of(n, &plugin, &inst);
+    const struct zr_handler *handler = handler_of(n, head->code, &plugin, &inst);
+    if (!handler) handler = handler_of(n, 0, &plugin, &inst);
     if (!handler) return;
     if (plugin->activate) plugin->activate(inst);
     from_client = (struct zr_request){ .hdr = ZR_HDR(struct zr_request, 0), .fields = head->fields, .n_fields = head->n_fields, .remark = head->remark, .body = head->body,
