@@ -76,12 +76,31 @@ func sql() {
 		_, err := p.SendSync(context.Background(), m)
 		check(err == nil, "send with properties", err)
 	}
-	var got seen
-	c := pushInto(topic, consumer.MessageSelector{Type: consumer.SQL92, Expression: "n BETWEEN 5 AND 14 AND side = 'left'"}, &got)
-	check(await(60*time.Second, func() bool { return got.len() >= 5 }), "SQL92 gives what matches", got.all())
+	expressions := []struct {
+		text string
+		want int
+	}{
+		{"n BETWEEN 5 AND 14 AND side = 'left'", 5},
+		{"side IN ('right', 'none')", 10},
+		{"n >= 18 OR n < 2", 4},
+		{"none IS NULL AND NOT (n > 3)", 4},
+		{"side STARTSWITH 'ri' AND n <> 1", 9},
+	}
+	got, all := make([]seen, len(expressions)), []rocketmq.PushConsumer{}
+	for i, e := range expressions {
+		name := "CG_" + topic + strconv.Itoa(i)
+		if c := pushInto(topic, consumer.MessageSelector{Type: consumer.SQL92, Expression: e.text}, &got[i], consumer.WithGroupName(name), consumer.WithInstance(name)); c != nil {
+			all = append(all, c)
+		}
+	}
+	for i, e := range expressions {
+		check(await(60*time.Second, func() bool { return got[i].len() >= e.want }), "SQL92 gives what matches "+e.text, got[i].all())
+	}
 	time.Sleep(300 * time.Millisecond)
-	check(got.len() == 5, "and nothing else", got.all())
-	if c != nil {
+	for i, e := range expressions {
+		check(got[i].len() == e.want, "and nothing else: "+e.text, got[i].all())
+	}
+	for _, c := range all {
 		c.Shutdown()
 	}
 	p.Shutdown()
