@@ -102,6 +102,11 @@ def flip(z):
         check(bodies(a, topic) == wanted, f"Apache has {topic} as it was", bodies(a, topic))
     check(batch(a, "Victim", item(b"poison", ONE), INNER, "").get("code") == 13, "Apache refuses the same")
     check(batch(a, "Victim", item(b"poison", ONE), 0, "").get("code") == 0, "but for a number without the flag")
+    n = len(bodies(a, "Victim"))
+    for props in ("DELAY\x013\x02", "TIMER_DELAY_SEC\x0130\x02", "TRAN_MSG\x01true\x02"):
+        n += 1
+        check(batch(a, "Victim", item(b"early", props), 0, "").get("code") == 0 and len(bodies(a, "Victim")) == n, "an item's wish is not looked at there", props)
+    check(send(a, "Victim", "unclear", "DELAY\x01x\x02").get("code") == 1, "a level that is no number is a system error there")
     a.stop()
 
 
