@@ -587,6 +587,38 @@ def shows(origin):
     check(store("check", "/nonexistent")[0] == 3 and store("check", temp_dir())[0] == 3 and store("show", origin)[0] == 3, "what cannot be checked is said so")
 
 
+def made_anew():
+    """What Apache leaves of a topic that it deleted and made again: queue files of the new one, records of both, and our snapshot of
+    the old one. The records of the old one are no queue's."""
+    d = temp_dir()
+    z = Zarya(directory=d, storage=STORAGE).start()
+    create_topic(z.addr, "A", QUEUES)
+    send_all(z.addr, "A", 400)
+    z.stop()
+    shutil.copy(path(z.data, "zarya/queues"), path(d, "queues"))
+    z.start()
+    remoting(z.addr, 215, {"topic": "A"})
+    create_topic(z.addr, "A", QUEUES)
+    send_all(z.addr, "A", 8)
+    z.stop()
+    for name in ("removed", "removed.bak", "queues.bak"):
+        if os.path.exists(path(z.data, "zarya/" + name)):
+            os.unlink(path(z.data, "zarya/" + name))
+    shutil.copy(path(d, "queues"), path(z.data, "zarya/queues"))
+    with open(path(z.data, "lock"), "r+b") as f:
+        f.write(b"lock")
+    for more in ((), ("--repair",)):
+        status, doc = checked(z.data, *more)
+        check(status == 0 and [f for f in doc["findings"] if f["kind"] == "queue.former"], f"a topic that was made anew is clean{' '.join(('',) + more)}",
+              (status, [(f["level"], f["kind"], f["file"], f["text"]) for f in doc["findings"]][:4]))
+    flip(z.data, "consumequeue/A/1/" + "0" * 20, 3)
+    status, doc = checked(z.data)
+    check(status == 1 and "queue.wrong" in {f["kind"] for f in doc["findings"]}, "a damaged entry of it is named", (status, doc["findings"][:4]))
+    status, doc = checked(z.data, "--repair")
+    got, stopped = served(z.data)
+    check(status == 0 and sorted(got.values()) == [(q, o) for q in range(QUEUES) for o in range(2)], "and mended", (status, doc["findings"][:4], len(got)))
+
+
 def strays(origin):
     """Files in the log's folder that are none of the log's are named, with what they are and what a broker does with them."""
     top = temp_dir()
@@ -779,6 +811,7 @@ if __name__ == "__main__":
     live()
     churned(100 if FULL else 6)
     strays(origin)
+    made_anew()
     converts(origin)
     killed_converts(origin, 30 if FULL else 2)
     damage_all(origin, "zarya", DAMAGES)

@@ -214,17 +214,50 @@ static uint32_t tags_agree(struct zr_inst *st, const struct zs_entry *e, const s
     return zl_is(r->topic, "SCHEDULE_TOPIC_XXXX") && e->tags >= r->store_ms;
 }
 
+/* Under the queue's lock. */
+static void born_find(struct zt_queues *qs, struct zt_queue *q)
+{
+    struct zs_scan s = { .st = NULL };
+    struct zs_entry e;
+    struct zl_record r;
+    uint8_t raw[ZS_ENTRY];
+    const char *why;
+    q->born_known = 1;
+    q->born_phys = -1;
+    if (q->n_files == 0) return;
+    bytes_read(qs, q, q->files[0].base, sizeof raw, raw);
+    zs_entry_load(raw, &e);
+    q->born_offset = q->files[0].base / (int64_t)ZS_ENTRY;
+    if (zs_entry_real(&e) && zt_record_at(qs->v, &s, e.phys, &r, &why) && r.queue_id == q->id && r.queue_offset == q->born_offset &&
+        zl_eq(r.topic, (struct zr_str){ q->topic, q->topic_len }))
+        q->born_phys = e.phys;
+    zs_scan_close(&s);
+}
+
+uint32_t zt_queue_anew(struct zt_queues *qs, struct zt_queue *q, int64_t phys, int64_t offset)
+{
+    pthread_mutex_lock(&q->lock);
+    if (!q->born_known) born_find(qs, q);
+    uint32_t anew = phys < q->born_phys && offset >= q->born_offset;
+    pthread_mutex_unlock(&q->lock);
+    return anew;
+}
+
 void zt_queue_record(struct zt_queues *qs, struct zt_windows *w, struct zt_queue *q, const struct zl_record *r)
 {
     int64_t offset = r->queue_offset, max = atomic_load(&q->max_offset);
     if (offset < 0 || offset > ZS_MAX_POSITION / ZS_ENTRY / 2) return;
     struct window *at = window_get(qs, w, q, offset);
-    if (!at->chunk) at->chunk = chunk_get(qs, q, offset / ZT_CHUNK);
-    if (!at->chunk) return;
     struct zs_entry e;
     uint64_t bit = 1ull << (offset % 64), word = (uint64_t)(offset % ZT_CHUNK) / 64;
     zs_entry_load(at->raw + offset % ZT_WINDOW * ZS_ENTRY, &e);
     uint32_t agrees = e.phys == r->physical_offset && e.size == (int32_t)r->size && tags_agree(qs->v->st, &e, r);
+    if (!agrees && q->n_files && zt_queue_anew(qs, q, r->physical_offset, offset)) {
+        atomic_fetch_add(&q->n_former, 1);
+        return;
+    }
+    if (!at->chunk) at->chunk = chunk_get(qs, q, offset / ZT_CHUNK);
+    if (!at->chunk) return;
     if (!agrees && e.size == 0 && (r->physical_offset >= qs->v->lag_pos || r->store_ms >= qs->v->lag_ms)) {
         agrees = 1;
         atomic_fetch_add(&q->n_lag, 1);

@@ -310,6 +310,9 @@ static void tell_rest(struct pass *p)
     if (q->n_filler)
         zt_find(p->qs->report, ZT_LEVEL_NOTE, "queue.marked-lost", name, -1, 0, NULL, "topic %s queue %d: %llu offsets are marked as lost (no message has them; consumers pass over them)",
                 q->topic, q->id, (unsigned long long)q->n_filler);
+    if (q->n_former)
+        zt_find(p->qs->report, ZT_LEVEL_NOTE, "queue.former", name, -1, 0, NULL, "topic %s queue %d: %llu records are of an earlier topic of that name, which was deleted; they are in the log only",
+                q->topic, q->id, (unsigned long long)atomic_load(&q->n_former));
     if (q->n_doubled)
         zt_find(p->qs->report, ZT_LEVEL_NOTE, "queue.doubled", name, -1, 0, NULL, "topic %s queue %d: %llu records have a queue offset that another record has; they are in the log only",
                 q->topic, q->id, (unsigned long long)atomic_load(&q->n_doubled));
@@ -336,6 +339,8 @@ static void one(void *ctx, uint32_t thread, uint64_t job)
     struct zt_queue *q = all->list[job];
     struct pass p = { .qs = all->qs, .lg = all->lg, .q = q, .from = -1, .to = -1, .floor = INT64_MAX, .order = -1, .fd = -1, .range_to = INT64_MAX, .astray_at = -1 };
     if (q->removed || q->other) return;
+    if (q->hint && q->n_files && q->hint->next > atomic_load(&q->max_offset) + 1 && q->hint->end_phys > 0 &&
+        zt_queue_anew(p.qs, q, q->hint->end_phys - 1, q->hint->next - 1)) q->hint = NULL; /* of the queue that was deleted */
     if (q->hint && q->hint->min < q->hint->next && p.qs->v->snap.begin == p.lg->begin) p.floor = q->hint->min;
     if (chunks_list(&p)) {
         range_set(&p);
