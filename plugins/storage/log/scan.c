@@ -110,12 +110,13 @@ static int bad(struct zs_scan *s, const char *why)
 }
 
 /* After a failure of the power a sector of the record that never reached the disk is zero. The body's checksum shows it there, but
- * nothing covers topic and properties: is one that begins within them, as far as the record goes, all zero? Appends refuse what
- * would look so (append.c); other brokers do not, so it is asked only of what may not have been on disk (st->doubt). */
-static uint32_t tail_torn(const uint8_t *p, int64_t off, uint64_t from, uint64_t size)
+ * nothing covers topic and properties: is one that begins within them all zero? Of the last one also what is behind the record
+ * tells, if it is to be had (len): where the next one's bytes are on the disk, the sector was written with them. Appends refuse
+ * what would look so (append.c); other brokers do not, so it is asked only of what may not have been on disk (st->doubt). */
+static uint32_t tail_torn(const uint8_t *p, int64_t off, uint64_t from, uint64_t size, uint64_t len)
 {
     for (uint64_t at = from + (SECTOR - ((uint64_t)off + from) % SECTOR) % SECTOR; at < size; at += SECTOR) {
-        uint64_t n = size - at < SECTOR ? size - at : SECTOR;
+        uint64_t n = len - at < SECTOR ? len - at : SECTOR;
         if (p[at] == 0 && memcmp(p + at, p + at + 1, n - 1) == 0) return 1;
     }
     return 0;
@@ -152,7 +153,12 @@ static int judge(struct zs_scan *s, int64_t pos, struct zl_record *ret)
         if (n < 0) return bad(s, "it cannot be read from the disk");
         if (!zs_sizes_agree(s->buf + (pos - s->buf_at), size)) return bad(s, "its size is not that of its body");
     }
-    n = load(s, pos, size);
+    uint32_t failed = s->failed;
+    n = load(s, pos, pos < s->st->doubt ? size : size + SECTOR - 1);
+    if (n < 0 && n != -ENOMEM) { /* what is behind it is only a help */
+        s->failed = failed;
+        n = load(s, pos, size);
+    }
     if (n == -ENOMEM) return ZS_SCAN_STOP;
     if (n < 0) return bad(s, "it cannot be read from the disk");
     struct zr_span bytes = { s->buf + (pos - s->buf_at), (uint64_t)n };
@@ -162,7 +168,8 @@ static int judge(struct zs_scan *s, int64_t pos, struct zl_record *ret)
     if (sealed == 0 && !s->lax) return bad(s, "its property CRC is wrong"); /* without one it is what it was before there were any */
     if (sealed == 1 || pos < s->st->doubt) return ZS_SCAN_RECORD;
     uint64_t topic_at = (uint64_t)((const uint8_t *)ret->topic.ptr - bytes.ptr); /* without properties their length is zero, as it must be */
-    if (tail_torn(bytes.ptr, pos - s->seg->base, topic_at, ret->properties.len ? ret->size : topic_at + ret->topic.len))
+    uint64_t end = ret->properties.len ? ret->size : topic_at + ret->topic.len;
+    if (tail_torn(bytes.ptr, pos - s->seg->base, topic_at, end, end < size || bytes.len < size ? end : bytes.len))
         return bad(s, "a part of its properties was never written");
     return ZS_SCAN_RECORD;
 }
