@@ -80,7 +80,16 @@ static uint32_t pace(void *arg, uint64_t bytes)
         zs_cond_wait_ns(&st->pack->work, &st->pack->work_lock, left);
     }
     pthread_mutex_unlock(&st->pack->work_lock);
-    return atomic_load(&st->stopping) || (ch->temporary[0] && !has_space(ch));
+    return atomic_load(&st->stopping) || ch->base < atomic_load(&st->begin) || (ch->temporary[0] && !has_space(ch));
+}
+
+/* Retention took the segment meanwhile: that its file is not there, or anything else that followed, is no failure. */
+static uint32_t is_taken(struct change *ch)
+{
+    pthread_mutex_lock(&ch->st->clean_lock); /* its name goes before begin moves */
+    uint32_t taken = ch->base < atomic_load(&ch->st->begin);
+    pthread_mutex_unlock(&ch->st->clean_lock);
+    return taken;
 }
 
 static int64_t unlink_there(struct zr_inst *st, const char *path)
@@ -239,12 +248,14 @@ static int change_next(struct zr_inst *st)
     if (r >= 0 && !packed && st->io->stat(st->io->ctx, ch.packed, &stat) < 0) stat.size = 0;
     if (r >= 0 && !has_space(&ch)) r = -ENOSPC;
     if (r >= 0) r = packed ? pack_one(&ch) : expand_one(&ch);
-    if (r == -ECANCELED && ch.no_space) r = -ENOSPC;
+    uint32_t taken = r < 0 && is_taken(&ch);
+    if (taken) r = -ECANCELED;
+    else if (r == -ECANCELED && ch.no_space) r = -ENOSPC;
     if (r >= 0 && packed && st->io->stat(st->io->ctx, ch.packed, &stat) < 0) stat.size = 0;
     if (ch.temporary[0]) unlink_there(st, ch.temporary);
     tell(&ch, r, packed, stat.size);
     if (r >= 0) st->pack->in_a_row = 0;
-    int did = r >= 0 ? 1 : change_failed(st->pack, ch.seg, r);
+    int did = r >= 0 || taken ? 1 : change_failed(st->pack, ch.seg, r);
     if (open) zs_seg_put(st, open);
     zs_seg_put(st, ch.seg);
     return did;

@@ -410,6 +410,33 @@ static void power_fails(uint32_t compress)
 Test(zstd_store, the_power_fails_while_it_packs, .timeout = 100) { power_fails(1); }
 Test(zstd_store, the_power_fails_while_it_expands, .timeout = 100) { power_fails(0); }
 
+Test(zstd_store, a_segment_that_retention_takes_while_it_is_packed_is_no_failure, .timeout = 100)
+{
+    struct world *w = packed_world("taken", 0);
+    uint64_t packed, plain, other = 0, removed = 0;
+    world_close(w);
+    w->conf.compress = 1;
+    w->conf.pack_rate = 100000;
+    cr_assert_eq(world_open(w), ZR_OK);
+    while (!other) count_forms(w, &packed, &plain, &other); /* it is under way, and slow */
+    w->conf.retention_bytes = 1;
+    zs_retune(w->st, &w->conf);
+    while (n_segments(w) > 1) zs_clean(w->st, &removed);
+    while (other) count_forms(w, &packed, &plain, &other);
+    w->conf.retention_bytes = 0;
+    zs_retune(w->st, &w->conf);
+    world_close(w);
+    cr_assert_not(world_said(w, "cannot be"), "%s", w->lines);
+    cr_assert_eq(packed, 0);
+    w->conf.pack_rate = 1 << 30;
+    cr_assert_eq(world_open(w), ZR_OK);
+    put_many(w, "C", 0, N, BODY);
+    flush_all(w);
+    wait_packed(w);
+    cr_assert_eq(read_all(w, "C", 0, BODY), N);
+    world_end(w);
+}
+
 /* ---- failing calls ----------------------------------------------------------------------------------------------------------- */
 
 static void failing(enum op op, int64_t error, uint32_t compress)
