@@ -190,6 +190,25 @@ def without_play():
     check(again.stop() == 0, "it stops")
 
 
+def step_play():
+    """timer_precision is changed between two starts, in either direction, while messages pend."""
+    def broker(step, **more):
+        return Zarya(features=("admin", "ordered", "query"), extra_plugins=f'{{ use = "feature-delay"; settings = {{ timer_precision = {step}; }}; }}', **more).start()
+
+    z = broker(100)
+    create_topic(z.addr, "STEP", 4)
+    due = now() + 2000
+    acked = send_many(z.addr, "STEP", [due + 70 * i for i in range(100)])
+    check(len(acked) == 100 and z.stop() == 0, "timed messages pend in steps of 100 ms")
+    z = broker(1000, directory=z.dir, ports=(z.port, z.ns_port))
+    check(wait_for(lambda: "were kept with another timer_precision than 1000 ms" in text_of(z.log), 20), "the log says that the step is another one")
+    wait_for(lambda: bodies(z.addr, "STEP"), 20, 0.002)
+    z.kill()
+    z = broker(100, directory=z.dir, ports=(z.port, z.ns_port))
+    once(z, "STEP", acked, "with steps of 1 s, killed, and of 100 ms again")
+    check(z.stop() == 0, "it stops cleanly")
+
+
 def sync_play():
     z = Zarya(features=("admin", "ordered", "query", "delay"), storage='flush = "sync";').start()
     create_topic(z.addr, "S", 4)
@@ -305,5 +324,6 @@ if __name__ == "__main__":
     together(*(lambda n=n: some(n) for n in range(4)))  # they wait for their messages' times
     without_play()
     sync_play()
+    step_play()
     million_play()
     done()

@@ -16,7 +16,18 @@
 
 #define CLOCK_SET_MS (400ll * 86400000) /* further than that nobody sets a clock back while the broker is down */
 
-struct linking { struct timer *t; int64_t least_ms, last_pos, first_physical, last_physical; uint64_t n; uint32_t skipped; };
+struct linking { struct timer *t; int64_t least_ms, last_pos, first_physical, last_physical, step_ms; uint64_t n; uint32_t skipped; };
+
+/* The longest step, up to STEP_MAX, of which both are multiples. */
+static int64_t step_common(int64_t a, int64_t b)
+{
+    while (b) {
+        int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
 
 static int32_t link_unit(void *ctx, int64_t pos, const struct unit *u)
 {
@@ -25,6 +36,7 @@ static int32_t link_unit(void *ctx, int64_t pos, const struct unit *u)
     struct wslot slot;
     if (k->n++ == 0) k->first_physical = u->physical;
     k->last_pos = pos;
+    k->step_ms = step_common(k->step_ms, u->time_ms % STEP_MAX);
     if (u->physical > k->last_physical) k->last_physical = u->physical; /* what was put off is an older one */
     int64_t time_ms = slot_floor(t, u->time_ms);
     if (time_ms < t->check.read_ms && (pos < t->check.log_flushed || t->check.clean)) return 0; /* done */
@@ -90,28 +102,69 @@ static zr_status queue_offset_of(struct timer *t, int64_t physical, int64_t min,
     return ZR_OK;
 }
 
+/* The chains in the log are those of slots of another length. timercheck says so, where we wrote it last; else the units' times do. */
+static uint32_t step_changed(const struct timer *t, const struct linking *k)
+{
+    uint32_t known = t->check.step_ms != 0;
+    return (known && t->check.step_ms != (uint32_t)t->precision_ms) || (k->n && (k->step_ms % t->precision_ms || (!known && k->step_ms != t->precision_ms)));
+}
+
+/* The log begins anew: what timercheck says about the old one must not be believed of a new one that has the same length. */
+static zr_status check_void(struct timer *t)
+{
+    t->check.clean = 0;
+    t->check.step_ms = 0;
+    t->check.log_flushed = 0;
+    return check_write(t);
+}
+
+/* Everything is noted anew, from the queue's begin on, and looked up before it leaves. */
+static zr_status log_anew(struct timer *t, struct linking *k, int64_t min)
+{
+    zr_status status = check_void(t);
+    if (status == ZR_OK) status = tlog_cut(&t->log, 0);
+    if (status != ZR_OK) return status;
+    wheel_close(&t->wheel);
+    metrics_clear(t);
+    if (wheel_open(&t->wheel, t->precision_ms) != ZR_OK) return ZR_ENOMEM;
+    t->cursor = min;
+    t->rebuild_end = t->begin_end;
+    k->least_ms = INT64_MAX;
+    return ZR_OK;
+}
+
 /* Where the queue is to be taken from. Entries before doubt_queue_end are looked up before they leave. */
-static zr_status cursor_find(struct timer *t, const struct linking *k, uint32_t whole)
+static zr_status cursor_find(struct timer *t, struct linking *k, uint32_t whole)
 {
     int64_t min = 0, max = 0, first = -1, last = -1;
     struct zr_inst *inst = t->inst;
+    uint32_t changed = step_changed(t, k);
+    int64_t coarse_end = changed || !t->check.step_ms ? t->begin_end : t->check.coarse_end;
     inst->storage->bounds(inst->storage_inst, t->queue, &min, &max);
-    if (k->n) {
+    if (k->n && !changed) {
         zr_status status = queue_offset_of(t, k->first_physical, min, max, &first);
         if (status == ZR_OK) status = queue_offset_of(t, k->last_physical, min, max, &last);
         if (status != ZR_OK) return status;
     }
     t->cursor = last >= 0 ? last + 1 : t->check.queue_offset;
-    if (t->check.clean && whole) {
+    t->rebuild_end = 0;
+    if (changed) {
+        say(inst, ZR_LOG_WARN, "the timer's files were kept with another timer_precision than %lld ms: they are made anew from %s, and each message is looked up before it leaves",
+            (long long)t->precision_ms, TIMER_TOPIC);
+        zr_status status = log_anew(t, k, min);
+        if (status != ZR_OK) return status;
+    } else if (t->check.clean && whole) {
         t->cursor = t->check.queue_offset;
     } else if (!k->n) {
         t->cursor = min;
+        t->rebuild_end = t->begin_end;
+        zr_status status = t->begin_end ? check_void(t) : ZR_OK;
+        if (status != ZR_OK) return status;
     } else if (first > min && !k->skipped) { /* the log lacks its begin */
-        tlog_cut(&t->log, 0);
-        wheel_close(&t->wheel);
-        if (wheel_open(&t->wheel, t->precision_ms) != ZR_OK) return ZR_ENOMEM;
-        t->cursor = min;
+        zr_status status = log_anew(t, k, min);
+        if (status != ZR_OK) return status;
     }
+    t->coarse_end = coarse_end;
     if (t->cursor < min) t->cursor = min;
     if (t->cursor > max) t->cursor = max;
     t->doubt_queue_end = t->check.clean && whole ? 0 : t->begin_end;
@@ -176,7 +229,7 @@ static zr_status log_load(struct timer *t, struct linking *k, uint32_t *ret_whol
 
 zr_status timer_restore(struct timer *t)
 {
-    struct linking k = { .t = t, .least_ms = INT64_MAX };
+    struct linking k = { .t = t, .least_ms = INT64_MAX, .step_ms = STEP_MAX };
     uint32_t whole = 0;
     int64_t now = wall_ms(t->inst);
     zl_buf_init(&t->path, 8192);
@@ -192,6 +245,8 @@ zr_status timer_restore(struct timer *t)
     if (status != ZR_OK) return status;
     t->doubt_end = t->check.clean && whole ? t->check.doubt_end : t->log.end;
     int64_t present = slot_floor(t, now);
+    t->rebuild_ms = now;
+    t->done_ms = t->check.read_ms;
     t->read_ms = t->check.read_ms < present ? t->check.read_ms : present;
     if (t->read_ms < present - (int64_t)WHEEL_SLOTS / 2 * t->precision_ms) t->read_ms = k.least_ms < present ? k.least_ms : present;
     if (k.least_ms < t->read_ms) t->read_ms = k.least_ms;

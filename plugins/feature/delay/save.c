@@ -149,9 +149,10 @@ static void metrics_save(struct timer *t)
 /* By the engine: what timercheck shall say. */
 static void picture(struct timer *t, uint32_t clean)
 {
-    t->check = (struct timercheck){ .read_ms = t->read_ms, .log_flushed = t->log.pushed, .queue_offset = t->cursor, .master_queue_offset = t->cursor,
+    t->check = (struct timercheck){ .read_ms = is_rebuilding(t) && t->done_ms < t->read_ms ? t->done_ms : t->read_ms, .log_flushed = t->log.pushed, .queue_offset = t->cursor, .master_queue_offset = t->cursor,
                                     .timestamp = wall_ms(t->inst), .counter = t->check.counter + 1, .clean = clean,
-                                    .doubt_end = t->stepped ? t->log.pushed : t->doubt_end };
+                                    .doubt_end = t->stepped ? t->log.pushed : t->doubt_end, .coarse_end = t->coarse_end,
+                                    .step_ms = (uint32_t)t->precision_ms };
     t->save_delivered_end = t->delivered_end;
 }
 
@@ -185,15 +186,19 @@ static zr_status pages_write(struct timer *t)
     return status;
 }
 
-static zr_status flush(struct timer *t)
+zr_status check_write(struct timer *t)
 {
     uint8_t bytes[CHECK_BYTES];
-    zr_status status = tlog_sync(&t->log);
-    if (status == ZR_OK) status = pages_write(t);
-    if (status != ZR_OK) return status;
     timercheck_encode(bytes, &t->check);
     if (zl_io_write_all(t->io, t->check_fd, bytes, CHECK_BYTES, 0) < 0) return ZR_EIO;
     return t->io->fdatasync(t->io->ctx, t->check_fd) < 0 ? ZR_EIO : ZR_OK;
+}
+
+static zr_status flush(struct timer *t)
+{
+    zr_status status = tlog_sync(&t->log);
+    if (status == ZR_OK) status = pages_write(t);
+    return status == ZR_OK ? check_write(t) : status;
 }
 
 static void save_job(void *arg)
@@ -265,7 +270,7 @@ void save_last(struct timer *t)
     }
     if (!ready || tlog_push(&t->log) != ZR_OK) return; /* as after a crash */
     slots_entomb(t);
-    picture(t, 1);
+    picture(t, !is_rebuilding(t));
     if (flush(t) != ZR_OK) say(t->inst, ZR_LOG_WARN, "the timer's files cannot be written: the next start looks up what left already");
     metrics_save(t);
 }

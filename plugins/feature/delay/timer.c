@@ -18,6 +18,7 @@
 #define BATCHES 8u /* delivered in one turn; then what comes in has its turn too */
 #define OPEN_RETRY_MS 200  /* until the files can be opened: twice as long each time, up to */
 #define OPEN_RETRY_MAX_MS 5000
+#define HELD_WAIT_MS 250 /* the log is made anew, and the next entry cannot be read now */
 #define BLIND_WAIT_MS 1000 /* where the host cannot tell that the clock was set */
 
 int64_t slot_floor(const struct timer *t, int64_t ms) { return ms / t->precision_ms * t->precision_ms; }
@@ -122,9 +123,15 @@ static void numbers_show(struct timer *t)
     numbers_tell(t, wall_ms(t->inst), pending, enqueued, delivered);
 }
 
+/* Nothing leaves before all was noted that was there at the start, but where there is no room for more. */
+static uint32_t is_held_back(const struct timer *t)
+{
+    return is_rebuilding(t) && t->n_heap < NEAR_MAX / 2 && t->n_loaded < LOADED_MAX / 2;
+}
+
 static int64_t wait_ms(struct timer *t, int64_t now)
 {
-    int64_t ms = due_next_ms(t, now);
+    int64_t ms = is_held_back(t) ? HELD_WAIT_MS : due_next_ms(t, now);
     if (t->retry_until_ms > now && (ms < 0 || ms > t->retry_until_ms - now)) ms = t->retry_until_ms - now;
     if (!t->inst->timer->on_clock_set && (ms < 0 || ms > BLIND_WAIT_MS)) ms = BLIND_WAIT_MS;
     if (t->dirty_since_ns && !t->flushing) {
@@ -194,7 +201,7 @@ static uint32_t mend(struct timer *t)
     pthread_mutex_unlock(&t->lock);
     if (flushing) return 0; /* its end wakes us */
     files_close(t);
-    t->begin_end = t->cursor;
+    if (t->begin_end < t->cursor) t->begin_end = t->cursor;
     t->check.clean = 0;
     t->damaged = !files_open(t);
     return !t->damaged;
@@ -211,7 +218,7 @@ static uint32_t turn(struct timer *t)
     if (t->damaged && !mend(t)) return 0;
     clock_look(t, now, told);
     uint32_t busy = slots_load(t, now);
-    for (uint32_t i = 0; i < BATCHES && due_deliver(t, now); i++) busy = 1; /* while it is behind, this goes first */
+    for (uint32_t i = 0; i < BATCHES && !is_held_back(t) && due_deliver(t, now); i++) busy = 1; /* while it is behind, this goes first */
     if (t->horizon_ms > slot_floor(t, now) + t->precision_ms) busy |= enqueue_some(t, now);
     slots_finish(t, now);
     if (t->dirty_since_ns && mono - t->dirty_since_ns >= SAVE_NS) save_begin(t);

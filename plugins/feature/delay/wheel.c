@@ -167,6 +167,7 @@ int32_t wheel_num(struct wheel *w, int64_t time_ms)
 /* ---- config/timercheck ---------------------------------------------------------------------------------------------------- */
 
 #define MARK_AT 64u
+#define STEP_AT (MARK_AT + 52u)
 #define MARK_MAGIC 0x5a54494d45523031ull /* "ZTIMER01" */
 
 void timercheck_encode(uint8_t to[CHECK_BYTES], const struct timercheck *c)
@@ -179,6 +180,9 @@ void timercheck_encode(uint8_t to[CHECK_BYTES], const struct timercheck *c)
     zl_store64(to + MARK_AT + 32, c->clean);
     zl_store64(to + MARK_AT + 40, (uint64_t)c->doubt_end);
     zl_store32(to + MARK_AT + 48, zl_crc32(0, to, MARK_AT + 48));
+    zl_store32(to + STEP_AT, c->step_ms);
+    zl_store64(to + STEP_AT + 4, (uint64_t)c->coarse_end);
+    zl_store32(to + STEP_AT + 12, zl_crc32(0, to, STEP_AT + 12));
 }
 
 void timercheck_decode(const uint8_t *from, uint64_t len, struct timercheck *ret)
@@ -198,4 +202,7 @@ void timercheck_decode(const uint8_t *from, uint64_t len, struct timercheck *ret
     ret->known = 1;
     ret->clean = zl_load64(from + MARK_AT + 32) == 1;
     ret->doubt_end = (int64_t)zl_load64(from + MARK_AT + 40);
+    if (len < STEP_AT + 16 || zl_load32(from + STEP_AT + 12) != zl_crc32(0, from, STEP_AT + 12)) return;
+    ret->step_ms = zl_load32(from + STEP_AT);
+    ret->coarse_end = (int64_t)zl_load64(from + STEP_AT + 4);
 }

@@ -101,6 +101,9 @@ struct timercheck {
     uint32_t clean;      /* the broker stopped in good order: log_flushed is the log's end, and nothing before read_ms pends */
     uint32_t known;      /* they were there and agreed */
     int64_t doubt_end;   /* units before this position may have been delivered already */
+    int64_t coarse_end;  /* entries of the queue before this offset may have been put with a longer step */
+    uint32_t step_ms;    /* of the wheel, 0: not known */
+    uint32_t reserved;
 };
 void timercheck_encode(uint8_t to[CHECK_BYTES], const struct timercheck *c);
 void timercheck_decode(const uint8_t *from, uint64_t len, struct timercheck *ret);

@@ -390,8 +390,12 @@ static const void *host_query(const struct zr_host *h, const char *id)
 }
 
 /* ---- what tests call ----------------------------------------------------------------------------------------------------------- */
+static int64_t precision = 1000;
+void world_precision(int64_t ms) { precision = ms; }
+
 void world_open(void)
 {
+    precision = 1000;
     snprintf(dir, sizeof dir, "/tmp/zarya-delay-XXXXXX");
     cr_assert(mkdtemp(dir) != NULL);
     log_bytes = malloc(LOG_MAX);
@@ -411,7 +415,7 @@ void world_close(void)
 
 void world_start(const char *levels, int64_t max_delay_s)
 {
-    settings = (struct settings){ .delay_levels = zl_str(levels), .timer_max_delay = max_delay_s, .timer_precision = 1000, .timer_roll_window = 172800,
+    settings = (struct settings){ .delay_levels = zl_str(levels), .timer_max_delay = max_delay_s, .timer_precision = precision, .timer_roll_window = 172800,
                                   .timer_log_file_size = 1 << 16, .timer_congest = INT32_MAX, .timer_enable = 1, .recall_enable = 1 };
     cr_assert_eq(plugin->create(&host, &settings, &inst), ZR_OK);
     cr_assert_eq(plugin->warm(inst), ZR_OK);

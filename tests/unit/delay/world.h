@@ -12,6 +12,7 @@ void world_open(void);
 void world_close(void);
 /* (Re)starts the plugin. clean 0: what was before is dropped as by a kill (its last save did not happen). */
 void world_start(const char *levels, int64_t max_delay_s);
+void world_precision(int64_t ms); /* of starts from now on; world_open sets 1000 */
 void world_stop(void);
 void world_kill(void);
 void world_set_clock(int64_t ms); /* wall clock, and tells */
