@@ -293,8 +293,8 @@ static int resend_call(struct ctl *c, const char *addr, const struct letter *l, 
     return zc_call_ok(c->client, addr, &request, ret, err);
 }
 
-/* A group that holds queue locks (an orderly one) gets what is sent to its retry topic back as dead letters: seen by the topic
- * where the first one is stored. */
+/* With an Apache broker a group that holds queue locks (an orderly one) gets what anybody sends to its retry topic back as dead
+ * letters: seen by the topic where the first one is stored. */
 static int arrived(struct ctl *c, const char *addr, struct zr_str id, struct zr_str topic)
 {
     struct zl_record r;
