@@ -190,7 +190,7 @@ static void chain_load(struct timer *t, struct lslot *s, int64_t pos, uint32_t w
             chain_damaged(t, pos);
             return;
         }
-        if (u.magic & UNIT_DELETE && !(u.magic & UNIT_ROLL)) {
+        if (u.magic & UNIT_DELETE && !(u.magic & UNIT_ROLL) && !s->far) {
             if (with_deletes) {
                 metric_add(t, u.topic_hash, 1, u.write_ms); /* what it takes back counts until it is passed over */
                 delete_load(t, s, pos, u.physical, 0);
@@ -198,9 +198,9 @@ static void chain_load(struct timer *t, struct lslot *s, int64_t pos, uint32_t w
             continue;
         }
         uint32_t roll = s->far || u.magic & UNIT_ROLL;
-        struct near_msg m = { .due_ms = s->far ? 0 : roll ? s->time_ms : u.exact_ms > s->time_ms && u.exact_ms <= s->time_ms + STEP_MAX ? u.exact_ms : u.exact_ms && u.exact_ms <= s->time_ms ? s->time_ms : s->time_ms + t->precision_ms,
+        struct near_msg m = { .due_ms = s->far ? 0 : roll ? s->time_ms : u.exact_ms > s->time_ms && u.exact_ms <= s->time_ms + t->precision_ms ? u.exact_ms : u.exact_ms && u.exact_ms <= s->time_ms ? s->time_ms : s->time_ms + t->precision_ms,
                               .physical = u.physical, .slot_ms = s->time_ms, .size = (uint32_t)u.size,
-                              .flags = (roll ? NEAR_ROLL : 0) | (pos < t->doubt_end ? NEAR_DOUBT : 0) | (u.exact_ms == UNIT_PUT_OFF ? NEAR_AGAIN : 0) };
+                              .flags = (roll ? NEAR_ROLL : 0) | (pos < t->doubt_end ? NEAR_DOUBT : 0) | (u.exact_ms == UNIT_PUT_OFF ? NEAR_AGAIN : 0) | (u.magic & UNIT_DELETE ? NEAR_RECALL : 0) };
         if (full) continue;
         if (t->n_heap < NEAR_MAX && near_add(t, &m) == ZR_OK) {
             s->pending++;
@@ -307,10 +307,10 @@ static zr_status units_put_off(struct timer *t, const struct lslot *s, int64_t l
     struct unit u;
     int64_t above = INT64_MAX, pos;
     zr_status status = ZR_OK;
-    uint32_t recalled = s->recalls.n || s->unread >= 0;
+    uint32_t recalled = (s->recalls.n || s->unread >= 0) && !s->far;
     for (pos = last; status == ZR_OK && pos >= 0 && pos < above; above = pos, pos = u.prev) {
         if ((status = tlog_read(&t->log, pos, &u)) != ZR_OK) break;
-        uint32_t is_recall = u.magic & UNIT_DELETE && !(u.magic & UNIT_ROLL);
+        uint32_t is_recall = u.magic & UNIT_DELETE && !(u.magic & UNIT_ROLL) && !s->far;
         if (is_recall ? !recalled : !bsearch(&u.physical, left, n_left, sizeof *left, by_physical)) continue;
         struct unit again = u;
         int64_t at;
@@ -451,7 +451,7 @@ static void done_with(struct timer *t, const struct near_msg *m, int32_t topic_h
         s->pending--;
         s->acted = 1;
     }
-    metric_add(t, topic_hash, -1, now);
+    metric_add(t, topic_hash, m->flags & NEAR_RECALL ? 1 : -1, now);
     pthread_mutex_lock(&t->count_lock);
     ++*counter;
     pthread_mutex_unlock(&t->count_lock);

@@ -12,7 +12,6 @@
 
 #define ENTRIES 256u
 #define UNREAD_MS 250
-#define LATE_MS 3600000 /* so late an entry may have been noted, in a later slot than its own */
 #define UNREAD_TRIES 24u /* some five seconds */
 
 /* Apache's rule: what lies beyond the window goes round: it comes up after the window, or half of it, and is put again. */
@@ -25,28 +24,20 @@ int64_t roll_time(const struct timer *t, int64_t write_ms, int64_t out_ms, uint3
     return slot_floor(t, write_ms + (excess < window / p / 3 * p ? window / p / 2 * p : window));
 }
 
-/* The longest step that a time can have been cut to. */
-static int64_t step_longest(int64_t out_ms)
-{
-    return out_ms % 1000 == 0 ? 1000 : out_ms % 500 == 0 ? 500 : out_ms % 200 == 0 ? 200 : 100;
-}
-
-/* The delivery to the millisecond, (out, out + step]: from what the producer asked for, where the record still tells. The step may have been
- * another one when the record was put: it is told by coarse_end, or by a time that is the producer's own. */
+/* The delivery to the millisecond, (out, out + precision]: from what the producer asked for, where the record still tells. */
 int64_t exact_of(const struct timer *t, const struct zl_record *r, int64_t out_ms)
 {
     struct zr_str text;
-    uint32_t coarse = r->queue_offset < t->coarse_end;
-    int64_t v, longest = step_longest(out_ms), most = out_ms + (coarse || longest < t->precision_ms ? longest : t->precision_ms), exact = most;
+    int64_t v, exact = out_ms + t->precision_ms;
     uint32_t rolled = zl_props_get(r->properties, "TIMER_ROLL_TIMES").len != 0;
     if (!rolled && (text = zl_props_get(r->properties, "TIMER_DELAY_SEC")).len && zl_parse_i64(text, &v) == ZR_OK && v < INT64_MAX / 4000)
         exact = r->store_ms + v * 1000;
     else if (!rolled && (text = zl_props_get(r->properties, "TIMER_DELAY_MS")).len && zl_parse_i64(text, &v) == ZR_OK && v < INT64_MAX / 4)
         exact = r->store_ms + v;
     else if ((text = zl_props_get(r->properties, "TIMER_DELIVER_MS")).len && zl_parse_i64(text, &v) == ZR_OK)
-        exact = v > most && v <= out_ms + longest ? (most = v) : v;
+        exact = v;
     if (exact <= out_ms) return out_ms + 1;
-    return exact > most ? most : exact;
+    return exact > out_ms + t->precision_ms ? out_ms + t->precision_ms : exact;
 }
 
 struct taking { struct timer *t; int64_t now, offset; uint32_t size, reserved; };
@@ -65,7 +56,7 @@ static uint32_t take_record(struct taking *k, const struct zl_record *r)
     }
     int64_t write_ms = again && r->store_ms < present ? slot_floor(t, r->store_ms) : present;
     int64_t time_ms = roll_time(t, write_ms, slot_floor(t, out_ms), &roll);
-    if (again && slot_floor(t, out_ms) < t->done_ms - LATE_MS) return 1; /* it left long before */
+    if (again && time_ms < t->read_ms - 3600000) return 1; /* it left long before */
     if (write_ms < present && roll && time_ms < present) time_ms = present;
     if (time_ms < present) time_ms = present;
     struct wslot slot;
@@ -90,7 +81,7 @@ static uint32_t take_record(struct taking *k, const struct zl_record *r)
     if (ls && del.len && !roll) lslot_delete(t, ls, pos, del);
     if (!ls || (del.len && !roll)) return 1; /* the unit is there: whatever else failed is made up for from the chain */
     struct near_msg m = { .due_ms = roll || !u.exact_ms ? time_ms : u.exact_ms, .physical = u.physical, .slot_ms = time_ms, .size = r->size,
-                          .flags = (roll ? NEAR_ROLL : 0) | (again ? NEAR_DOUBT : 0) };
+                          .flags = (roll ? NEAR_ROLL : 0) | (again ? NEAR_DOUBT : 0) | (del.len ? NEAR_RECALL : 0) };
     if (near_add(t, &m) == ZR_OK) ls->pending++;
     else if (ls->resume < 0) ls->resume = pos; /* no memory: it is in the chain */
     return 1;
@@ -190,7 +181,6 @@ uint32_t enqueue_some(struct timer *t, int64_t now)
     pthread_mutex_lock(&t->step);
     while (i < n && passed) {
         k.offset = t->cursor + i;
-        k.now = k.offset < t->rebuild_end ? t->rebuild_ms : now;
         k.size = sizes[i];
         passed = take(&k, physical[i]);
         i += passed;
