@@ -20,7 +20,7 @@ from formats_test import hold_sql, beat_sql, live_sql, extents, bit_positions
 TOPIC, QUEUES, SQL = "Mix", 4, "v BETWEEN 5 AND 8 AND w IS NOT NULL"
 LEVELS = (1000, 5000, 10000, 30000) if FULL else (1000, 3000, 6000, 14000)
 LEVELS_TEXT = " ".join(f"{ms // 1000}s" for ms in LEVELS)
-MORE = 10 if FULL else 1
+MORE, NEAR_MS = (10, 5) if FULL else (1, 10)
 CONF = ("timerWheelEnable=true\nenableConsumeQueueExt=true\nenableCalcFilterBitMap=true\nwaitTimeMillsInSendQueue=5000\ntransactionCheckInterval=3000\n"
         f"transactionTimeOut=2000\ntransactionCheckMax=1000\ntransactionOpBatchInterval=200\nmessageDelayLevel={LEVELS_TEXT}\n")
 PLUGINS = ('{ use = "filter-sql92"; }, { use = "feature-delay"; settings = { delay_levels = "%s"; }; }, { use = "feature-transaction"; settings = { timeout = "2 s"; '
@@ -120,7 +120,7 @@ class Chain:
             frames[n] = timed(TOPIC, n % QUEUES, body, n, v=n % 10, w="x", **props)
             mine[body] = n % 10
         for i in range(400 * MORE):
-            add(b"near", begin + i * 10 // MORE, TIMER_DELIVER_MS=begin + i * 10 // MORE)
+            add(b"near", begin + i * NEAR_MS, TIMER_DELIVER_MS=begin + i * NEAR_MS)
         for i in range(60 * MORE):
             add(b"far", begin + far + i * 50 // MORE, TIMER_DELIVER_MS=begin + far + i * 50 // MORE)
         for level in range(levels):
