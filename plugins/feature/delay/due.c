@@ -198,7 +198,7 @@ static void chain_load(struct timer *t, struct lslot *s, int64_t pos, uint32_t w
             continue;
         }
         uint32_t roll = s->far || u.magic & UNIT_ROLL;
-        struct near_msg m = { .due_ms = s->far ? 0 : roll ? s->time_ms : u.exact_ms > s->time_ms && u.exact_ms <= s->time_ms + t->precision_ms ? u.exact_ms : u.exact_ms && u.exact_ms <= s->time_ms ? s->time_ms : s->time_ms + t->precision_ms,
+        struct near_msg m = { .due_ms = s->far ? 0 : roll ? s->time_ms : u.exact_ms > s->time_ms && u.exact_ms <= s->time_ms + STEP_MAX ? u.exact_ms : u.exact_ms && u.exact_ms <= s->time_ms ? s->time_ms : s->time_ms + t->precision_ms,
                               .physical = u.physical, .slot_ms = s->time_ms, .size = (uint32_t)u.size,
                               .flags = (roll ? NEAR_ROLL : 0) | (pos < t->doubt_end ? NEAR_DOUBT : 0) | (u.exact_ms == UNIT_PUT_OFF ? NEAR_AGAIN : 0) | (u.magic & UNIT_DELETE ? NEAR_RECALL : 0) };
         if (full) continue;

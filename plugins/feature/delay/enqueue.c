@@ -12,6 +12,7 @@
 
 #define ENTRIES 256u
 #define UNREAD_MS 250
+#define LATE_MS 3600000 /* so late an entry may have been noted, in a later slot than its own */
 #define UNREAD_TRIES 24u /* some five seconds */
 
 /* Apache's rule: what lies beyond the window goes round: it comes up after the window, or half of it, and is put again. */
@@ -24,20 +25,28 @@ int64_t roll_time(const struct timer *t, int64_t write_ms, int64_t out_ms, uint3
     return slot_floor(t, write_ms + (excess < window / p / 3 * p ? window / p / 2 * p : window));
 }
 
-/* The delivery to the millisecond, (out, out + precision]: from what the producer asked for, where the record still tells. */
+/* The longest step that a time can have been cut to. */
+static int64_t step_longest(int64_t out_ms)
+{
+    return out_ms % 1000 == 0 ? 1000 : out_ms % 500 == 0 ? 500 : out_ms % 200 == 0 ? 200 : 100;
+}
+
+/* The delivery to the millisecond, (out, out + step]: from what the producer asked for, where the record still tells. The step may have been
+ * another one when the record was put: it is told by coarse_end, or by a time that is the producer's own. */
 int64_t exact_of(const struct timer *t, const struct zl_record *r, int64_t out_ms)
 {
     struct zr_str text;
-    int64_t v, exact = out_ms + t->precision_ms;
+    uint32_t coarse = r->queue_offset < t->coarse_end;
+    int64_t v, longest = step_longest(out_ms), most = out_ms + (coarse || longest < t->precision_ms ? longest : t->precision_ms), exact = most;
     uint32_t rolled = zl_props_get(r->properties, "TIMER_ROLL_TIMES").len != 0;
     if (!rolled && (text = zl_props_get(r->properties, "TIMER_DELAY_SEC")).len && zl_parse_i64(text, &v) == ZR_OK && v < INT64_MAX / 4000)
         exact = r->store_ms + v * 1000;
     else if (!rolled && (text = zl_props_get(r->properties, "TIMER_DELAY_MS")).len && zl_parse_i64(text, &v) == ZR_OK && v < INT64_MAX / 4)
         exact = r->store_ms + v;
     else if ((text = zl_props_get(r->properties, "TIMER_DELIVER_MS")).len && zl_parse_i64(text, &v) == ZR_OK)
-        exact = v;
+        exact = v > most && v <= out_ms + longest ? (most = v) : v;
     if (exact <= out_ms) return out_ms + 1;
-    return exact > out_ms + t->precision_ms ? out_ms + t->precision_ms : exact;
+    return exact > most ? most : exact;
 }
 
 struct taking { struct timer *t; int64_t now, offset; uint32_t size, reserved; };
@@ -56,7 +65,7 @@ static uint32_t take_record(struct taking *k, const struct zl_record *r)
     }
     int64_t write_ms = again && r->store_ms < present ? slot_floor(t, r->store_ms) : present;
     int64_t time_ms = roll_time(t, write_ms, slot_floor(t, out_ms), &roll);
-    if (again && time_ms < t->read_ms - 3600000) return 1; /* it left long before */
+    if (again && slot_floor(t, out_ms) < t->done_ms - LATE_MS) return 1; /* it left long before */
     if (write_ms < present && roll && time_ms < present) time_ms = present;
     if (time_ms < present) time_ms = present;
     struct wslot slot;
@@ -181,6 +190,7 @@ uint32_t enqueue_some(struct timer *t, int64_t now)
     pthread_mutex_lock(&t->step);
     while (i < n && passed) {
         k.offset = t->cursor + i;
+        k.now = k.offset < t->rebuild_end ? t->rebuild_ms : now;
         k.size = sizes[i];
         passed = take(&k, physical[i]);
         i += passed;

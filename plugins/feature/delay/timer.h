@@ -12,6 +12,7 @@
 #define LOADED_MAX 4096u      /* slots at work */
 #define RECALL_BYTES (64u << 20) /* keys of recalled messages in memory, of all slots at work */
 #define TBATCH 64u
+#define STEP_MAX 1000 /* ms; the steps are 100, 200, 500 and 1000 */
 
 #define NEAR_ROLL 1u  /* goes round the timer topic once more */
 #define NEAR_DOUBT 2u /* may have left before a crash: looked up first */
@@ -72,6 +73,9 @@ struct timer {
     int64_t horizon_ms; /* every slot before it that is not done is loaded */
     int64_t cursor;     /* next queue offset to take */
     int64_t doubt_end, doubt_queue_end, begin_end; /* units and entries before these may have been delivered before a crash */
+    int64_t done_ms;    /* what timercheck said at the start: all before it had left */
+    int64_t coarse_end; /* entries before it may have been put with a longer step */
+    int64_t rebuild_end, rebuild_ms; /* the log is made anew up to that entry, as if it were that time */
     int64_t delivered_end, last_wall_ms, retry_until_ms, dirty_since_ns, trim_ns;
     uint32_t failures, due_failures, stepped, asked_visible;
     uint32_t unread_run; /* the entry before this one was passed unread */
@@ -105,6 +109,8 @@ struct timer {
 };
 
 int64_t slot_floor(const struct timer *t, int64_t ms);
+/* While the log is made anew nothing leaves, so that a message and its recall behind it meet, and what timercheck calls done stays as it was. */
+static inline uint32_t is_rebuilding(const struct timer *t) { return t->cursor < t->rebuild_end; }
 void timer_dirty(struct timer *t);
 void timer_kick(struct timer *t);
 /* due.c */
@@ -135,6 +141,7 @@ zr_status timer_restore(struct timer *t);
 void save_begin(struct timer *t); /* with a job; or does nothing when one is under way */
 void save_last(struct timer *t);  /* on the engine's thread, nothing else runs */
 zr_status save_open(struct timer *t);
+zr_status check_write(struct timer *t); /* config/timercheck, as t->check has it, to the disk */
 void save_close(struct timer *t);
 void metrics_clear(struct timer *t); /* they are counted anew with the next restore */
 void metric_add(struct timer *t, int32_t hash, int64_t n, int64_t ms);

@@ -247,6 +247,71 @@ Test(engine, recalls_by_either_form_of_the_key, .timeout = 60)
     world_close();
 }
 
+enum { STOPPED, KILLED, KILLED_AND_BACK };
+
+/* Some are due while the broker is down, some later, some a day ahead (beyond the window of 100 ms' steps), and one in three is recalled,
+ * half of these after the step was changed. Killed once more right after that: what was noted by then, and what was not, comes once. */
+static void step_changes(int64_t from, int64_t to, uint32_t killed)
+{
+    enum { N = 120, LONG = 30 };
+    int64_t when[N];
+    uint32_t want = 0;
+    char props[128], uniq[32];
+    world_open();
+    world_precision(from);
+    world_start(LEVELS, 259200);
+    int64_t start = world_now() / 1000 * 1000 + 8000;
+    for (int i = 0; i < N; i++) {
+        when[i] = (i < N - LONG ? start : start + DAY) + i * 137;
+        send_at("T", i, when[i]);
+        want += i % 3 != 0;
+    }
+    for (int i = 0; i < N; i += 6) {
+        snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2TIMER_DEL_UNIQKEY\1U%d\2", (long long)((when[i] - 1) / from * from + 1), i); /* as its handle */
+        cr_assert_eq(world_send("T", "R", props), 0);
+    }
+    world_wait_idle();
+    world_set_clock(start + 3000);
+    cr_assert(world_wait("T", 10), "%u came before the stop", world_count("T", NULL));
+    world_set_clock(start + 5000);
+    if (killed == KILLED) world_kill();
+    else world_stop();
+    world_precision(to);
+    world_start(LEVELS, 259200);
+    if (killed) {
+        world_wait_idle(); /* all is noted anew, and nothing is saved yet */
+        world_kill();
+        if (killed == KILLED_AND_BACK) world_precision(from);
+        world_start(LEVELS, 259200);
+    }
+    world_wait_idle();
+    for (int i = 3; i < N; i += 6) {
+        snprintf(props, sizeof props, "TIMER_DELIVER_MS\1%lld\2TIMER_DEL_UNIQKEY\1U%d\2", (long long)((when[i] - 1) / from * from + 1), i); /* as its handle */
+        if (when[i] > world_now() + 3000) cr_assert_eq(world_send("T", "R", props), 0);
+        else want++; /* may have left */
+    }
+    world_wait_idle();
+    for (int64_t at = start + 20000; at < start + DAY + 60000; at += DAY / 8) { /* as time passes: no leap */
+        world_set_clock(at);
+        world_wait_idle();
+    }
+    world_set_clock(start + DAY + 60000);
+    cr_assert(world_wait("T", want), "%u of %u came", world_count("T", NULL), want);
+    for (int i = 0; i < N; i++) {
+        snprintf(uniq, sizeof uniq, "U%d", i);
+        if (i % 6 == 0) cr_assert_eq(world_count("T", uniq), 0, "%s was recalled, and came", uniq);
+        else if (i % 3) once("T", i, when[i]);
+    }
+    cr_assert_eq(world_count("T", NULL), want);
+    world_stop();
+    world_close();
+}
+Test(engine, a_longer_step_loses_nothing, .timeout = 60) { step_changes(100, 1000, STOPPED); }
+Test(engine, a_longer_step_loses_nothing_after_a_kill, .timeout = 60) { step_changes(100, 1000, KILLED); }
+Test(engine, a_shorter_step_loses_nothing, .timeout = 60) { step_changes(1000, 100, STOPPED); }
+Test(engine, a_shorter_step_loses_nothing_after_a_kill, .timeout = 60) { step_changes(500, 200, KILLED); }
+Test(engine, a_step_that_is_changed_back_after_a_kill_repeats_nothing, .timeout = 60) { step_changes(100, 1000, KILLED_AND_BACK); }
+
 Test(engine, needs_no_more_than_64_bytes_for_a_pending_message, .timeout = 120)
 {
     enum { N = 60000 };
