@@ -194,12 +194,13 @@ static int64_t files_find(struct zr_inst *st, struct zr_queue *q, struct zs_bcq_
     int64_t r = st->io->list(st->io->ctx, path, base_found, &b);
     if (r == -ENOENT || (r >= 0 && b.n == 0)) return 0;
     if (r < 0) return r;
-    if (zs_path(path, "%s/%s/%d/%020lld", root, q->topic, q->id, (long long)b.last) && st->io->stat(st->io->ctx, path, &stat) >= 0 &&
-        stat.size > 0 && stat.size % ENTRY == 0 && b.last % (int64_t)stat.size == 0)
-        f->size = (int64_t)stat.size;
+    for (uint32_t i = 0; i < 2; i++) /* the newest may have no size yet, and then the oldest tells it */
+        if (zs_path(path, "%s/%s/%d/%020lld", root, q->topic, q->id, (long long)(i ? b.last : b.first)) && st->io->stat(st->io->ctx, path, &stat) >= 0 &&
+            stat.size > 0 && stat.size % ENTRY == 0 && b.last % (int64_t)stat.size == 0)
+            f->size = (int64_t)stat.size;
     f->first = b.first;
     f->at = end_in(st, q, f, b.last);
-    if (f->at == b.last && b.last > b.first) f->at = end_in(st, q, f, b.last - f->size);
+    if (f->at == b.last && b.last - f->size >= b.first) f->at = end_in(st, q, f, b.last - f->size);
     while (f->at > f->first && (r = entry_read(st, q, f, f->at - ENTRY, e)) > 0) {
         int64_t phys = (int64_t)zl_load64(e), end = phys + (int32_t)zl_load32(e + 8);
         if (end <= atomic_load(&st->end)) {
@@ -247,7 +248,7 @@ static int64_t record_add(struct zr_inst *st, struct zr_queue *q, struct batch *
 {
     struct zs_scan s;
     struct zl_record rec;
-    uint8_t e[ENTRY];
+    uint8_t *e = b->at + (uint64_t)b->n * ENTRY;
     zs_scan_open(&s, st, from->phys, INT64_MAX, 0);
     int what = zs_scan_next(&s, &rec);
     int64_t r = what == ZS_SCAN_RECORD && rec.physical_offset == from->phys ? (int64_t)zl_record_offsets(&rec) : 0;
@@ -261,14 +262,9 @@ static int64_t record_add(struct zr_inst *st, struct zr_queue *q, struct batch *
         zl_store16(e + 36, (uint16_t)r);
         zl_store32(e + 38, 0xFFFFFFFFu);
         zl_store32(e + 42, 0);
-        int64_t w = write_at(st, q, f, f->at, e, ENTRY);
-        if (w < 0) {
-            r = w;
-        } else {
-            f->at += ENTRY;
-            f->last_phys = from->phys;
-            f->exported = rec.queue_offset + r;
-        }
+        b->n++;
+        b->last_phys = from->phys;
+        b->exported = rec.queue_offset + r;
     }
     zs_scan_close(&s);
     return r;
