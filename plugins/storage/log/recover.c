@@ -678,11 +678,14 @@ static zr_status empty_log(struct recovery *rec, uint64_t found)
     return ZR_OK;
 }
 
-/* The log ended farther than its files reach, and one of its folders is empty: that disk is not mounted. */
+/* A folder is not configured any more that has what is missing; or the log ended farther than its files reach, and one of its
+ * folders is empty: that disk is not mounted. */
 static zr_status missing_folder(struct recovery *rec)
 {
     struct zr_inst *st = rec->st;
     const char *empty = zs_dir_empty(st);
+    zr_status rc = zs_folders_look(st, &rec->snap);
+    if (rc != ZR_OK) return rc;
     if (!empty || !rec->snap.valid || rec->snap.pos <= zs_segs_last(st) + st->segs.size) return ZR_OK;
     return zs_raise(st, ZR_ECORRUPT, 0, "the log ended at %lld, but its files reach to %lld only, and %s is empty: is that disk mounted?",
                     (long long)rec->snap.pos, (long long)(zs_segs_last(st) + st->segs.size), empty);

@@ -246,6 +246,7 @@ zr_status zs_warm(struct zr_inst *st)
         if (r < 0) rc = zs_raise(st, zs_status_of(r), r, "%s/abort cannot be made: %s", st->conf.root, zs_errno_text(r));
     }
     if (rc == ZR_OK) {
+        zs_folders_save(st);
         take_over(st);
         zs_age_open(st);
         zs_disk_look(st);
@@ -289,6 +290,7 @@ void zs_cool(struct zr_inst *st)
     uint32_t whole = !atomic_load(&st->failed) && atomic_load(&st->flushed) == atomic_load(&st->end);
     zs_index_close(st, whole);
     zs_age_close(st);
+    zs_folders_save(st);
     int64_t r = whole ? zs_save(st, 1) : -EIO;
     if (r >= 0) r = zs_abort_drop(st);
     if (r >= 0) zs_log(st, ZR_LOG_INFO, "the store was closed at %lld", (long long)atomic_load(&st->end));

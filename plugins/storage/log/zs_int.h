@@ -382,6 +382,16 @@ uint32_t zs_dir_choose(struct zr_inst *st, int64_t base); /* says where a new fi
 int64_t zs_dirs_sync(struct zr_inst *st);
 const char *zs_dir_empty(struct zr_inst *st); /* at a start: one of several folders that holds no file of the log, or NULL */
 
+/* ---- folders.c: where the log lay last ---- */
+struct zs_folders {
+    char path[ZS_MAX_DIRS][ZS_PATH];
+    uint32_t n, read_only; /* read_only: bit i for folder i */
+};
+uint32_t zs_folders_load(const struct zr_io_v1 *io, const char *root, struct zs_folders *ret); /* 0: there is no note */
+void zs_folders_save(struct zr_inst *st);
+/* At a start: does one that was a folder of the log, and is not configured now, hold what is missing? Then it is refused. */
+zr_status zs_folders_look(struct zr_inst *st, const struct zs_snapshot *snap);
+
 /* ---- segment.c ---- */
 zr_status zs_segs_load(struct zr_inst *st, int64_t told); /* the size that segments had, as the snapshot says; 0: it does not */
 void zs_segs_free(struct zr_inst *st);
