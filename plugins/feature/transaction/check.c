@@ -13,6 +13,7 @@
  *   4. One that waits for long while many came behind it is written anew without a question: the queue can be let go of.
  *   5. One that cannot be read is tried again by itself, later and later up to check_interval, and the log tells its position. It is given
  *      up when so much came behind it that the table's window would end.
+ *      So is one (at once) whose properties, of another broker's making, leave no room for those of a check.
  *   6. One that was there at the start is looked for among what was committed (found.c) before anything else is done about it. */
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -379,7 +380,7 @@ static uint32_t what_now(struct zr_inst *inst, struct due *d, int64_t next_offse
     return d->times >= (uint32_t)inst->settings->check_max ? WHAT_DISCARD : WHAT_ASK;
 }
 
-/* The properties with the check counted and the name of the first record. NULL: memory ran out. */
+/* The properties with the check counted and the name of the first record. NULL: memory ran out, or they are too long. */
 static uint8_t *props_make(const struct due *d, uint64_t *ret_len)
 {
     static const char *const ours[] = { "TRANSACTION_CHECK_TIMES", "TRAN_PREPARED_QUEUE_OFFSET", NULL };
@@ -407,7 +408,7 @@ static void discard_topic_ensure(struct zr_inst *inst)
     if (inst->broker->topic(inst->host, topic.name, ignore_topic, NULL) != ZR_OK) inst->broker->put_topic(inst->host, &topic, NULL, NULL);
 }
 
-/* The message that is stored for it. 0: it cannot be made. */
+/* The message that is stored for it. 0: memory ran out. */
 static uint32_t message_make(struct batch *b, struct due *d)
 {
     const struct zl_record *r = &d->record;
@@ -415,15 +416,20 @@ static uint32_t message_make(struct batch *b, struct due *d)
     *m = (struct zr_msg){ .hdr = ZR_HDR(struct zr_msg, 0), .topic = ZR_STR(HALF_TOPIC), .body = r->body, .properties = r->properties,
                           .tags_code = zl_tags_code(zl_props_get(r->properties, "TAGS")), .born_ms = r->born_ms, .born_host = r->born_host,
                           .flag = r->flag, .sys_flag = r->sys_flag, .reconsume_times = r->reconsume_times, .flags = ZR_MSG_OWN, .inner_num = 1 };
+    uint64_t len = 0;
+    uint32_t no_room = 0;
+    if (d->what != WHAT_DISCARD && !(d->props = props_make(d, &len))) {
+        if (r->properties.len + CHECK_ROOM <= ZL_MAX_PROPERTIES) return 0;
+        no_room = 1;
+        d->what = WHAT_DISCARD;
+    }
     if (d->what == WHAT_DISCARD) {
         m->topic = (struct zr_str)ZR_STR(DISCARD_TOPIC);
         discard_topic_ensure(b->inst);
-        say(b->inst, ZR_LOG_WARN, "the half message %.*s of group %.*s is given up after %u checks; it is in %s", (int)d->half.unique.len,
-            d->half.unique.len ? d->half.unique.ptr : "", (int)d->half.group.len, d->half.group.len ? d->half.group.ptr : "", d->times, DISCARD_TOPIC);
+        say(b->inst, ZR_LOG_WARN, "the half message %.*s of group %.*s is given up after %u checks%s; it is in %s", (int)d->half.unique.len,
+            d->half.unique.len ? d->half.unique.ptr : "", (int)d->half.group.len, d->half.group.len ? d->half.group.ptr : "", d->times,
+            no_room ? ", for its properties leave no room to count another one" : "", DISCARD_TOPIC);
     } else {
-        uint64_t len = 0;
-        d->props = props_make(d, &len);
-        if (!d->props) return 0;
         m->properties = (struct zr_span){ d->props, len };
     }
     b->due_of[b->n_msgs++] = (uint8_t)(d - b->due);

@@ -6,6 +6,7 @@
  *      REAL_QID, its unique key in __transactionId__, and no transaction bits; so nobody consumes it.
  *   2. What a consumer sends back, or what this broker publishes itself (a committed message keeps TRAN_MSG), is not touched. A
  *      send again with a delay level is an old client's retry, and no transaction.
+ *      One whose properties would leave no room for those of a check is refused.
  *   3. A half message that the table cannot hold is refused before it is stored, with the code for "busy". */
 #include <string.h>
 
@@ -158,7 +159,7 @@ zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr
     }
     zr_status status = properties_make(event, w.unique, &properties);
     if (status != ZR_OK) return status;
-    if (properties.len > ZL_MAX_PROPERTIES) {
+    if (properties.len + CHECK_ROOM > ZL_MAX_PROPERTIES) {
         verdict->what = ZR_VERDICT_REJECT;
         verdict->code = CODE_MESSAGE_ILLEGAL;
         verdict->remark = zl_str("the message is illegal: its properties are longer than 32767 bytes with those of its transaction");

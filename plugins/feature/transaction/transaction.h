@@ -41,6 +41,7 @@
 #define CODE_TOPIC_NOT_EXIST 17
 #define CODE_ILLEGAL_OPERATION 604
 
+#define CHECK_ROOM 96u /* bytes: TRANSACTION_CHECK_TIMES and TRAN_PREPARED_QUEUE_OFFSET with the longest numbers have 82 */
 #define HELD_MS 20000 /* nothing holds the half queue's beginning for longer, when much came behind it */
 #define MAX_OP_ROLLED (16u * 1024) /* of a message's properties */
 #define MAX_OP_TEXT (256u * 1024) /* ops that wait to be written, when the storage refuses them */

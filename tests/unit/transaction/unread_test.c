@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* feature-transaction on a host of a few functions with a log in memory and a clock that the tests set: half and op messages that cannot
- * be read for long, and those that wait for longer than the log keeps them. */
+ * be read for long, those that wait for longer than the log keeps them, and those whose properties leave no room. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +16,7 @@
 #define DISCARD "TRANS_CHECK_MAX_TIME_TOPIC"
 #define HOUR 3600000ll
 #define RECORDS 20000u
+#define SCRATCH 70000u
 #define UNIT 100 /* physical offsets between records */
 
 struct zr_queue { const char *topic; };
@@ -136,10 +137,10 @@ static void append(struct zr_msg *m, struct zr_put *put)
     records[n_records].stored = now_ms;
     strcpy(records[n_records++].topic, name);
 }
-static void *scratch(void *ctx, uint64_t size) { return size <= 4096 ? ctx : NULL; }
+static void *scratch(void *ctx, uint64_t size) { return size <= SCRATCH ? ctx : NULL; }
 static void hook(uint32_t which, struct zr_msg *m, struct zr_put *put, struct zr_verdict *v)
 {
-    static uint8_t memory[4096];
+    static uint8_t memory[SCRATCH];
     struct zr_event e = { .hdr = ZR_HDR(struct zr_event, 0), .msg = m, .topic = m->topic, .put = put, .now_ms = wall(NULL), .code = 310,
                           .point = which ? ZR_POINT_STORED : ZR_POINT_PUBLISH, .scratch = scratch, .scratch_ctx = memory };
     ((const struct zr_hooks_v1 *)plugin->query(inst, ZR_IF_HOOKS))->hooks[which].call(inst, &e, v);
@@ -237,6 +238,24 @@ static int32_t send(const char *uniq, const char *more)
     hook(1, &m, &put, &v);
     return 0;
 }
+/* With properties of that length in the log; a client's (0: the refusal's code), or one that another broker stored. */
+static int32_t send_long(const char *uniq, uint64_t len, uint32_t from_client)
+{
+    static char text[70000];
+    int head = snprintf(text, sizeof text, "UNIQ_KEY\1%s\2PGROUP\1P\2TRAN_MSG\1true\2%sX\1", uniq, from_client ? "" : "REAL_TOPIC\1T\2REAL_QID\0010\2");
+    if (from_client) len -= strlen("__transactionId__\1\2REAL_TOPIC\1T\2REAL_QID\0010\2") + strlen(uniq);
+    memset(text + head, 'x', len - (uint64_t)head - 1);
+    text[len - 1] = 2;
+    struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str(from_client ? "T" : HALF), .properties = { (const uint8_t *)text, len },
+                        .body = { (const uint8_t *)uniq, strlen(uniq) }, .born_ms = wall(NULL), .inner_num = 1 };
+    struct zr_verdict v = { .hdr = ZR_HDR(struct zr_verdict, 0) };
+    struct zr_put put;
+    if (from_client) hook(0, &m, NULL, &v);
+    if (v.what == ZR_VERDICT_REJECT) return v.code;
+    append(&m, &put);
+    hook(1, &m, &put, &v);
+    return 0;
+}
 static uint32_t is_given_up(const char *uniq)
 {
     struct zl_record r;
@@ -329,5 +348,36 @@ Test(immunity, ends_where_retention_would)
     cr_assert_eq(is_given_up("A"), 0);
     for (int i = 0; i < 4; i++) run_for(HOUR);
     cr_assert_eq(is_given_up("A"), 1, "it is lost: nobody is asked, and it is in no topic");
+    world_close();
+}
+
+Test(properties, that_leave_no_room_for_a_check_are_refused)
+{
+    world_open();
+    cr_assert_eq(send_long("A", 32767, 1), 13);
+    cr_assert_eq(send_long("B", 32767 - 60, 1), 13);
+    cr_assert_eq(send_long("C", 32767 - 100, 1), 0);
+    run_for(HOUR);
+    cr_assert_eq(is_given_up("C"), 1, "it was asked about as often as may be");
+    cr_assert_eq(half_offset, end_of(HALF));
+    world_close();
+}
+
+/* Another broker took it. It can be asked about no more, and holds nothing up. */
+Test(properties, that_leave_no_room_hold_up_no_others)
+{
+    char uniq[16];
+    settings[2] = 3;
+    world_open();
+    cr_assert_eq(send_long("A", 32767, 0), 0);
+    for (int i = 0; i < 2000; i++) { /* the table's window has 1024 */
+        snprintf(uniq, sizeof uniq, "B%d", i);
+        cr_assert_eq(send(uniq, ""), 0, "the half message %d is refused", i);
+        run_for(10000);
+    }
+    cr_assert_eq(is_given_up("A"), 1);
+    run_for(HOUR);
+    cr_assert_eq(is_given_up("A"), 1);
+    cr_assert_eq(is_given_up("B1999"), 1);
     world_close();
 }
