@@ -181,7 +181,7 @@ const struct zr_handler zb_handlers[] = {
     ROW(35, BOTH, ZR_HANDLER_GUARDED, "UNREGISTER_CLIENT", zb_unregister_handle),
     ROW(36, BOTH, ZR_HANDLER_WORKER | ZR_HANDLER_GUARDED, "CONSUMER_SEND_MSG_BACK", zb_retry_handle),
     ROW(38, BOTH, 0, "GET_CONSUMER_LIST_BY_GROUP", zb_consumer_list_handle),
-    ROW(46, BOTH, 0, "CHECK_CLIENT_CONFIG", zb_check_config_handle),
+    ROW(46, BOTH, ZR_HANDLER_WORKER, "CHECK_CLIENT_CONFIG", zb_check_config_handle), /* compiles an expression */
     ROW(310, BOTH, ZR_HANDLER_GUARDED, "SEND_MESSAGE_V2", zb_send_handle),
     ROW(320, BOTH, ZR_HANDLER_GUARDED, "SEND_BATCH_MESSAGE", zb_send_handle),
     ROW(361, MAIN, 0, "LITE_PULL_MESSAGE", zb_pull_handle),

@@ -325,7 +325,7 @@ zr_status zb_check_config_handle(struct zr_inst *inst, const struct zr_request *
     const struct zl_json *root;
     uint64_t at = 0;
     zr_status status;
-    if (zl_json_parse((struct zr_str){ (const char *)req->body.ptr, req->body.len }, &doc, &root, &at) != ZR_OK)
+    if (req->body.len > MAX_BODY || zl_json_parse((struct zr_str){ (const char *)req->body.ptr, req->body.len }, &doc, &root, &at) != ZR_OK)
         return zk_answer_code(req->token, ZB_SYSTEM_ERROR, "the body cannot be understood");
     const struct zl_json *sub = zl_json_get(root, "subscriptionData");
     struct zr_str type = zl_json_get_str(sub, "expressionType");

@@ -523,6 +523,13 @@ def forbidden(z):
     check(all(seen), "what a group may not consume is on the disk when it is answered", seen)
 
 
+def check_config(z):
+    """Code 46 reads one subscription of up to 4 MiB (on a worker: what is behind it on the connection may be answered before)."""
+    c, body = Conn(z.addr), lambda n: json.dumps({"clientId": "c", "group": "G", "subscriptionData": {"topic": "T", "subString": "x" * n, "expressionType": "TAG"}}).encode()
+    sent = [c.send(46, {}, body(3 << 20)), c.send(46, {}, body(5 << 20)), c.send(46, {}, body(1))]
+    check([c.answer(opaque)[0].get("code") for opaque in sent] == [0, 1, 0], "a subscription to be checked has at most 4 MiB")
+
+
 def main():
     java = shutil.which("java") and shutil.which("mvn") and apache_server("5.5.0")
     apache = None
@@ -535,6 +542,7 @@ def main():
     check(z.wait_registered(), "the broker registers", text_of(z.log)[-800:])
     ours = all_facts(z, True)
     forbidden(z)
+    check_config(z)
     check(z.proc.poll() is None, "zarya lives", text_of(z.log)[-1500:])
     restart(z)
     check(z.stop() == 0, "zarya stops cleanly again", text_of(z.log)[-800:])
