@@ -168,6 +168,33 @@ def commit(addr, offset):
         check(False, f"group offset {offset} is taken", head)
 
 
+GONE = ("FlipGone", "FlipAgain")
+
+
+def send_some(addr, topic, queue, n):
+    """The offsets that they got."""
+    fields = {"a": "PG", "b": topic, "c": "TBW102", "d": 4, "e": queue, "f": 0, "g": 1, "h": 0, "i": "", "j": 0}
+    heads = [remoting(addr, 310, fields, b"some")[0] for _ in range(n)]
+    return [int((h.get("extFields") or {}).get("queueOffset", -1)) for h in heads]
+
+
+def delete(addr):
+    """Both topics are deleted; the second is made again, and gets a message in its first queue."""
+    for topic in GONE:
+        remoting(addr, 215, {"topic": topic})
+    create_topic(addr, GONE[1])
+    wait_for(lambda: send_some(addr, GONE[1], 0, 1) == [0], 10)
+
+
+def deleted_there(addr, what):
+    """A topic that was deleted does not come back: made again it has nothing of what it had, and begins at 0."""
+    create_topic(addr, GONE[0])
+    found = {t: {q: [m["offset"] for m in list_] for q, list_ in pull_all(addr, t).items()} for t in GONE}
+    check(not any(found[GONE[0]].values()), f"{what}: a topic that Apache deleted is empty", found[GONE[0]])
+    check(found[GONE[1]] == {0: [0], 1: [], 2: [], 3: []}, f"{what}: a topic that Apache made again has what it got since", found[GONE[1]])
+    check(send_some(addr, GONE[0], 2, 1) == [0] and send_some(addr, GONE[1], 0, 1) == [1], f"{what}: their offsets begin anew")
+
+
 class Chain:
     """One directory and the brokers that take turns on it. Stops: "stop", "kill" (when all was answered), "cut" (in the middle)."""
 
@@ -177,6 +204,7 @@ class Chain:
         self.ns = Zarya(broker=False).start()  # for all turns
         self.z = Zarya(storage=SMALL_Z if small else "", ports=self.ports, namesrv=False, namesrv_addr=self.ns.ns)
         self.writers, self.before, self.how, self.round = [], None, "stop", 0
+        self.deleted = False  # Apache deleted topics in its last turn
 
     def start(self, who):
         if who == "Z":
@@ -195,6 +223,15 @@ class Chain:
             same(self.before, now, what, self.how == "cut", self.version == "4.9.7")
             acked_there(now, self.writers, what)
             ids_and_keys(b.addr, now, what, who == "Z" or self.how == "stop", who == "Z")
+        if who == "Z" and self.deleted:
+            deleted_there(b.addr, what)
+        self.deleted = who == "A" and how == "stop"
+        for topic, q in ((t, q) for t in GONE for q in range(4)):
+            if q == 0:
+                create_topic(b.addr, topic)
+            send_some(b.addr, topic, q, 12)
+        if self.deleted:
+            delete(b.addr)
         w = Writer(b.addr, f"{who}{self.round}", self.n)
         w.start()
         w.join(90)

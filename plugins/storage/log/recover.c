@@ -394,12 +394,7 @@ static void find_start(struct recovery *rec)
         return;
     }
     if (rec->clean) {
-        if (start_by_snapshot(rec)) { /* another broker may have gone on from there: then the queues know more */
-            int64_t pos = rec->start;
-            if (zs_bcq_any(st) || (st->lock_ours && !rec->snap.clean) || !start_by_queues(rec) || rec->start < pos) start_by_snapshot(rec);
-            return;
-        }
-        if (!start_by_queues(rec)) start_by_segments(rec, 1);
+        if (!start_by_snapshot(rec) && !start_by_queues(rec)) start_by_segments(rec, 1); /* another broker went on from there: vouch_start */
         return;
     }
     if (start_by_snapshot(rec)) return;

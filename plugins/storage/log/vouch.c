@@ -119,7 +119,7 @@ static zr_status take_end(struct entries *w, struct zr_queue *q)
 zr_status zs_vouch_queue(struct zs_vouch *v, struct zr_queue *q, const struct zs_hint *h, int64_t offset)
 {
     struct zr_inst *st = v->st;
-    int64_t per = st->conf.queue_file_size / ZS_ENTRY, end;
+    int64_t per = st->conf.queue_file_size / ZS_ENTRY, known = offset, end;
     uint8_t raw[CHUNK * ZS_ENTRY];
     if (zs_queue_light(q) || q->first_file == ZS_NONE) return ZR_OK;
     struct entries w = { .v = v, .look = look_make(v, q), .prev_at = -1 };
@@ -143,6 +143,7 @@ zr_status zs_vouch_queue(struct zs_vouch *v, struct zr_queue *q, const struct zs
     }
     zr_status rc = w.prev_at >= atomic_load(&q->next) ? take_end(&w, q) : ZR_OK;
     /* It had messages at the snapshot, and its first one came after it. */
+    w.look->kept = known > 0;
     if (h && h->next > 0 && w.look->first == 0 && w.look->first_phys >= v->from && h->end_phys <= v->from) w.look->old_end = v->from;
     if (w.holes) {
         v->n_holes += (uint64_t)w.holes;
@@ -197,16 +198,32 @@ void zs_vouch_meet(struct zs_vouch *v, struct zr_queue *q, const struct zl_recor
     l->met = r->queue_offset;
 }
 
+/* The topic's first entry in all its queues: when it was there again; -1: one goes on from before. */
+static int64_t there_again(struct zs_vouch *v, struct zr_str topic)
+{
+    int64_t least = INT64_MAX;
+    pthread_rwlock_rdlock(&v->st->table_lock);
+    for (struct zr_queue *q = zs_topic_queues(v->st, topic); q; q = q->topic_next) {
+        const struct zs_look *l = look_of(v, q);
+        if (!l || l->first < 0) continue;
+        if (l->kept) least = -1;
+        else if (l->first_phys < least) least = l->first_phys;
+    }
+    pthread_rwlock_unlock(&v->st->table_lock);
+    return least;
+}
+
 /* The topic was made again, if the queue's first entry is true. */
 static zr_status made_again(struct zs_vouch *v, struct zs_look *l)
 {
     struct zr_str topic = { l->q->topic, l->q->topic_len };
     struct zl_record r;
-    if (zs_removed_covers(v->st, topic, l->old_end - 1)) return ZR_OK;
+    int64_t position = there_again(v, topic);
+    if (position < l->old_end || zs_removed_covers(v->st, topic, position - 1)) return ZR_OK;
     if (!zs_scan_one_of(v->st, l->first_phys, topic, &r) || r.queue_id != l->q->id || r.queue_offset != 0) return ZR_OK;
     zs_log(v->st, ZR_LOG_WARN, "topic %s was deleted and made again by another broker: what the log has of it before %lld is not served", l->q->topic,
-           (long long)l->old_end);
-    return zs_removed_know(v->st, topic, l->old_end) < 0 ? ZR_ENOMEM : ZR_OK;
+           (long long)position);
+    return zs_removed_know(v->st, topic, position) < 0 ? ZR_ENOMEM : ZR_OK;
 }
 
 zr_status zs_vouch_finish(struct zs_vouch *v)

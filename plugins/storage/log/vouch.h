@@ -11,8 +11,8 @@
  *      from the log: before a queue's files (its first ones are gone), behind their end, and in between (made anew when it is read).
  *   2. A topic whose queues are gone, and that config/topics.json does not name, was deleted by the other broker: its records get no
  *      entry, and zarya/removed says so from then on. Without that document, or beside forms of it that are not read, nothing was.
- *   3. A queue whose first entry is offset 0, with older records of its own in the log: its topic was deleted and made again; what
- *      other queues of it have from before that is not theirs.
+ *   3. A queue whose first entry is offset 0, with older records of its own in the log: its topic was deleted and made again. When that
+ *      was is not known; at the latest when the first of the entries was made that the topic has. What is before is not its.
  *
  * Used by a start alone, before any thread. */
 #ifndef ZS_VOUCH_H
@@ -28,6 +28,7 @@ struct zs_look { /* at a queue, by its serial */
     int64_t first, first_phys; /* its first entry and that one's record; -1: it has none */
     int64_t front, met;       /* records before its first entry: the least offset, and the newest one's; -1: none */
     int64_t old_end;          /* behind the last record of an older life of it; 0: none */
+    uint32_t kept;            /* it goes on from what the snapshot knows */
 };
 struct zs_vouch {
     struct zr_inst *st;

@@ -170,7 +170,7 @@ Test(foreign, a_topic_that_another_broker_made_again_begins_anew)
         world_close(w);
         keep(w, kept, &n_kept);
         cr_assert_eq(world_open(w), ZR_OK);
-        put_many(w, "T", 1, 20, SIZE);
+        for (int q = 1; q < 3; q++) put_many(w, "T", q, 20, SIZE);
         cr_assert_eq(zs_remove_topic(w->st, zl_str("T")), ZR_OK);
         for (int q = 0; q < 2; q++) put_many(w, "T", q, 1, SIZE);
         world_close(w);
