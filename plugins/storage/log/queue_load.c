@@ -295,6 +295,12 @@ static zr_status settle(struct zr_inst *st, struct zr_queue *q, const struct zs_
         trust_hint(st, q, snap, h, next);
         return ZR_OK;
     }
+    uint32_t hurt = !ends && h && !same && !clean && st->lock_ours && h->next > 0 && next >= h->next && !is_last(st, q, h->next - 1, &error);
+    if (error) return zs_raise(st, zs_status_of(error), error, "the files of queue %s %d cannot be read: %s", q->topic, q->id, zs_errno_text(error));
+    if (hurt) { /* else it would be cut off with those behind it, which the log tells, and it is not behind the position that is begun at */
+        zs_log(st, ZR_LOG_WARN, "queue %s %d: the entry at %lld is damaged: made anew when read", q->topic, q->id, (long long)h->next - 1);
+        ends = 1;
+    }
     zs_queue_reset(st, q, ends ? h->next : next, ends ? h->end_phys : end);
     if (h && first > h->min && snap->begin == atomic_load(&st->begin)) { /* its first files are gone, not retired */
         zs_log(st, ZR_LOG_WARN, "queue %s %d: entries from %lld to %lld are missing: made anew when read", q->topic, q->id,

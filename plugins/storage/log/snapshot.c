@@ -78,9 +78,12 @@ void zs_snapshot_load(struct zr_inst *st, struct zs_snapshot *ret)
     for (int i = 0; i < 2 && !ret->valid; i++) {
         zl_buf_init(&ret->bytes, MAX_BYTES);
         if (!zs_path(path, "%s/queues%s", st->own_dir, endings[i])) return;
-        if (zl_io_load(st->io, path, &ret->bytes) > 0) {
+        int64_t r = zl_io_load(st->io, path, &ret->bytes);
+        if (r < 0 && r != -ENOENT) zs_log(st, ZR_LOG_WARN, "%s cannot be read: %s", path, zs_errno_text(r));
+        if (r >= 0) {
             ret->valid = hints_parse(ret);
             if (!ret->valid) zs_log(st, ZR_LOG_WARN, "%s is damaged and is not used", path);
+            if (i && ret->valid) zs_log(st, ZR_LOG_WARN, "%s is used in place of the newer one, which is missing or damaged", path);
             if (i) ret->clean = ret->queue_file_size = 0; /* one that was replaced: older than the last stop */
         }
         if (!ret->valid) zs_snapshot_free(ret);
