@@ -332,7 +332,7 @@ static uint32_t sent_add(struct bed *b, uint32_t topic, int32_t queue, uint32_t 
     return h->n_sent++;
 }
 
-uint32_t bed_put_many(struct bed *b, const char *topic, const int32_t *queues, uint32_t n, uint32_t size, uint32_t joined)
+static uint32_t put_many(struct bed *b, const char *topic, const int32_t *queues, uint32_t n, uint32_t size, uint32_t joined, uint32_t key)
 {
     struct zr_msg m[32];
     struct zr_put p[32];
@@ -346,11 +346,12 @@ uint32_t bed_put_many(struct bed *b, const char *topic, const int32_t *queues, u
     }
     pthread_mutex_lock(&b->lock);
     uint32_t t = bed_topic(b, topic);
-    for (uint32_t i = 0; i < n; i++) serial[i] = sent_add(b, t, queues[i], size, 1);
+    for (uint32_t i = 0; i < n; i++) serial[i] = sent_add(b, t, queues[i], size, key);
     pthread_mutex_unlock(&b->lock);
     for (uint32_t i = 0; i < n; i++) {
         body_make(bodies + (uint64_t)i * size, size, serial[i]);
         snprintf(props[i], sizeof props[i], "KEYS\001k%u\002TAGS\001t%u\002UNIQ_KEY\001U%u\002", serial[i], serial[i] % 3, serial[i]);
+        if (!key) snprintf(props[i], sizeof props[i], "TAGS\001t%u\002", serial[i] % 3);
         m[i] = (struct zr_msg){ .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str(topic), .queue_id = queues[i], .inner_num = 1,
                                 .body = { bodies + (uint64_t)i * size, size }, .properties = { (uint8_t *)props[i], strlen(props[i]) },
                                 .born_ms = 1700000000000, .flags = joined && i ? ZR_MSG_JOINED : 0 };
@@ -378,10 +379,14 @@ uint32_t bed_put_many(struct bed *b, const char *topic, const int32_t *queues, u
     return good;
 }
 
+uint32_t bed_put_many(struct bed *b, const char *topic, const int32_t *queues, uint32_t n, uint32_t size, uint32_t joined)
+{
+    return put_many(b, topic, queues, n, size, joined, 1);
+}
+
 uint32_t bed_put(struct bed *b, const char *topic, int32_t queue, uint32_t size, uint32_t key)
 {
-    (void)key;
-    return bed_put_many(b, topic, &queue, 1, size, 0);
+    return put_many(b, topic, &queue, 1, size, 0, key);
 }
 
 uint32_t bed_put_inner(struct bed *b, const char *topic, int32_t queue, uint32_t size, uint32_t messages)

@@ -200,7 +200,7 @@ static const char *find_keys(struct check *k)
         const struct sent *m = &h->sent[serial];
         char key[32];
         int64_t phys[32];
-        if (!k->seen[serial] || m->end > k->p->at || was_cleaned(k, m)) continue;
+        if (!m->key || !k->seen[serial] || m->end > k->p->at || was_cleaned(k, m)) continue;
         snprintf(key, sizeof key, "%c%u", i & 1 ? 'U' : 'k', serial);
         int32_t n = zs_find_key(k->c->st, zl_str(h->topics[m->topic]), zl_str(key), i & 1, 0, INT64_MAX, phys, 32), hit = 0;
         for (int32_t j = 0; j < n; j++) hit |= phys[j] == m->phys;

@@ -59,6 +59,24 @@ int mincore(void *addr, size_t length, unsigned char *vec)
     return 0;
 }
 
+/* Where allocations fail they are calls like others, with one error. */
+static struct sim *_Atomic alloc_of;
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+
+static uint32_t alloc_refused(void *const *frame)
+{
+    struct sim *s = atomic_load(&alloc_of);
+    void *frames[SIM_FRAMES];
+    if (!s || !s->hook) return 0;
+    sim_frames(frame, frames);
+    return s->hook(s->hook_ctx, SIM_ALLOC, "", 0, frames) < 0;
+}
+void *__wrap_malloc(size_t size) { return alloc_refused(__builtin_frame_address(0)) ? NULL : malloc(size); }
+void *__wrap_calloc(size_t n, size_t size) { return alloc_refused(__builtin_frame_address(0)) ? NULL : calloc(n, size); }
+void *__wrap_realloc(void *p, size_t size) { return alloc_refused(__builtin_frame_address(0)) ? NULL : realloc(p, size); }
+
 static uint64_t key_of(enum sim_op op, void *const *frames)
 {
     uint64_t h = op + 1;
@@ -104,6 +122,7 @@ struct fault {
 /* A call that nobody makes unless another has failed. */
 static void found_behind(const struct fault *f, enum sim_op op, void *const *frames, uint64_t key, uint32_t work)
 {
+    if (op == SIM_ALLOC) return;
     pthread_mutex_lock(&shared->lock);
     uint32_t i = 0;
     while (i < n_sites && sites[i].key != key) i++;
@@ -174,16 +193,17 @@ static struct bed *run_work(const struct work *w, sim_hook hook, void *ctx, stru
     b->sim->rec = 1;
     b->sim->hook = hook;
     b->sim->hook_ctx = ctx;
+    atomic_store(&alloc_of, w->memory ? b->sim : NULL);
     if (base || bed_open(b) == ZR_OK) w->run(b);
     return b;
 }
 
 static const char *say_why(struct bed *b, const struct fault *f)
 {
-    const char *text = strerror((int)f->error);
+    const char *text = f->error == EAGAIN ? "is locked" : strerror((int)f->error);
     if (f->second) text = f->second->after_error > 0 ? strerror(EIO) : strerror(ENOSPC); /* the one that counted in the end */
-    if (f->second && (strstr(b->lines, strerror((int)f->error)) || f->error == 0)) return NULL;
-    if (f->error == 0 || strstr(b->lines, text) || strstr(b->error, text) || strstr(b->fail_why, text)) return NULL;
+    if (f->second && (strstr(b->lines, strerror((int)f->error)) || f->error == 0 || f->error == EAGAIN || f->error == ENOMEM)) return NULL;
+    if (f->error == 0 || f->error == ENOMEM || strstr(b->lines, text) || strstr(b->error, text) || strstr(b->fail_why, text)) return NULL;
     return "something failed, and neither the log nor the error says why";
 }
 
@@ -237,6 +257,7 @@ static void one_run(uint32_t i, uint32_t nth, int64_t error, uint32_t lasting, u
     if (!bad) bad = check_failed_flush(b);
     uint32_t refused = !b->st || b->failed || b->refused;
     bed_close(b);
+    atomic_store(&alloc_of, NULL);
     b->sim->rec = 0;
     b->sim->hook = NULL;
     if (!bad && sim_open_count(b->sim)) bad = "descriptors or mappings were left";
@@ -262,19 +283,20 @@ static void one_run(uint32_t i, uint32_t nth, int64_t error, uint32_t lasting, u
 
 static void site_errors(uint32_t i, uint32_t job)
 {
-    static const int64_t errors[4] = { EIO, ENOSPC, EINTR, 0 };
+    static const int64_t errors[4] = { EIO, ENOSPC, EINTR, 0 }, of_locks[4] = { EIO, ENOSPC, EINTR, EAGAIN }, of_memory[1] = { ENOMEM };
     const struct site *s = &sites[i];
     if (s->after_key) {
         for (uint32_t k = 0; k < 3 && !atomic_load(&shared->fired[i]); k++) one_run(i, 1, s->after_error, 0, job);
         return;
     }
-    uint32_t cut = s->op == SIM_PREAD || s->op == SIM_PWRITE || s->op == SIM_PWRITEV;
-    uint32_t few = opt.each == 1 && !strcmp(works[s->work].name, "repair"); /* long runs: in the short form one error for each */
-    for (uint32_t e = few ? i % (3 + cut) : 0, n = few ? e + 1 : 3 + cut; e < n; e++)
+    uint32_t lock = s->op == SIM_LOCK || s->op == SIM_LOCK_DIR, cut = lock || s->op == SIM_PREAD || s->op == SIM_PWRITE || s->op == SIM_PWRITEV;
+    const int64_t *error = s->op == SIM_ALLOC ? of_memory : lock ? of_locks : errors;
+    uint32_t few = opt.each == 1 && (!strcmp(works[s->work].name, "repair") || !strncmp(works[s->work].name, "rare", 4)); /* long runs: in the short form one error for each */
+    for (uint32_t e = few ? i % (3 + cut) : 0, n = s->op == SIM_ALLOC ? 1 : few ? e + 1 : 3 + cut; e < n; e++)
         for (uint32_t k = 0; k < opt.each; k++) {
             uint32_t nth = k == 0 ? 1 : k == 1 ? (s->calls + 1) / 2 : 1 + (uint32_t)(mix64(i * 31 + k) % s->calls);
             if (k && nth == 1) break;
-            one_run(i, nth, errors[e], errors[e] && (k + e) % 2, job);
+            one_run(i, nth, error[e], error[e] && (k + e) % 2, job);
         }
 }
 
@@ -331,6 +353,7 @@ int main(int argc, char **argv)
         if (work->killed || (work->base && !strcmp(work->base, "repair")) || (opt.only && !strstr(work->name, opt.only))) continue; /* as those without */
         struct bed *b = run_work(work, find_hook, NULL, &w);
         bed_close(b);
+        atomic_store(&alloc_of, NULL);
         b->sim->hook = NULL;
         walk_end(&w);
         bed_free(b);

@@ -12,7 +12,7 @@
 
 const char *const sim_op_names[SIM_N_OPS] = { "open", "close", "pread", "pwrite", "pwritev", "fdatasync", "fsync", "sync_dir", "fallocate",
                                               "ftruncate", "rename", "unlink", "mkdir", "rmdir", "stat", "fstat", "list", "map", "unmap",
-                                              "advise", "lock", "disk", "seek_data", "sync_fs", "set_mtime", "link" };
+                                              "advise", "lock", "disk", "seek_data", "sync_fs", "set_mtime", "link", "lock_dir", "alloc" };
 
 static void broken(const char *what, const char *path)
 {
@@ -174,7 +174,7 @@ void sim_trace_carry(struct sim *s, const struct sim_event *events, uint32_t n)
 /* ---- calls ---------------------------------------------------------------------------------------------------------------------- */
 
 /* Who calls: the call site of the seam first, then its callers, by frame pointers. */
-static void __attribute__((noinline)) frames_of(void *const *frame, void **ret)
+void __attribute__((noinline)) sim_frames(void *const *frame, void **ret)
 {
     for (int i = 0; i < SIM_FRAMES; i++) {
         ret[i] = frame ? frame[1] : NULL;
@@ -184,9 +184,10 @@ static void __attribute__((noinline)) frames_of(void *const *frame, void **ret)
 }
 
 #define TRIP(op, path, len)                                                                                             \
+    if (s->before) s->before(s->before_ctx, op, path);                                                                  \
     if (s->hook) {                                                                                                      \
         void *frames_[SIM_FRAMES];                                                                                      \
-        frames_of(__builtin_frame_address(0), frames_);                                                                 \
+        sim_frames(__builtin_frame_address(0), frames_);                                                                 \
         int64_t trip_ = s->hook(s->hook_ctx, op, path, len, frames_);                                                   \
         if (trip_ < 0) return trip_;                                                                                    \
         if (trip_ > 0) most = (uint64_t)trip_;                                                                          \
@@ -231,6 +232,7 @@ static int64_t sim_open(void *self, const char *path, uint32_t flags, uint32_t m
             if (s->rec) event_add(s, EV_SIZE)->inode = inode;
         }
         s->fds[r].used = 1;
+        s->fds[r].locked = 0;
         s->fds[r].inode = inode;
         s->fds[r].path = strdup(path);
         s->inodes[inode].opens++;
@@ -247,14 +249,14 @@ static int64_t sim_close(void *self, int32_t fd)
     (void)most;
     if (s->hook) { /* a close that fails has closed all the same */
         void *frames[SIM_FRAMES];
-        frames_of(__builtin_frame_address(0), frames);
+        sim_frames(__builtin_frame_address(0), frames);
         failed = s->hook(s->hook_ctx, SIM_CLOSE, path_of(s, fd), 0, frames);
     }
     pthread_mutex_lock(&s->lock);
     struct sim_inode *f = file_of(s, fd);
     if (!f) broken("close of a descriptor that is not open", path_of(s, fd));
     f->opens--;
-    s->fds[fd].used = 0;
+    s->fds[fd].used = s->fds[fd].locked = 0;
     free(s->fds[fd].path);
     s->fds[fd].path = NULL;
     pthread_mutex_unlock(&s->lock);
@@ -644,7 +646,7 @@ static int64_t sim_unmap(void *self, const void *addr, uint64_t len)
     int64_t r = -EINVAL, failed = 0;
     if (s->hook) { /* as close */
         void *frames[SIM_FRAMES];
-        frames_of(__builtin_frame_address(0), frames);
+        sim_frames(__builtin_frame_address(0), frames);
         failed = s->hook(s->hook_ctx, SIM_UNMAP, "", len, frames);
     }
     pthread_mutex_lock(&s->lock);
@@ -676,6 +678,21 @@ static int64_t sim_lock(void *self, int32_t fd)
     (void)most;
     TRIP(SIM_LOCK, path_of(s, fd), 0);
     return 0;
+}
+/* By flock: it belongs to the descriptor. */
+static int64_t sim_lock_dir(void *self, int32_t fd)
+{
+    struct sim *s = self;
+    uint64_t most = 0;
+    (void)most;
+    TRIP(SIM_LOCK_DIR, path_of(s, fd), 0);
+    pthread_mutex_lock(&s->lock);
+    int64_t r = file_of(s, fd) ? 0 : -EBADF;
+    for (int32_t i = 0; i < SIM_FDS && r == 0; i++)
+        if (i != fd && s->fds[i].used && s->fds[i].locked && s->fds[i].inode == s->fds[fd].inode) r = -EAGAIN;
+    if (r == 0) s->fds[fd].locked = 1;
+    pthread_mutex_unlock(&s->lock);
+    return r;
 }
 static int64_t sim_disk(void *self, const char *path, struct zr_io_disk *ret)
 {
@@ -742,7 +759,7 @@ struct sim *sim_new(void)
                                .unlink = sim_unlink, .mkdir = sim_mkdir, .rmdir = sim_rmdir, .stat = sim_stat, .fstat = sim_fstat,
                                .list = sim_list, .map = sim_map, .unmap = sim_unmap, .advise = sim_advise, .lock = sim_lock,
                                .disk = sim_disk, .seek_data = sim_seek_data, .sync_fs = sim_sync_fs,
-                               .set_mtime = sim_set_mtime, .link = sim_link };
+                               .set_mtime = sim_set_mtime, .link = sim_link, .lock_dir = sim_lock_dir };
     sim_boot(s, 1);
     return s;
 }

@@ -21,7 +21,7 @@
 enum sim_op {
     SIM_OPEN, SIM_CLOSE, SIM_PREAD, SIM_PWRITE, SIM_PWRITEV, SIM_FDATASYNC, SIM_FSYNC, SIM_SYNC_DIR, SIM_FALLOCATE, SIM_FTRUNCATE,
     SIM_RENAME, SIM_UNLINK, SIM_MKDIR, SIM_RMDIR, SIM_STAT, SIM_FSTAT, SIM_LIST, SIM_MAP, SIM_UNMAP, SIM_ADVISE, SIM_LOCK, SIM_DISK,
-    SIM_SEEK_DATA, SIM_SYNC_FS, SIM_SET_MTIME, SIM_LINK, SIM_N_OPS
+    SIM_SEEK_DATA, SIM_SYNC_FS, SIM_SET_MTIME, SIM_LINK, SIM_LOCK_DIR, SIM_ALLOC, SIM_N_OPS
 };
 extern const char *const sim_op_names[SIM_N_OPS];
 
@@ -59,7 +59,7 @@ struct sim {
     struct sim_name *names;
     uint32_t n_names, cap_names;
     struct {
-        uint32_t inode, used;
+        uint32_t inode, used, locked;
         char *path;
     } fds[SIM_FDS];
     struct sim_event *events;
@@ -70,6 +70,8 @@ struct sim {
     double used;         /* of the disk, as told */
     sim_hook hook;
     void *hook_ctx;
+    void (*before)(void *ctx, enum sim_op op, const char *path); /* something else happens just before a call; it may come back here */
+    void *before_ctx;
     const char *deaf;    /* truncations and zeroing of paths with this in them are answered and not done (a defect on purpose) */
 };
 
@@ -88,6 +90,7 @@ uint32_t sim_note(struct sim *s, int64_t what); /* the place in the trace */
 uint32_t sim_now(struct sim *s);
 uint64_t sim_hash(struct sim *s);
 uint64_t sim_open_count(struct sim *s);
+void sim_frames(void *const *frame, void **ret); /* SIM_FRAMES return addresses from a frame on */
 void sim_dump(struct sim *s, const char *folder); /* into real files, for a look */
 void sim_trace_free(struct sim_event *events, uint32_t n);
 void sim_trace_carry(struct sim *s, const struct sim_event *events, uint32_t n); /* the trace goes on behind a copy of these */

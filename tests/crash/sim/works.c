@@ -8,7 +8,7 @@
 
 #define LEN(a) (uint32_t)(sizeof(a) / sizeof(*(a)))
 
-static void some(struct bed *b, const char *topic, int32_t queues, uint32_t n, uint32_t size)
+void some(struct bed *b, const char *topic, int32_t queues, uint32_t n, uint32_t size)
 {
     for (uint32_t i = 0; i < n; i++) bed_put(b, topic, (int32_t)i % queues, size + i % 7 * 11, 1);
 }
@@ -310,7 +310,7 @@ static void reading(struct bed *b)
 }
 
 /* What a recovery does to the files it finds, and what comes after: begun on a state that a crash has left. */
-static void recovery(struct bed *b)
+void recovery(struct bed *b)
 {
     if (bed_open(b) != ZR_OK) return;
     some(b, "R", 2, 6, 100);
@@ -411,7 +411,7 @@ static void crowd(struct bed *b)
 
 /* ---- storage-zstd ----------------------------------------------------------------------------------------------------------- */
 
-static void reopen(struct bed *b, enum engine engine)
+void reopen(struct bed *b, enum engine engine)
 {
     bed_close(b);
     bed_engine(b, engine);
@@ -595,7 +595,7 @@ static void packed_reading(struct bed *b)
 }
 
 /* Somebody else's writing, by which no call of the store's fails. */
-static void write_file(struct sim *s, const char *path, const uint8_t *bytes, uint64_t len, int64_t off)
+void write_file(struct sim *s, const char *path, const uint8_t *bytes, uint64_t len, int64_t off)
 {
     sim_hook hook = s->hook;
     s->hook = NULL;
@@ -791,5 +791,20 @@ const struct work works[] = {
     { "repair", repairing, 0, NULL, 0, 0 },
     { "repair again", repaired, 0, "repair", 0, 0 },
     { "packed: remains of a convert", convert_remains, 0, NULL, 1, 0 },
+    { "rare: damaged documents", rare_documents, 0, NULL, 1 },
+    { "rare: a log in two folders", rare_folders, 0, NULL, 1 },
+    { "rare: one segment of another size", rare_other_size, 0, NULL, 1 },
+    { "rare: segments that are too long", rare_long_segments, 0, NULL, 1 },
+    { "rare: entries behind a queue's end", rare_torn_entries, 0, "several queues", 1 },
+    { "rare: units behind the last entry's", rare_torn_extents, 0, "extents", 1 },
+    { "rare: much without keys", rare_without_keys, 0, NULL, 1 },
+    { "rare: files of batch queues expire", rare_batch_files, 0, NULL, 1 },
+    { "rare: a crowd of queues with extents", rare_crowd_of_extents, 0, NULL, 1 },
+    { "rare: a long reading", rare_long_reading, 0, NULL, 1 },
+    { "rare: a long abort file", rare_long_abort, 0, "single", 1 },
+    { "rare: two forms that differ", rare_twins, 0, NULL, 1 },
+    { "rare: two make the same segment", rare_segment_races, 0, NULL, 1 },
+    { "rare: two open the same queue file", rare_queue_race, 0, NULL, 1 },
+    { "rare: no memory", rare_memory, 0, NULL, 1, 0, 0, 1 },
 };
 const uint32_t n_works = LEN(works);
