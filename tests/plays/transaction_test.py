@@ -427,6 +427,28 @@ def limit_play():
     z.stop()
 
 
+def time_play():
+    """A delivery time that cannot be is refused with its half message, for nobody would see the commit refused; one that cannot be any more is told."""
+    def broker(settings, **more):
+        return Zarya(features=("admin", "ordered", "query", "transaction"), extra_plugins=f'{{ use = "feature-delay"; settings = {{ {settings} }}; }}', **more).start()
+
+    z = broker("timer_max_delay = 3600;")
+    create_topic(z.addr, "T", 4)
+    c = Conn(z.addr)
+    heads = [half(c, i, **wish) for i, wish in enumerate(({"TIMER_DELAY_SEC": "3700"}, {"TIMER_DELAY_MS": "x"}, {"TIMER_DELIVER_MS": str(int(time.time() * 1000) + 3700000)}))]
+    check([h["code"] for h in heads] == [13] * 3 and pull_queue(z.addr, HALF, 0) == [], "half messages with a time that cannot be are refused", heads)
+    good = half(c, 5, TIMER_DELAY_SEC="3000")
+    check(good["code"] == 0 and len(pull_queue(z.addr, HALF, 0)) == 1 and z.stop() == 0, "one whose time can be is taken as it is", good)
+    z = broker("timer = false;", directory=z.dir, ports=(z.port, z.ns_port))
+    c = Conn(z.addr)
+    head = half(c, 6, TIMER_DELAY_SEC="1")
+    check(head["code"] == 1 and "not enabled" in head["remark"], "without the timer none is", head)
+    head = end(c, place(good))
+    check(head["code"] == 1 and "refused" in head["remark"] and "stays open" in head["remark"], "the commit of the one that was taken is refused", head)
+    check(wait_for(lambda: "was committed, and is refused" in text_of(z.log), 10), "and the log tells, for a producer does not wait for this answer", text_of(z.log)[-600:])
+    check(z.stop() == 0, "it stops cleanly")
+
+
 def main():
     z = broker(check_max=1000)
     word_play(z)
@@ -442,6 +464,7 @@ def main():
     lost_files_play()
     many_play()
     limit_play()
+    time_play()
     check(len(first_codes) > 8 and set(first_codes) <= {1, 2}, "the first request of each start finds the plugin at work", first_codes)
     done()
 

@@ -5,7 +5,8 @@
  * What stays true:
  *   1. A message whose DELAY is above 0 is stored in queue level - 1 of SCHEDULE_TOPIC_XXXX, with REAL_TOPIC and REAL_QID, and
  *      with the delivery time as its tags code; one without is not touched.
- *   2. A half message of a transaction is not delayed before it is committed.
+ *   2. A half message of a transaction is not delayed before it is committed; but one whose time cannot be is refused at once, for its
+ *      producer does not wait for an answer to its commit.
  *   3. A message for an arbitrary time (TIMER_DELAY_SEC, TIMER_DELAY_MS, TIMER_DELIVER_MS) that lies ahead is stored in queue 0 of
  *      rmq_sys_wheel_timer, with that time cut to the wheel's step in TIMER_OUT_MS. With a DELAY level beside it, the level wins
  *      and TIMER_* goes, as in Apache. One that has TIMER_OUT_MS already was held back before, and goes on.
@@ -188,18 +189,29 @@ static zr_status to_wheel(const struct zr_event *event, int64_t out)
     return ZR_OK;
 }
 
-static zr_status put_timed(struct zr_inst *inst, const struct zr_event *event, const struct wish *w, struct zr_verdict *verdict)
+/* Refuses what cannot be; *ret_when: its time, 0 when that has come. */
+static zr_status timed_judge(struct zr_inst *inst, const struct zr_event *event, const struct wish *w, struct zr_verdict *verdict, int64_t *ret_when)
 {
-    int64_t when, p = inst->timed ? timer_precision(inst->timed) : 1000;
+    int64_t when;
+    *ret_when = 0;
     if (!inst->timed) return reject(verdict, CODE_SYSTEM_ERROR, "accurate timer message is not enabled, timerWheelEnable is false");
     if (when_of(w, event->now_ms, &when) != ZR_OK) return refuse_timer(inst, event, verdict);
     if (when <= event->now_ms) return w->deletes ? refuse_timer(inst, event, verdict) : ZR_OK; /* its time has come */
     if (when - event->now_ms > inst->settings->timer_max_delay * 1000) return refuse_timer(inst, event, verdict);
-    int64_t out = slot_before(when, p);
     if (timer_is_down(inst->timed))
         return reject(verdict, CODE_SERVICE_NOT_AVAILABLE, "timed messages are not taken now: the timer's files cannot be opened or made (see the broker's log)");
     if (w->deletes && !inst->settings->recall_enable) return reject(verdict, CODE_NO_PERMISSION, "recall failed, operation is forbidden");
     if (w->deletes > 1) return reject(verdict, CODE_MESSAGE_ILLEGAL, "the message is illegal: TIMER_DEL_UNIQKEY is longer than 512 bytes");
+    *ret_when = when;
+    return ZR_OK;
+}
+
+static zr_status put_timed(struct zr_inst *inst, const struct zr_event *event, const struct wish *w, struct zr_verdict *verdict)
+{
+    int64_t when;
+    zr_status status = timed_judge(inst, event, w, verdict, &when);
+    if (status != ZR_OK || !when) return status;
+    int64_t out = slot_before(when, timer_precision(inst->timed));
     if (timer_congested(inst->timed, out))
         return reject(verdict, CODE_SYSTEM_ERROR, "timer message is under flow control: too many messages are due in that second (timer_congest)");
     return to_wheel(event, out);
@@ -241,7 +253,11 @@ zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr
     if (w.delay.len && (zl_parse_i32(w.delay, &level) != ZR_OK || level < 0)) level = 0;
     if (is_by_policy(event, &w)) return put_by_policy(inst, event, &w);
     uint32_t timed = !level && w.timer && !is_over(event, &w);
-    if ((!level && !timed) || is_undecided(msg, &w) || zl_is(msg->topic, SCHEDULE_TOPIC)) return ZR_OK;
+    if ((!level && !timed) || zl_is(msg->topic, SCHEDULE_TOPIC)) return ZR_OK;
+    if (is_undecided(msg, &w)) {
+        int64_t when;
+        return timed ? timed_judge(inst, event, &w, verdict, &when) : ZR_OK;
+    }
     if (is_batch(event)) return reject(verdict, CODE_MESSAGE_ILLEGAL, "the message is illegal: a batch cannot be delayed");
     return level ? put_level(inst, event, level) : put_timed(inst, event, &w, verdict);
 }

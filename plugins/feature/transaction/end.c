@@ -107,6 +107,29 @@ static int32_t code_of(zr_status status)
     }
 }
 
+#define TOLD_MS 10000
+
+/* A producer does not wait for this answer (END_TRANSACTION is one-way), and its transaction counts as one that nobody ended. */
+static void refused_tell(const struct end *e)
+{
+    struct zr_inst *inst = e->inst;
+    int64_t now = mono_ms(inst);
+    pthread_mutex_lock(&inst->lock);
+    uint32_t tell = !inst->refused_told_ms || now - inst->refused_told_ms >= TOLD_MS;
+    if (tell) inst->refused_told_ms = now;
+    pthread_mutex_unlock(&inst->lock);
+    if (tell)
+        say(inst, ZR_LOG_WARN, "the half message %lld, at %lld, was committed, and is refused by another plugin, by its delivery time perhaps; it stays open (said every 10 s at most)",
+            (long long)e->table_offset, (long long)e->log_offset);
+}
+
+static const char *why_not(zr_status put)
+{
+    if (put == ZR_ENOTSUP) return "this message has a delay and needs the plugin feature-delay, which is not loaded; its half message stays open";
+    if (put == ZR_EPERM) return "the committed message was refused by another plugin, by its delivery time perhaps; its half message stays open";
+    return "the committed message could not be stored; its half message stays open";
+}
+
 static void committed(void *ctx, zr_status status, const struct zr_put *puts, uint32_t n)
 {
     struct end *e = ctx;
@@ -117,8 +140,8 @@ static void committed(void *ctx, zr_status status, const struct zr_put *puts, ui
         end_answer(e, CODE_SUCCESS, NULL);
     } else {
         end_unmark(e);
-        end_answer(e, code_of(put), put == ZR_ENOTSUP ? "this message has a delay and needs the plugin feature-delay, which is not loaded; its half message stays open"
-                                                      : "the committed message could not be stored; its half message stays open");
+        if (put == ZR_EPERM) refused_tell(e);
+        end_answer(e, code_of(put), why_not(put));
     }
     running_end(inst);
 }
@@ -317,6 +340,7 @@ static void end_job(void *arg)
     e->on_lane = 0;
     zr_status status = e->log_offset < 0 ? ZR_ENOENT : inst->storage->record_at(inst->storage_inst, e->log_offset, &piece, &pin);
     if (status == ZR_OK && piece.ptr && zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && zl_is(r.topic, HALF_TOPIC)) end_do(e, &r);
+    else if (status != ZR_OK && status != ZR_ENOENT && status != ZR_ECORRUPT) end_answer(e, CODE_SYSTEM_BUSY, "the half message cannot be read now; it stays open");
     else end_answer(e, CODE_SYSTEM_ERROR, "Find prepared transaction message failed");
     if (status == ZR_OK && pin) inst->storage->unpin(inst->storage_inst, pin);
     running_end(inst);

@@ -162,7 +162,7 @@ zr_status put_hook(struct zr_inst *inst, const struct zr_event *event, struct zr
     if (properties.len + CHECK_ROOM > ZL_MAX_PROPERTIES) {
         verdict->what = ZR_VERDICT_REJECT;
         verdict->code = CODE_MESSAGE_ILLEGAL;
-        verdict->remark = zl_str("the message is illegal: its properties are longer than 32767 bytes with those of its transaction");
+        verdict->remark = zl_str("the message is illegal: its properties are longer than 32767 bytes with those of its transaction and of its checks");
         return ZR_OK;
     }
     msg->properties = properties;

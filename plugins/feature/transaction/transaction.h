@@ -79,6 +79,7 @@ struct zr_inst {
     uint32_t stopping, n_running; /* jobs and appends under way */
     struct tx_table table;
     struct ends ends; /* words about half messages that have no slot */
+    int64_t refused_told_ms; /* end.c: when the log last told that a commit was refused */
     int64_t copied_end;    /* the log's end behind the last committed, rewritten or discarded message */
     /* ops.c */
     struct zl_buf op_text, op_rolled; /* not yet written; which of them were rolled back, by their first offsets */

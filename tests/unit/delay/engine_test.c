@@ -213,6 +213,10 @@ Test(engine, refuses_what_apache_refuses)
     cr_assert_eq(world_count("T", NULL), 2, "what is due is stored at once");
     cr_assert_eq(world_send("T", "g", "TIMER_DELAY_MS\1" "50\2TIMER_OUT_MS\1" "5\2"), 0);
     cr_assert_eq(world_count("T", NULL), 3, "what was held back before goes on");
+    cr_assert_eq(world_send("T", "h", "TRAN_MSG\1true\2TIMER_DELAY_SEC\1x\2"), 13);
+    cr_assert_eq(world_send("T", "i", "TRAN_MSG\1true\2TIMER_DELAY_SEC\001300000\2"), 13);
+    cr_assert_eq(world_send("T", "j", "TRAN_MSG\1true\2TIMER_DELAY_SEC\001200\2"), 0);
+    cr_assert_eq(world_count("T", "j"), 1, "a half message is not held back by its time");
     world_stop();
     world_close();
 }
