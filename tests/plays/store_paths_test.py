@@ -109,8 +109,10 @@ def half_of_it():
     with open(half.data + "/zarya/folders") as f:
         note = f.read()
     check("log commitlog\n" in note and f"log {d}/two\n" in note, "the note is relative where the folder lies inside", note)
+    status, out, err = store("check", half.data, "--repair")
+    check(status == 3 and d + "/two" in err and "moved or copied" in err, "a copy's note is not taken for where its log is", (status, out[-300:], err))
     with open(half.data + "/zarya/folders", "w") as f:
-        f.write(note.replace(d + "/two", half.dir + "/two"))
+        f.write(note.replace(d + "/", half.dir + "/"))
     status, out, err = store("check", half.data, "--repair")
     check(status == 3 and half.dir + "/two" in err and "zarya/folders" in err, "a folder of the note that is not there is named, with the note", (status, out[-300:], err))
     os.unlink(half.data + "/zarya/folders")

@@ -3,8 +3,9 @@
  * (<root>/commitlog alone). zaryactl goes by it, for it has no configuration; and a start that is told of fewer folders than there
  * were does not take for lost what lies in the others.
  *
- * Text, a line for each folder: "log PATH" or "read-only PATH". A folder inside <root> is noted relative to it, so that a data
- * directory can be moved with its log.
+ * Text: "of ROOT", then a line for each folder: "log PATH" or "read-only PATH". A folder inside <root> is noted relative to it, so that
+ * a data directory can be moved with its log. When <root> is not ROOT any more it may be a copy, and the folders outside another
+ * store's by now: no tool takes them then.
  *
  * What stays true: the note is written only by a start that succeeded, and by a stop. Nothing depends on its being there: without it
  * the log lies where the configuration, or the one who calls a tool, says. */
@@ -13,14 +14,27 @@
 #include "zs_int.h"
 #include "zs_pack.h"
 
-#define NOTE_MAX (ZS_MAX_DIRS * (ZS_PATH + 16u))
+#define NOTE_MAX ((ZS_MAX_DIRS + 8) * (ZS_PATH + 16u))
 
 static uint32_t note_path(const char *root, const char *ending, char *to) { return zs_path(to, "%s/zarya/folders%s", root, ending); }
 
 /* ---- reading -------------------------------------------------------------------------------------------------------- */
 
+/* Whatever way leads there. */
+static uint32_t is_same(struct zr_str noted, const char *root)
+{
+    char *real = realpath(root, NULL);
+    uint32_t same = zl_eq(noted, zl_str(real ? real : root));
+    free(real);
+    return same;
+}
+
 static uint32_t line_take(struct zs_folders *f, const char *root, struct zr_str line)
 {
+    if (zl_starts(line, "of ")) {
+        f->moved = !is_same((struct zr_str){ line.ptr + 3, line.len - 3 }, root);
+        return 1;
+    }
     uint32_t ro = zl_starts(line, "read-only ");
     if (!ro && !zl_starts(line, "log ")) return 0;
     struct zr_str path = { line.ptr + (ro ? 10 : 4), line.len - (ro ? 10 : 4) };
@@ -40,7 +54,7 @@ uint32_t zs_folders_load(const struct zr_io_v1 *io, const char *root, struct zs_
     uint32_t ok = 0;
     zl_buf_init(&text, NOTE_MAX);
     for (int i = 0; i < 2 && !ok; i++) {
-        ret->n = ret->read_only = 0;
+        ret->n = ret->read_only = ret->moved = 0;
         if (!note_path(root, endings[i], path) || zl_io_load(io, path, &text) <= 0) continue;
         rest = zl_buf_as_str(&text);
         for (ok = 1; ok && zl_split(&rest, '\n', &line);)
@@ -60,6 +74,11 @@ static void note_make(struct zr_inst *st, struct zl_buf *out)
     size_t n = strlen(st->conf.root);
     char own[ZS_PATH];
     if (d->n == 1 && !d->read_only && zs_path(own, "%s/commitlog", st->conf.root) && strcmp(own, d->path[0]) == 0) return;
+    char *real = realpath(st->conf.root, NULL);
+    zl_buf_str(out, zl_str("of "));
+    zl_buf_str(out, zl_str(real ? real : st->conf.root));
+    zl_buf_u8(out, '\n');
+    free(real);
     for (uint32_t i = 0; i < d->n; i++) {
         const char *path = d->path[i];
         if (strncmp(path, st->conf.root, n) == 0 && path[n] == '/') path += n + 1;

@@ -386,6 +386,7 @@ const char *zs_dir_empty(struct zr_inst *st); /* at a start: one of several fold
 struct zs_folders {
     char path[ZS_MAX_DIRS][ZS_PATH];
     uint32_t n, read_only; /* read_only: bit i for folder i */
+    uint32_t moved;        /* it was written when the data directory was elsewhere: those outside it may be another store's */
 };
 uint32_t zs_folders_load(const struct zr_io_v1 *io, const char *root, struct zs_folders *ret); /* 0: there is no note */
 void zs_folders_save(struct zr_inst *st);

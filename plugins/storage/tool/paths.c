@@ -61,11 +61,18 @@ static uint32_t list_add(char *to, uint64_t cap, const char *path)
     return 0;
 }
 
-/* What the broker noted takes the options' place. 1: there is such a note. */
+/* What the broker noted takes the options' place. 1: there is such a note; ZT_CANNOT: which cannot be gone by. */
 static uint32_t noted_take(const char *dir, struct zt_options *opt)
 {
     struct zs_folders *f = calloc(1, sizeof *f);
     uint32_t ok = f && zs_folders_load(zt_io(), dir, f);
+    for (uint32_t i = 0; ok && f->moved && i < f->n; i++) {
+        if (zt_is_inside(dir, f->path[i])) continue;
+        fprintf(zt_err(), "zaryactl-store: %s: it was moved or copied since its broker stopped, and by zarya/folders a part of its log was in %s, which may be another "
+                "store's: --log-path DIR[,DIR] or --conf FILE says where it is now\n", dir, f->path[i]);
+        free(f);
+        return ZT_CANNOT;
+    }
     for (uint32_t i = 0; ok && i < f->n; i++)
         ok = f->read_only >> i & 1u ? list_add(opt->log_read_only, sizeof opt->log_read_only, f->path[i]) : list_add(opt->log_path, sizeof opt->log_path, f->path[i]);
     free(f);
@@ -76,7 +83,8 @@ int zt_dirs_load(struct zt_dirs *d, const char *dir, struct zt_options *opt)
 {
     char queues[ZS_PATH];
     d->n = 0;
-    uint32_t noted = !opt->log_path[0] && !opt->log_read_only[0] && noted_take(dir, opt);
+    uint32_t noted = !opt->log_path[0] && !opt->log_read_only[0] ? noted_take(dir, opt) : 0;
+    if (noted == ZT_CANNOT) return ZT_CANNOT;
     if (opt->log_path[0]) return dirs_add(d, opt->log_path, noted) == ZT_CLEAN ? dirs_add(d, opt->log_read_only, noted) : ZT_CANNOT;
     if (zs_path(d->at[0], "%s/commitlog", dir) && is_folder(d->at[0])) {
         d->n = 1;
