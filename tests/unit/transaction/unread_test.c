@@ -67,6 +67,10 @@ static zr_status topic(const struct zr_host *h, struct zr_str name, void (*on)(v
 }
 static void each_producer(const struct zr_host *h, struct zr_str g, int32_t (*each)(void *, struct zr_str, const struct zr_client *), void *ctx) { (void)h, (void)g, (void)each, (void)ctx; }
 
+static int32_t last_code;
+static zr_status answer(const struct zr_host *h, struct zr_token *t, const struct zr_command *c) { return (void)h, (void)t, last_code = c->code, ZR_OK; }
+static struct zr_token *hold(const struct zr_host *h, struct zr_token *t) { return (void)h, t; }
+
 static int64_t end_of(const char *name)
 {
     int64_t end = 0;
@@ -162,7 +166,7 @@ static const void *query(const struct zr_host *h, const char *id)
     static const struct zr_timer_v1 timer = { .hdr = ZR_HDR(struct zr_timer_v1, 0), .mono_ns = mono, .wall_ms = wall, .at = timer_at, .cancel = timer_cancel };
     static const struct zr_work_v1 work = { .hdr = ZR_HDR(struct zr_work_v1, 0), .run = work_run };
     static const struct zr_metrics_v1 metrics = { .hdr = ZR_HDR(struct zr_metrics_v1, 0), .declare = declare, .add = add };
-    static const struct zr_reply_v1 reply = { .hdr = ZR_HDR(struct zr_reply_v1, 0) };
+    static const struct zr_reply_v1 reply = { .hdr = ZR_HDR(struct zr_reply_v1, 0), .answer = answer, .hold = hold };
     static const struct zr_state_v1 state = { .hdr = ZR_HDR(struct zr_state_v1, 0), .write = state_write, .read = state_read };
     static const struct zr_broker_v1 broker = { .hdr = ZR_HDR(struct zr_broker_v1, 0), .identity = identity, .offset = offset, .put_offset = put_offset, .topic = topic, .each_producer = each_producer };
     static const struct zr_store_v1 store = { .hdr = ZR_HDR(struct zr_store_v1, 0), .storage = store_storage, .publish = publish };
@@ -379,5 +383,28 @@ Test(properties, that_leave_no_room_hold_up_no_others)
     run_for(HOUR);
     cr_assert_eq(is_given_up("A"), 1);
     cr_assert_eq(is_given_up("B1999"), 1);
+    world_close();
+}
+
+/* The code of END_TRANSACTION with a commit of the first half message. */
+static int32_t commit(void)
+{
+    struct zr_field f[] = { { ZR_STR("producerGroup"), ZR_STR("P") }, { ZR_STR("tranStateTableOffset"), ZR_STR("0") }, { ZR_STR("commitLogOffset"), ZR_STR("0") },
+                            { ZR_STR("commitOrRollback"), ZR_STR("8") } };
+    struct zr_request req = { .hdr = ZR_HDR(struct zr_request, 0), .token = (struct zr_token *)&last_code, .fields = f, .n_fields = 4, .code = 37 };
+    last_code = -1;
+    ((const struct zr_requests_v1 *)plugin->query(inst, ZR_IF_REQUESTS))->handlers[0].handle(inst, &req);
+    return last_code;
+}
+
+Test(unread, word_is_not_refused_for_good)
+{
+    world_open();
+    cr_assert_eq(send("A", ""), 0);
+    bad = 0;
+    cr_assert_eq(commit(), 2, "busy: it is there, and cannot be read now; not %d", last_code);
+    bad = -1;
+    cr_assert_eq(commit(), 0);
+    cr_assert_eq(end_of("T"), 1);
     world_close();
 }
