@@ -341,7 +341,6 @@ static void end_job(void *arg)
     zr_status status = e->log_offset < 0 ? ZR_ENOENT : inst->storage->record_at(inst->storage_inst, e->log_offset, &piece, &pin);
     if (status == ZR_OK && piece.ptr && zl_record_parse((struct zr_span){ piece.ptr, piece.len }, 0, &r, &why) == ZR_OK && zl_is(r.topic, HALF_TOPIC)) end_do(e, &r);
     else if (status != ZR_OK && status != ZR_ENOENT && status != ZR_ECORRUPT) end_answer(e, CODE_SYSTEM_BUSY, "the half message cannot be read now; it stays open");
-    else if (status != ZR_OK && status != ZR_ENOENT && status != ZR_ECORRUPT) end_answer(e, CODE_SYSTEM_BUSY, "the half message cannot be read now; it stays open");
     else end_answer(e, CODE_SYSTEM_ERROR, "Find prepared transaction message failed");
     if (status == ZR_OK && pin) inst->storage->unpin(inst->storage_inst, pin);
     running_end(inst);
