@@ -34,14 +34,14 @@ def checked(d, *more):
     return status, doc
 
 
-def send_all(addr, topic, n):
+def send_all(addr, topic, n, queues=QUEUES):
     """Sends messages 0 to n - 1; what is refused is sent again."""
     c, todo, flying = Conn(addr), list(range(n - 1, -1, -1)), 0
     end = time.time() + 60
     while (todo or flying) and time.time() < end:
         while todo and flying < 64:
             i = todo.pop()
-            c.sock.sendall(send_frame(topic, i % QUEUES, f"m:{i}:".encode() + b"x" * 300, i + 1000, keys=f"k{i} k{i}b", tag=f"t{i % 3}"))
+            c.sock.sendall(send_frame(topic, i % queues, f"m:{i}:".encode() + b"x" * 300, i + 1000, keys=f"k{i} k{i}b", tag=f"t{i % 3}"))
             flying += 1
         got = c.read(20)
         if not got:
@@ -599,7 +599,7 @@ def made_anew():
     z.start()
     remoting(z.addr, 215, {"topic": "A"})
     create_topic(z.addr, "A", QUEUES)
-    send_all(z.addr, "A", 8)
+    send_all(z.addr, "A", 8, 2)
     z.stop()
     for name in ("removed", "removed.bak", "queues.bak"):
         if os.path.exists(path(z.data, "zarya/" + name)):
@@ -616,7 +616,8 @@ def made_anew():
     check(status == 1 and "queue.wrong" in {f["kind"] for f in doc["findings"]}, "a damaged entry of it is named", (status, doc["findings"][:4]))
     status, doc = checked(z.data, "--repair")
     got, stopped = served(z.data)
-    check(status == 0 and sorted(got.values()) == [(q, o) for q in range(QUEUES) for o in range(2)], "and mended", (status, doc["findings"][:4], len(got)))
+    check(status == 0 and sorted(got.values()) == [(q, o) for q in range(2) for o in range(4)], "and mended", (status, doc["findings"][:4], sorted(got.values())[:9]))
+    check(checked(z.data)[0] == 0, "and clean behind a broker", checked(z.data)[1]["findings"][:4])
 
 
 def strays(origin):

@@ -33,7 +33,7 @@ int zt_check_run(struct zt_check *c, const char *dir, const struct zt_options *o
     for (struct zt_queue *q = atomic_load(&c->queues->all); q; q = q->all) /* entries of inner batches: the log is checked, they are not */
         q->other = zt_docs_batch(&c->docs, zl_str(q->topic));
     for (struct zt_queue *q = atomic_load(&c->queues->all); q; q = q->all) /* Apache deletes a topic's folder and says so nowhere; what the next start will make is not deleted */
-        q->removed = q->n_files == 0 && !q->hint && atomic_load(&q->n_lag) == 0 && !zt_docs_topic(&c->docs, zl_str(q->topic));
+        q->removed = q->n_files == 0 && ((!q->hint && atomic_load(&q->n_lag) == 0 && !zt_docs_topic(&c->docs, zl_str(q->topic))) || zt_queue_gone(c->queues, q));
     zt_queues_compare(c->queues, &c->log);
     zt_extents_tell(c->queues);
     zt_index_tell(&c->index, &c->log);

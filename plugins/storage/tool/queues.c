@@ -10,6 +10,8 @@
 #include <unistd.h>
 
 #define SLOTS 8192u
+#define BORN_LOOK 8u /* entries, the first of which may be damaged */
+#define SISTERS 1024 /* queues of the topic that are asked whether it was made anew */
 
 struct window {
     struct zt_queue *q;
@@ -220,17 +222,19 @@ static void born_find(struct zt_queues *qs, struct zt_queue *q)
     struct zs_scan s = { .st = NULL };
     struct zs_entry e;
     struct zl_record r;
-    uint8_t raw[ZS_ENTRY];
+    uint8_t raw[ZS_ENTRY * BORN_LOOK];
     const char *why;
     q->born_known = 1;
     q->born_phys = -1;
     if (q->n_files == 0) return;
     bytes_read(qs, q, q->files[0].base, sizeof raw, raw);
-    zs_entry_load(raw, &e);
-    q->born_offset = q->files[0].base / (int64_t)ZS_ENTRY;
-    if (zs_entry_real(&e) && zt_record_at(qs->v, &s, e.phys, &r, &why) && r.queue_id == q->id && r.queue_offset == q->born_offset &&
-        zl_eq(r.topic, (struct zr_str){ q->topic, q->topic_len }))
-        q->born_phys = e.phys;
+    for (uint32_t i = 0; i < BORN_LOOK && q->born_phys < 0; i++) {
+        zs_entry_load(raw + i * ZS_ENTRY, &e);
+        q->born_offset = q->files[0].base / (int64_t)ZS_ENTRY + i;
+        if (zs_entry_real(&e) && zt_record_at(qs->v, &s, e.phys, &r, &why) && r.queue_id == q->id && r.queue_offset == q->born_offset &&
+            zl_eq(r.topic, (struct zr_str){ q->topic, q->topic_len }))
+            q->born_phys = e.phys;
+    }
     zs_scan_close(&s);
 }
 
@@ -241,6 +245,19 @@ uint32_t zt_queue_anew(struct zt_queues *qs, struct zt_queue *q, int64_t phys, i
     uint32_t anew = phys < q->born_phys && offset >= q->born_offset;
     pthread_mutex_unlock(&q->lock);
     return anew;
+}
+
+uint32_t zt_queue_gone(struct zt_queues *qs, struct zt_queue *q)
+{
+    const struct zs_snapshot *snap = &qs->v->snap;
+    int64_t last = atomic_load(&q->last_phys);
+    if (q->n_files || atomic_load(&q->n_lag) || !snap->valid) return 0;
+    if (q->hint ? last >= q->hint->end_phys : last >= snap->pos) return 0;
+    for (int32_t id = 0; id < SISTERS; id++) {
+        struct zt_queue *x = zt_queue_get(qs, (struct zr_str){ q->topic, q->topic_len }, id, 0);
+        if (x && x != q && atomic_load(&x->n_former) && last < x->born_phys && (!q->hint || q->hint->end_phys <= x->born_phys)) return 1;
+    }
+    return 0;
 }
 
 void zt_queue_record(struct zt_queues *qs, struct zt_windows *w, struct zt_queue *q, const struct zl_record *r)
@@ -265,6 +282,8 @@ void zt_queue_record(struct zt_queues *qs, struct zt_windows *w, struct zt_queue
     if (atomic_fetch_or(&at->chunk->record[word], bit) & bit) atomic_fetch_add(&q->n_doubled, 1);
     if (agrees) atomic_fetch_or(&at->chunk->agrees[word], bit);
     if (agrees) zt_extent_compare(qs, q, &e, r);
+    int64_t last = atomic_load(&q->last_phys);
+    while (r->physical_offset > last && !atomic_compare_exchange_weak(&q->last_phys, &last, r->physical_offset)) {}
     while (offset > max && !atomic_compare_exchange_weak(&q->max_offset, &max, offset)) {}
 }
 

@@ -170,9 +170,10 @@ struct zt_queue {
     uint32_t other;             /* entries of another kind (BatchCQ) */
     uint64_t n_extents_bad;     /* entries whose extent is missing or wrong; under lock, as the next */
     int64_t extent_bad;         /* the first of them: its address */
-    int64_t born_phys, born_offset; /* the first entry of its files, if it leads to its record; -1: it does not. Under lock */
+    int64_t born_phys, born_offset; /* one of the first entries of its files, that leads to its record; -1: none does. Under lock */
     uint32_t born_known;
     _Atomic uint64_t n_former;  /* records of an earlier topic of that name */
+    _Atomic int64_t last_phys;  /* of the other records */
     int32_t id;
     uint32_t topic_len;
     char topic[];
@@ -198,6 +199,8 @@ uint32_t zt_entry_at(struct zt_queues *qs, struct zt_windows *w, struct zt_queue
 void zt_queue_record(struct zt_queues *qs, struct zt_windows *w, struct zt_queue *q, const struct zl_record *r);
 /* Another broker deleted the topic and made it anew at phys or before: what lies before it in the log is no queue's. */
 uint32_t zt_queue_anew(struct zt_queues *qs, struct zt_queue *q, int64_t phys, int64_t offset);
+/* So it was, as another of its queues shows, and this one, which has no files, got nothing since. */
+uint32_t zt_queue_gone(struct zt_queues *qs, struct zt_queue *q);
 uint32_t zt_chunk_bit(struct zt_queue *q, int64_t offset, uint32_t *ret_agrees);
 void zt_queue_file(const struct zt_queue *q, char *to, int64_t base); /* relative path */
 
