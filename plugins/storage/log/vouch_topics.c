@@ -2,6 +2,7 @@
 /* vouch_topics.c - which topics another broker left: the names in config/topics.json. The document is asked only when it says all:
  * it is there and whole, none of RocketMQ's forms in RocksDB stands beside it, and no journal of ours that it does not hold. */
 #include "vouch.h"
+#include <errno.h>
 #include <stdlib.h>
 
 #define MAX_BYTES (1ull << 30)
@@ -21,7 +22,7 @@ static int32_t any_name(void *ctx, const char *name)
     return 0;
 }
 
-/* Is there something that may know more topics than the document? */
+/* Is there something that may know more topics than the document? What cannot be looked at may. */
 static uint32_t said_elsewhere(struct zr_inst *st)
 {
     static const char *const marks[] = { "config/topics/CURRENT", "config/metadata/CURRENT", "config/rdb/CURRENT" };
@@ -29,9 +30,9 @@ static uint32_t said_elsewhere(struct zr_inst *st)
     struct zr_io_stat stat;
     uint32_t any = 0;
     for (uint32_t i = 0; i < sizeof marks / sizeof *marks; i++)
-        if (!zs_path(path, "%s/%s", st->conf.root, marks[i]) || st->io->stat(st->io->ctx, path, &stat) >= 0) return 1;
-    if (zs_path(path, "%s/journal", st->own_dir)) st->io->list(st->io->ctx, path, any_name, &any);
-    return any;
+        if (!zs_path(path, "%s/%s", st->conf.root, marks[i]) || st->io->stat(st->io->ctx, path, &stat) != -ENOENT) return 1;
+    int64_t r = zs_path(path, "%s/journal", st->own_dir) ? st->io->list(st->io->ctx, path, any_name, &any) : -ENAMETOOLONG;
+    return any || (r < 0 && r != -ENOENT);
 }
 
 void zs_vouch_topics(struct zs_vouch *v)
