@@ -399,8 +399,8 @@ uint32_t bed_put_inner(struct bed *b, const char *topic, int32_t queue, uint32_t
     uint32_t t = bed_topic(b, topic), serial = sent_add(b, t, queue, size, 1);
     pthread_mutex_unlock(&b->lock);
     body_make(body, size, serial);
-    char props[64];
-    snprintf(props, sizeof props, "KEYS\001k%u\002UNIQ_KEY\001U%u\002", serial, serial);
+    char props[96];
+    snprintf(props, sizeof props, "KEYS\001k%u\002UNIQ_KEY\001U%u\002INNER_NUM\001%u\002", serial, serial, messages);
     struct zr_msg m = { .hdr = ZR_HDR(struct zr_msg, 0), .topic = zl_str(topic), .queue_id = queue, .inner_num = messages,
                         .sys_flag = ZR_SYSFLAG_INNER_BATCH, .flags = ZR_MSG_BATCH_QUEUE, .body = { body, size }, .properties = { (uint8_t *)props, strlen(props) },
                         .born_ms = 1700000000000 };
