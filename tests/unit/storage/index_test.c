@@ -300,23 +300,32 @@ static void foreign_put(const char *path, const char *text, int64_t phys)
     file_write(path, 0, head, 40);
 }
 
+/* Records 0 to 29 with keys in the index's one file, whose path is given back; those from 30 to n - 1 in the log only. */
+static void half_indexed(struct world *w, int64_t *phys, int n, char *path)
+{
+    int64_t found[4];
+    char names[8][32];
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 0; i < 30; i++) phys[i] = put_key(w, i).physical_offset;
+    ask(w, "U1", found, 4);
+    world_close(w);
+    w->conf.index = 0;
+    cr_assert_eq(world_open(w), ZR_OK);
+    for (int i = 30; i < n; i++) phys[i] = put_key(w, i).physical_offset;
+    world_close(w);
+    cr_assert_eq(index_names(w, names, 8), 1);
+    file_path(w, path, "index/%s", names[0]);
+    w->conf.index = 1;
+}
+
 Test(index, what_a_killed_broker_left_out_in_the_middle_is_found)
 {
     for (int clean = 0; clean < 2; clean++)
         for (int split = 0; split < 2; split++) { /* split: the file that lacks something is not the newest */
             struct world *w = world_new("middle");
             int64_t phys[200], found[1024];
-            char names[8][32], path[1024], key[64];
-            cr_assert_eq(world_open(w), ZR_OK);
-            for (int i = 0; i < 30; i++) phys[i] = put_key(w, i).physical_offset;
-            ask(w, "U1", found, 4);
-            world_close(w);
-            w->conf.index = 0;
-            cr_assert_eq(world_open(w), ZR_OK);
-            for (int i = 30; i < 100; i++) phys[i] = put_key(w, i).physical_offset;
-            world_close(w);
-            cr_assert_eq(index_names(w, names, 8), 1);
-            file_path(w, path, "index/%s", names[0]);
+            char path[1024], key[64];
+            half_indexed(w, phys, 100, path);
             foreign_put(path, "T#U30", phys[30]); /* the first of its three keys */
             for (int i = 60; i < 100; i++) {
                 snprintf(key, sizeof key, "T#U%d", i);
@@ -330,7 +339,6 @@ Test(index, what_a_killed_broker_left_out_in_the_middle_is_found)
                 file_path(w, path, "abort");
                 fclose(fopen(path, "w"));
             }
-            w->conf.index = 1;
             cr_assert_eq(world_open(w), ZR_OK);
             for (int i = 100; i < 120; i++) phys[i] = put_key(w, i).physical_offset;
             for (int i = 0; i < 120; i++) expect_key(w, "U%d", i, phys[i]);
@@ -349,17 +357,8 @@ Test(index, a_record_of_which_a_key_is_left_out_in_the_middle_is_found)
 {
     struct world *w = world_new("part");
     int64_t phys[100], found[1024];
-    char names[8][32], path[1024], key[64];
-    cr_assert_eq(world_open(w), ZR_OK);
-    for (int i = 0; i < 30; i++) phys[i] = put_key(w, i).physical_offset;
-    ask(w, "U1", found, 4);
-    world_close(w);
-    w->conf.index = 0;
-    cr_assert_eq(world_open(w), ZR_OK);
-    for (int i = 30; i < 60; i++) phys[i] = put_key(w, i).physical_offset;
-    world_close(w);
-    cr_assert_eq(index_names(w, names, 8), 1);
-    file_path(w, path, "index/%s", names[0]);
+    char path[1024], key[64];
+    half_indexed(w, phys, 60, path);
     for (int i = 30; i < 60; i++) {
         snprintf(key, sizeof key, "T#U%d", i);
         foreign_put(path, key, phys[i]);
@@ -369,7 +368,6 @@ Test(index, a_record_of_which_a_key_is_left_out_in_the_middle_is_found)
     }
     file_path(w, path, "abort");
     fclose(fopen(path, "w"));
-    w->conf.index = 1;
     cr_assert_eq(world_open(w), ZR_OK);
     for (int i = 0; i < 60; i++) expect_key(w, "U%d", i, phys[i]);
     for (int i = 0; i < 60; i++) expect_key(w, "K%d", i, phys[i]);
