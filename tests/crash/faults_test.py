@@ -30,6 +30,13 @@ ELSEWHERE = [
     ("segment.c", "zl_io_read_all(st->io, (int32_t)fd, head, sizeof head, at)", "a segment in two folders only: tests/plays/store_paths_test.py"),
     ("segment.c", "st->io->close(st->io->ctx, (int32_t)fd); return worth;", "a segment in two folders only: tests/plays/store_paths_test.py"),
     ("queue.c", "sync_fs(st->io->ctx, st->ext_dir)", "more than 256 queues with extents only"),
+    ("qfile.c", "zl_io_write_all(st->io, fd, raw, (uint64_t)k", "files that retention takes: a jump of the clock, as the workloads make it, holds it back since; tests/unit/storage"),
+    ("qfile.c", "r = st->io->ftruncate(st->io->ctx, (int32_t)fd, 0);", "files that retention takes: a jump of the clock, as the workloads make it, holds it back since; tests/unit/storage"),
+    ("qfile.c", "int64_t r = st->io->unlink(st->io->ctx, path);", "files that retention takes: a jump of the clock, as the workloads make it, holds it back since; tests/unit/storage"),
+    ("advice.c", "if (how != ZS_AHEAD_ON)", "a mode of reading that a request sets only: tests/unit/storage, tests/plays"),
+    ("segment.c", "r = fd, size = (int64_t)f->size;", "a log of one file of another size than configured, whose next one was not made ahead, only: tests/unit/storage"),
+    ("segment.c", "zl_io_read_all(st->io, (int32_t)fd, head, n, at)", "a log of one file of another size than configured, whose next one was not made ahead, only: tests/unit/storage"),
+    ("segment.c", "st->io->close(st->io->ctx, (int32_t)fd); return full;", "a log of one file of another size than configured, whose next one was not made ahead, only: tests/unit/storage"),
 ]
 
 

@@ -88,6 +88,8 @@ static uint64_t key_of(enum sim_op op, void *const *frames)
 
 static uint32_t finding_work;
 
+static uint32_t is_rare(uint32_t work) { return strncmp(works[work].name, "rare", 4) == 0; }
+
 static int64_t find_hook(void *ctx, enum sim_op op, const char *path, uint64_t len, void *const *frames)
 {
     uint64_t key = key_of(op, frames);
@@ -100,7 +102,7 @@ static int64_t find_hook(void *ctx, enum sim_op op, const char *path, uint64_t l
         memcpy(sites[n_sites++].pc, frames, CHAIN * sizeof *frames);
     }
     if (i < n_sites && sites[i].work == finding_work) sites[i].calls++;
-    if (i < n_sites && sites[i].work != finding_work) {
+    if (i < n_sites && sites[i].work != finding_work && !is_rare(finding_work)) { /* what those reach by the way others reach more surely */
         sites[i].other_calls = sites[i].other == finding_work ? sites[i].other_calls + 1 : 1;
         sites[i].other = finding_work;
     }
@@ -291,7 +293,7 @@ static void site_errors(uint32_t i, uint32_t job)
     }
     uint32_t lock = s->op == SIM_LOCK || s->op == SIM_LOCK_DIR, cut = lock || s->op == SIM_PREAD || s->op == SIM_PWRITE || s->op == SIM_PWRITEV;
     const int64_t *error = s->op == SIM_ALLOC ? of_memory : lock ? of_locks : errors;
-    uint32_t few = opt.each == 1 && (!strcmp(works[s->work].name, "repair") || !strncmp(works[s->work].name, "rare", 4)); /* long runs: in the short form one error for each */
+    uint32_t few = opt.each == 1 && (!strcmp(works[s->work].name, "repair") || is_rare(s->work)); /* long runs: in the short form one error for each */
     for (uint32_t e = few ? i % (3 + cut) : 0, n = s->op == SIM_ALLOC ? 1 : few ? e + 1 : 3 + cut; e < n; e++)
         for (uint32_t k = 0; k < opt.each; k++) {
             uint32_t nth = k == 0 ? 1 : k == 1 ? (s->calls + 1) / 2 : 1 + (uint32_t)(mix64(i * 31 + k) % s->calls);

@@ -82,7 +82,7 @@ void rare_folders(struct bed *b)
 /* One file alone tells its own size. */
 void rare_other_size(struct bed *b)
 {
-    some(b, "A", 2, 10, 900);
+    some(b, "A", 2, 6, 900);
     bed_flush(b);
     bed_close(b);
     b->conf.segment_size *= 2;
