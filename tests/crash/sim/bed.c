@@ -91,6 +91,24 @@ static void dur_when(const struct zr_host *h, int64_t p, void (*fn)(void *, zr_s
     (void)h, (void)p;
     fn(arg, ZR_OK);
 }
+/* The store holds the wall clock against this one: time that passes, passes on both. */
+static _Atomic int64_t boot_ahead_ms;
+int __real_clock_gettime(clockid_t clock, struct timespec *ret);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ret);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ret)
+{
+    int r = __real_clock_gettime(clock, ret);
+    if (clock == CLOCK_BOOTTIME) ret->tv_sec += atomic_load(&boot_ahead_ms) / 1000;
+    return r;
+}
+
+void bed_later(struct bed *b, int64_t ms)
+{
+    atomic_fetch_add(&boot_ahead_ms, ms);
+    b->wall += ms;
+    b->sim->wall_ms = b->wall;
+}
+
 static int64_t timer_mono(const struct zr_host *host)
 {
     struct timespec ts;

@@ -96,6 +96,7 @@ void bed_close(struct bed *b); /* drain, cool, destroy */
 uint32_t bed_topic(struct bed *b, const char *name);
 uint32_t bed_put(struct bed *b, const char *topic, int32_t queue, uint32_t size, uint32_t key); /* 1: acknowledged (written) */
 uint32_t bed_put_many(struct bed *b, const char *topic, const int32_t *queues, uint32_t n, uint32_t size, uint32_t joined);
+void bed_later(struct bed *b, int64_t ms); /* whole seconds; without a jump of the clock */
 uint32_t bed_put_inner(struct bed *b, const char *topic, int32_t queue, uint32_t size, uint32_t messages);
 uint32_t bed_put_delay(struct bed *b, int32_t level, uint32_t size);
 void bed_flush(struct bed *b); /* waits until everything written is flushed */

@@ -86,8 +86,7 @@ static void fill_deep(struct bed *b)
     put(b, "A", 3, 36, 700);
     put(b, "R", 2, 10, 100);
     settle(b);
-    b->wall += 73ll * 3600000;
-    b->sim->wall_ms = b->wall;
+    bed_later(b, 73ll * 3600000);
     put(b, "A", 3, 30, 200);
     settle(b);
     bed_clean(b);

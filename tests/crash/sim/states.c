@@ -76,7 +76,9 @@ static void unopened(const struct recording *r, const char *why);
 
 static void record_end(struct recording *r)
 {
+    const struct history *h = &r->b->h;
     if (!r->b->opened || r->b->unopened) unopened(r, r->b->error);
+    if (h->n_cleanings && h->cleanings[h->n_cleanings - 1].log_begin == 0) unopened(r, "retention took nothing");
     bed_close(r->b);
     r->b->sim->rec = 0;
     r->start.events = r->b->sim->events;
@@ -255,8 +257,8 @@ static void unopened(const struct recording *r, const char *why)
 {
     atomic_fetch_add(&shared->failed, 1);
     if (atomic_exchange(&shared->has_first, 1) == 0)
-        snprintf(shared->first, sizeof shared->first, "%s: the workload's own store does not open: %s", r->work->name, why);
-    if (!opt.quiet) printf("FAILED: work '%s': its own store does not open: %s\n", r->work->name, why);
+        snprintf(shared->first, sizeof shared->first, "%s: the workload's own store: %s", r->work->name, why);
+    if (!opt.quiet) printf("FAILED: work '%s': its own store: %s\n", r->work->name, why);
 }
 
 static uint32_t one_state(const struct recording *r, const struct walk *w, uint64_t seed, uint32_t job)

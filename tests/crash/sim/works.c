@@ -196,8 +196,7 @@ static void retention(struct bed *b)
         some(b, "B", 1, 24, 30);
         bed_flush(b);
         bed_indexed(b);
-        b->wall += 73ll * 3600000;
-        b->sim->wall_ms = b->wall;
+        bed_later(b, 73ll * 3600000);
         some(b, "A", 2, 3, 900);
         bed_clean(b);
     }
@@ -273,8 +272,7 @@ static void mixed(struct bed *b)
     bed_open(b);
     some(b, "A", 4, 20, 900);
     bed_doc(b, 0, 2, 5000);
-    b->wall += 73ll * 3600000;
-    b->sim->wall_ms = b->wall;
+    bed_later(b, 73ll * 3600000);
     some(b, "A", 4, 8, 900);
     bed_flush(b);
     bed_clean(b);
@@ -481,8 +479,7 @@ static void packed_retention(struct bed *b)
         some(b, "B", 1, 8, 30);
         bed_flush(b);
         bed_pack(b, 1 + r);
-        b->wall += 73ll * 3600000;
-        b->sim->wall_ms = b->wall;
+        bed_later(b, 73ll * 3600000);
         some(b, "A", 2, 3, 900);
         bed_clean(b);
     }

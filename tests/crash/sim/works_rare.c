@@ -159,8 +159,7 @@ void rare_batch_files(struct bed *b)
     for (uint32_t r = 0; r < 3; r++) {
         for (uint32_t i = 0; i < 10; i++) bed_put_inner(b, "I", 0, 3000 + i, 1 + i % 4);
         bed_flush(b);
-        b->wall += 73ll * 3600000;
-        b->sim->wall_ms = b->wall;
+        bed_later(b, 73ll * 3600000);
         some(b, "A", 1, 12, 1800);
         bed_flush(b);
         bed_clean(b);
