@@ -96,7 +96,7 @@ def client_play(version, ports):
     q = Producer(cp, z.ns, "PG", "TX", "p2")
     q.tell("answer * commit", "answer")
     q.send("q", "rollback")  # only now does the client know a broker to tell of itself
-    check(wait_for(lambda: bodies(z.addr, "TX") == ["a", "c", "e"], 60) and int(q.checked("e")[0].split()[2]) > 1, f"{version}: killed, and another of its group answers", q.lines[-3:])
+    check(wait_for(lambda: bodies(z.addr, "TX") == ["a", "c", "e"] and q.checked("e"), 60) and int(q.checked("e")[0].split()[2]) > 1, f"{version}: killed, and another of its group answers", q.lines[-3:])
     # Open while the broker is stopped, and killed; the producer stays and finds the broker again.
     for n, how in enumerate((signal.SIGTERM, signal.SIGKILL)):
         q.tell("answer * unknown", "answer")

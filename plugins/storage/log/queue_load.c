@@ -102,7 +102,7 @@ static int32_t queue_name(void *ctx, const char *name)
 {
     struct walk *w = ctx;
     int32_t id;
-    if (zl_parse_i32(zl_str(name), &id) != ZR_OK || id < 0) return 0;
+    if (zl_parse_i32(zl_str(name), &id) != ZR_OK || id < 0 || (name[0] == '0' && name[1])) return 0; /* or some other name that is a number */
     if (w->n == w->cap) {
         uint64_t cap = w->cap ? w->cap * 2 : 256;
         struct found_queue *at = realloc(w->at, cap * sizeof *at);

@@ -359,7 +359,7 @@ static void files_judge(struct zt_queues *qs, struct zt_queue *q)
     }
 }
 
-static uint32_t id_of(const char *name, int32_t *ret) { return zl_parse_i32(zl_str(name), ret) == ZR_OK && *ret >= 0; }
+static uint32_t id_of(const char *name, int32_t *ret) { return zl_parse_i32(zl_str(name), ret) == ZR_OK && *ret >= 0 && (name[0] != '0' || !name[1]); }
 
 static void topic_load(struct zt_queues *qs, const char *topic)
 {

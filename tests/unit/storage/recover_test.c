@@ -1237,3 +1237,19 @@ Test(recover, zeroes_at_the_end_of_properties_are_no_torn_sector_if_that_was_wri
         world_end(w);
     }
 }
+
+Test(recover, a_folder_whose_name_is_a_number_otherwise_written_is_no_queue)
+{
+    struct world *w = world_new("number");
+    char path[1024];
+    cr_assert_eq(world_open(w), ZR_OK);
+    cr_assert_eq(put_one(w, "T", 7, "body", NULL).status, ZR_OK);
+    world_close(w);
+    file_path(w, path, "consumequeue/T/007");
+    cr_assert_eq(mkdir(path, 0755), 0);
+    file_path(w, path, "lock"); /* another broker's: its files are looked at */
+    file_write(path, 0, "lock", 4);
+    cr_assert_eq(world_open(w), ZR_OK, "%s", w->error);
+    cr_assert_eq(max_of(w, "T", 7), 1);
+    world_end(w);
+}
