@@ -24,10 +24,17 @@ if __name__ == "__main__":
         if not jars:
             skip("delays of Java " + version, "its jars cannot be had")
             continue
-        r = subprocess.run(["java", "-Xmx128m"] + JAVA_OPENS + ["-cp", out + ":" + jars, "DelayPlay", z.ns, "Delay" + version.replace(".", ""), what],
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
-        lines = [l for l in r.stdout.splitlines() if l.startswith(("ok", "not ok"))]
-        check(len(lines) >= 2, f"Java {version} ran", r.stdout[-1500:])
+        r = subprocess.Popen(["java", "-Xmx128m"] + JAVA_OPENS + ["-cp", out + ":" + jars, "DelayPlay", z.ns, "Delay" + version.replace(".", ""), what],
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            said = r.communicate(timeout=180)[0]
+        except subprocess.TimeoutExpired:
+            r.send_signal(signal.SIGQUIT)  # its threads, for whoever reads this
+            threading.Timer(2, r.kill).start()
+            said = r.communicate()[0]
+            print(said[-12000:], text_of(z.log)[-3000:])
+        lines = [l for l in said.splitlines() if l.startswith(("ok", "not ok"))]
+        check(len(lines) >= 2, f"Java {version} ran", said[-1500:])
         for l in lines:
             check(l.startswith("ok"), f"Java {version}: " + l.split(" - ", 1)[1])
     check(z.stop() == 0, "it stops cleanly")
