@@ -5,6 +5,10 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/json"
+	"io"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -25,6 +29,28 @@ func producerOf(group string) rocketmq.Producer {
 	}
 	check(err == nil, "a producer starts", err)
 	return p
+}
+
+// Does the name server know the topic's route?
+func routed(topic string) bool {
+	c, err := net.DialTimeout("tcp", namesrv, time.Second)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(3 * time.Second))
+	header, _ := json.Marshal(map[string]any{"code": 105, "extFields": map[string]string{"topic": topic}, "flag": 0, "language": "GO", "opaque": 1,
+		"serializeTypeCurrentRPC": "JSON", "version": 317})
+	words := binary.BigEndian.AppendUint32(nil, uint32(4+len(header)))
+	c.Write(append(binary.BigEndian.AppendUint32(words, uint32(len(header))), header...))
+	var head [8]byte
+	if _, err = io.ReadFull(c, head[:]); err != nil {
+		return false
+	}
+	var answer struct{ Code int }
+	text := make([]byte, binary.BigEndian.Uint32(head[4:])&0xFFFFFF)
+	_, err = io.ReadFull(c, text)
+	return err == nil && json.Unmarshal(text, &answer) == nil && answer.Code == 0
 }
 
 func dead() {
@@ -50,6 +76,7 @@ func dead() {
 	}
 	check(err == nil, "a consumer that always fails starts", err)
 	check(await(90*time.Second, func() bool { return tries.len() >= 9 }), "what fails comes again, up to its limit", tries.all())
+	await(30*time.Second, func() bool { return routed("%DLQ%CG_" + topic) }) // a consumer that starts before that fails for good
 	b := pushInto("%DLQ%CG_"+topic, consumer.MessageSelector{}, &buried, consumer.WithGroupName("CG_dlq"+run))
 	check(await(90*time.Second, func() bool { return buried.len() >= 3 }), "and is dead in the end", buried.all())
 	all := strings.Join(tries.all(), " ")
@@ -151,7 +178,9 @@ func (silent) ExecuteLocalTransaction(*primitive.Message) primitive.LocalTransac
 	return primitive.UnknowState
 }
 
-func (silent) CheckLocalTransaction(*primitive.MessageExt) primitive.LocalTransactionState { return primitive.UnknowState }
+func (silent) CheckLocalTransaction(*primitive.MessageExt) primitive.LocalTransactionState {
+	return primitive.UnknowState
+}
 
 // vanish sends a half message and is gone; a second process calls back.
 func vanish() {
