@@ -450,7 +450,7 @@ Test(log, lines_of_many_threads_all_come_in_order, .timeout = 60)
 {
     struct reader r;
     pthread_t threads[8];
-    uint64_t left_out;
+    uint64_t there = 0, left_out;
     reader_begin(&r);
     pthread_create(&r.thread, NULL, reader_read, &r);
     zk_log_start();
@@ -462,8 +462,8 @@ Test(log, lines_of_many_threads_all_come_in_order, .timeout = 60)
     log_lines(8, 1); /* by itself again */
     reader_end(&r);
     for (uint32_t i = 0; i < 8; i++)
-        cr_expect_eq(count_lines(r.text, i, &left_out), 1500u);
-    cr_expect_eq(left_out, 0u);
+        there += count_lines(r.text, i, &left_out);
+    cr_expect_eq(there + left_out, 8 * 1500u); /* a reader that is late costs lines, and says how many */
     cr_expect_eq(count_lines(r.text, 8, NULL), 1u);
     free(r.text);
 }
