@@ -2,7 +2,7 @@
 """Crash states: what a power cut or a kill may leave of the store, at every place of 68 workloads, each with the real
 recovery run on it (sim/README.md); and the proof that this test can fail.
 
-    states_test.py [--full]      20,000 different states, 13 defects on purpose; --full: 1,000,000 states, and four more that
+    states_test.py [--full]      20,000 different states, 14 defects on purpose; --full: 1,000,000 states, and three more that
                                 take long to show (what queue files lose is mostly made anew when it is read). In an optimised build: faults_test.py and corrupt_test.py run the same recovery
                                 under the address sanitizer."""
 import os, subprocess, sys

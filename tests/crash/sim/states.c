@@ -409,7 +409,7 @@ static const struct mutation mutations[] = {
     { "log's names not synced after a kill", "a killed store's new segment is not made durable by the next start", "/commitlog", NULL, 0, 1,
       "restart after a kill, sync", 1 },
     { "queue files not synced", "fdatasync of queue files does nothing: the snapshot is written before them", "/consumequeue/", NULL, 1, 0, "checkpoint", 0, 1 },
-    { "queue names not synced", "folders of queue files are not made durable", "/consumequeue", NULL, 0, 1, "retention", 0, 1 },
+    { "queue names not synced", "folders of queue files are not made durable", "/consumequeue", NULL, 0, 1, "retention" },
     { "snapshot not synced", "zarya/queues is renamed before its bytes are on disk", "/zarya/queues", NULL, 1, 0, "retention", 0, 1 },
     { "zarya folder not synced", "names in zarya/ are not made durable: a removal is forgotten", "/zarya", NULL, 0, 1, "topic removal" },
     { "removals not synced", "zarya/removed is renamed before its bytes are on disk", "/zarya/removed", NULL, 1, 0, "topic removal" },
